@@ -1,0 +1,7 @@
+"""Images in memory: the embedded MNIST, four data sets by name, and the base class for your own tensors."""
+
+from gan.data.memory import InMemoryDataModule, InMemoryLoader
+from gan.data.mnist import MNISTDataModule
+from gan.data.named import NamedDataModule
+
+__all__ = ["InMemoryDataModule", "InMemoryLoader", "MNISTDataModule", "NamedDataModule"]

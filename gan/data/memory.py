@@ -1,0 +1,285 @@
+"""A data set that fits in memory: no files, no worker processes, one gather and one add per batch."""
+
+import hashlib
+from collections.abc import Iterator
+
+import lightning as L
+import torch
+from torch import Tensor
+
+# The float32 just below 2/255. The one nearest to 2/255 lies above it and would take 255 to 1.0000001.
+SCALE = 0.00784313678741455
+
+SPLIT_SEED = 0  # of the validation split: a constant, so that scores of runs with different seeds compare
+EVAL_BATCH_SIZE = 500  # at least; without gradients a larger batch is only faster
+
+
+class InMemoryLoader:
+    """Batches of a uint8 image tensor, normalised to float32 in [-1, 1], on the device where the images are.
+
+    Iterating yields `(images, labels)`: float32 `(B, C, H, W)`, 0 becoming -1 and 255 becoming 1 (to 1.2e-7),
+    and int64 `(B,)`.
+
+    With `drop_last`, the global batch b of an epoch is `order[b*B*W : (b+1)*B*W]` for W = `world_size`, and a
+    rank gets its slice of B images of it: W processes with batch B see the same global batches as one process
+    with batch B*W. Without `drop_last`, a rank gets every W-th image: each image exactly once over all ranks,
+    the last batch may be short, and two ranks may differ by one image.
+
+    With `shuffle`, the order of epoch e depends on `(seed, e)` alone and is the same on every rank. An epoch
+    that is iterated to its end is followed by the next one; an epoch left early starts again from its first
+    batch, unless `set_epoch` names another (Lightning does so before each).
+
+    `state_dict` and `load_state_dict` resume in the middle of an epoch with exactly the batches that were
+    left. The position counts images over all ranks, so another batch size or number of processes is fine.
+
+    Args:
+        images: uint8 `(N, C, H, W)`.
+        labels: int64 `(N,)`, on the same device.
+        batch_size: Images per process and batch.
+        shuffle: Whether each epoch has its own random order.
+        drop_last: Whether to leave out the images at the end of an epoch that do not fill a global batch.
+        seed: Seed of the orders.
+        rank: Index of this process, 0 to `world_size - 1`.
+        world_size: Number of processes that share each epoch.
+
+    Raises:
+        ValueError: If `batch_size` is below 1, or `drop_last` would leave out everything.
+    """
+
+    batch_sampler = None  # Lightning asks for it wherever there is a `sampler`
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        batch_size: int,
+        shuffle: bool = False,
+        drop_last: bool = False,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if drop_last and len(images) < batch_size * world_size:
+            raise ValueError(
+                f"batch_size={batch_size} on {world_size} process(es) takes {batch_size * world_size} images "
+                f"a batch, but there are only {len(images)}: lower batch_size or use fewer processes"
+            )
+        self.images = images
+        self.labels = labels
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.drop_last = drop_last
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self._global_batch = batch_size * world_size
+        self.epoch = 0
+        self.position = 0  # images of this epoch handed out so far, over all ranks
+        self._resume = False  # whether the next iteration goes on from a loaded state
+        self._announced: int | None = None  # the last `set_epoch` since a state was loaded
+        self._ahead = 0  # how far the epochs of `set_epoch` are ahead of ours
+        self._minus_one = torch.tensor(-1.0, device=images.device)
+
+    @property
+    def sampler(self) -> "InMemoryLoader":
+        """The loader itself: Lightning calls `loader.sampler.set_epoch` before each epoch."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the start of `epoch`, unless a state was loaded: the next iteration goes on from that."""
+        # Under max_steps, Lightning 2.6.6 counts one epoch too many when it resumes from the end of one: it
+        # announces the next one, draws nothing, and announces another. Hence its count does not move a state.
+        self._announced = epoch
+        if not self._resume and epoch - self._ahead != self.epoch:
+            self.epoch, self.position = epoch - self._ahead, 0
+
+    def state_dict(self) -> dict[str, int]:
+        """The epoch, and the images of it that were handed out so far over all ranks."""
+        return {"epoch": self.epoch, "position": self.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Let the next iteration begin where `state` was taken."""
+        self.epoch, self.position = state["epoch"], state["position"]
+        self._resume, self._announced = True, None
+
+    def __len__(self) -> int:
+        """Batches of this rank in a whole epoch, wherever in it the loader stands."""
+        if self.drop_last:
+            return len(self.images) // self._global_batch
+        mine = len(range(self.rank, len(self.images), self.world_size))
+        return -(-mine // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        # A generator begins at the first `next`, and must: Lightning calls `iter` before `set_epoch`.
+        epoch, position = self._begin()
+        mine = self._mine(self._order(epoch)[position:]).to(self.images.device)
+        labels = self.labels.index_select(0, mine)
+        for start in range(0, len(mine), self.batch_size):
+            batch = slice(start, start + self.batch_size)
+            position = min(position + self._global_batch, len(self.images))
+            self.epoch, self.position = epoch, position
+            images = self.images.index_select(0, mine[batch])
+            yield torch.add(self._minus_one, images, alpha=SCALE), labels[batch]
+        self.epoch, self.position = epoch + 1, 0
+
+    def _begin(self) -> tuple[int, int]:
+        """The epoch and the position where an iteration starts."""
+        if not self._resume:
+            return self.epoch, 0
+        self._resume = False
+        if len(self.images) - self.position < (self._global_batch if self.drop_last else 1):
+            self.epoch, self.position = self.epoch + 1, 0
+        self._ahead = 0 if self._announced is None else self._announced - self.epoch
+        return self.epoch, self.position
+
+    def _order(self, epoch: int) -> Tensor:
+        """The images of one epoch over all ranks: int64 `(N,)`."""
+        if not self.shuffle:
+            return torch.arange(len(self.images))
+        # A hash, because a sum would make (1, 2) equal (2, 1), and a CPU generator keeps 32 bits of its seed.
+        digest = hashlib.sha256(f"{self.seed} {epoch}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
+        return torch.randperm(len(self.images), generator=generator)
+
+    def _mine(self, order: Tensor) -> Tensor:
+        """The share of this rank in `order`, batch after batch."""
+        if not self.drop_last:
+            return order[self.rank :: self.world_size]
+        batches = len(order) // self._global_batch
+        whole = order[: batches * self._global_batch].view(batches, self.world_size, self.batch_size)
+        return whole[:, self.rank].reshape(-1)
+
+
+class InMemoryDataModule(L.LightningDataModule):
+    """Training, validation and test images held in memory, on the device of the run.
+
+    For your own images, subclass it, state their shape and classes, and implement `load`:
+
+        class Flowers(InMemoryDataModule):
+            image_shape = (3, 64, 64)
+            num_classes = 5
+
+            def load(self, train):
+                data = torch.load("train.pt" if train else "test.pt")
+                return data["images"], data["labels"]  # uint8 (N, 3, 64, 64), int64 (N,) of 0 to 4
+
+    Images without classes have `num_classes = 1` and labels of zeros. The validation images are split from
+    the training images by a permutation that is the same for every run. The test images are loaded only for
+    testing. All batches are float32 in [-1, 1] with their int64 labels, see `InMemoryLoader`.
+
+    Args:
+        batch_size: Training images per process and batch.
+        validation_size: Images kept out of training for validation, the same ones for every seed; 0 for none.
+        seed: Seed of the order of the training images.
+
+    Raises:
+        ValueError: If a setting is out of range, or `load` returns something else than stated above.
+    """
+
+    image_shape: tuple[int, int, int]
+    """Channels, height and width of an image."""
+
+    num_classes: int
+    """Labels are 0 to `num_classes - 1`."""
+
+    def __init__(self, batch_size: int = 32, validation_size: int = 5000, seed: int = 42) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if validation_size < 0:
+            raise ValueError(f"validation_size must be 0 (no validation) or more, got {validation_size}")
+        self.batch_size = batch_size
+        self.validation_size = validation_size
+        self.seed = seed
+        self._subsets: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def load(self, train: bool) -> tuple[Tensor, Tensor]:
+        """The images and labels of the training set or the test set; a subclass implements it.
+
+        Args:
+            train: Whether the training set is wanted.
+
+        Returns:
+            uint8 images `(N, *image_shape)` and int64 labels `(N,)` from 0 to `num_classes - 1`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement load(train), see InMemoryDataModule")
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load what `stage` needs, once, to the trainer's device, or to the CPU without a trainer.
+
+        Args:
+            stage: "fit" or "validate" for the training set, "test" for the test set, None for both.
+        """
+        if stage in ("fit", "validate", None) and "train" not in self._subsets:
+            images, labels = self._load_checked(train=True)
+            if self.validation_size >= len(images):
+                raise ValueError(
+                    f"validation_size={self.validation_size} leaves nothing of the {len(images)} training "
+                    f"images: lower it to at most {len(images) - 1}"
+                )
+            order = torch.randperm(len(images), generator=torch.Generator().manual_seed(SPLIT_SEED))
+            order = order.to(images.device)
+            subsets = {"validation": order[: self.validation_size], "train": order[self.validation_size :]}
+            for name, index in subsets.items():
+                self._subsets[name] = images.index_select(0, index), labels.index_select(0, index)
+        if stage in ("test", None) and "test" not in self._subsets:
+            self._subsets["test"] = self._load_checked(train=False)
+
+        if self.trainer and self.validation_size == 0:
+            self.trainer.limit_val_batches = 0  # Lightning warns of an empty list of loaders
+
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        for name, (images, labels) in self._subsets.items():
+            self._subsets[name] = images.to(device), labels.to(device)
+
+    def train_dataloader(self) -> InMemoryLoader:
+        """Batches of exactly `batch_size`, in a new order each epoch unless the trainer overfits batches."""
+        self.setup("fit")
+        shuffle = not (self.trainer and self.trainer.overfit_batches)
+        return self._loader("train", self.batch_size, shuffle=shuffle, drop_last=True)
+
+    def val_dataloader(self) -> InMemoryLoader | list[InMemoryLoader]:
+        """Each validation image once. Empty if `validation_size` is 0, when Lightning skips validation."""
+        if self.validation_size == 0:
+            return []
+        self.setup("validate")
+        return self._loader("validation", max(self.batch_size, EVAL_BATCH_SIZE))
+
+    def test_dataloader(self) -> InMemoryLoader:
+        """Each test image once."""
+        self.setup("test")
+        return self._loader("test", max(self.batch_size, EVAL_BATCH_SIZE))
+
+    def _loader(self, subset: str, batch_size: int, **options: bool) -> InMemoryLoader:
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        images, labels = self._subsets[subset]
+        return InMemoryLoader(images, labels, batch_size, seed=self.seed, rank=rank, world_size=world_size, **options)
+
+    def _load_checked(self, train: bool) -> tuple[Tensor, Tensor]:
+        """What `load` returns, refused if it is not what `load` promises."""
+        images, labels = self.load(train)
+        what = f"{type(self).__name__}.load(train={train})"
+        for name, value, dtype in (("images", images, torch.uint8), ("labels", labels, torch.int64)):
+            if not isinstance(value, Tensor) or value.dtype != dtype:
+                got = value.dtype if isinstance(value, Tensor) else type(value).__name__
+                raise ValueError(f"{what} must return {name} as a tensor of {dtype}, got {got}")
+        if images.ndim != 4 or tuple(images.shape[1:]) != tuple(self.image_shape):
+            raise ValueError(
+                f"{what} must return images of shape (N, *image_shape) with "
+                f"image_shape={tuple(self.image_shape)}, got {tuple(images.shape)}"
+            )
+        if labels.shape != images.shape[:1]:
+            raise ValueError(
+                f"{what} must return one label per image, got labels of shape {tuple(labels.shape)} "
+                f"for {len(images)} images"
+            )
+        if len(images) == 0:
+            raise ValueError(f"{what} returned no images")
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= self.num_classes:
+            raise ValueError(
+                f"{what} must return labels of at least 0 and below num_classes={self.num_classes}, got {low} to {high}"
+            )
+        return images.contiguous(), labels
