@@ -1,0 +1,26 @@
+"""Generators and discriminators: read `mlp` first, then `dcgan` and `resnet`; `network` is the contract."""
+
+from gan.networks.dcgan import DCGANDiscriminator, DCGANGenerator
+from gan.networks.handling import check_pair, evaluating, frozen, judges_each_alone
+from gan.networks.layers import Norm
+from gan.networks.mlp import MLPDiscriminator, MLPGenerator
+from gan.networks.network import Discriminator, Generator, Network
+from gan.networks.resnet import ResidualBlock, ResNetDiscriminator, ResNetGenerator
+
+__all__ = [
+    "DCGANDiscriminator",
+    "DCGANGenerator",
+    "Discriminator",
+    "Generator",
+    "MLPDiscriminator",
+    "MLPGenerator",
+    "Network",
+    "Norm",
+    "ResNetDiscriminator",
+    "ResNetGenerator",
+    "ResidualBlock",
+    "check_pair",
+    "evaluating",
+    "frozen",
+    "judges_each_alone",
+]

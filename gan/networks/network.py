@@ -1,0 +1,117 @@
+"""What every shipped network has in common: a contract, and a memory of how it was built.
+
+Neither is required of your own networks. Any ``nn.Module`` that keeps the contract of `Generator` or
+`Discriminator` can be trained; one that also derives from them is rebuilt from a checkpoint without being
+described again.
+"""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Network(nn.Module):
+    """A module that remembers the arguments of its constructor.
+
+    `spec` is plain data, so it can be stored in a checkpoint that loads with ``weights_only=True``.
+    It is taken in ``__new__``, so that a subclass has nothing to call or to declare.
+
+    Args:
+        image_shape: Channels, height and width of an image, each at least 1.
+    """
+
+    def __new__(cls, *args, **kwargs):
+        network = super().__new__(cls)
+        # Not in the state dict. deepcopy and pickle come here without arguments and restore it afterwards.
+        network.__dict__["_spec"] = _spec(cls, args, kwargs)
+        return network
+
+    def __init__(self, image_shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.image_shape = tuple(image_shape)
+        if len(self.image_shape) != 3 or not all(isinstance(n, int) and n >= 1 for n in self.image_shape):
+            raise ValueError(
+                "image_shape must be (channels, height, width), three integers of at least 1; "
+                f"got {self.image_shape}. Grey images have the shape (1, height, width)."
+            )
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """``{"class_path": ..., "init_args": {...}}`` as plain data, with the defaults filled in.
+
+        Raises:
+            TypeError: an argument is not plain (int, float, str, bool, None; lists, tuples, dicts of them) or
+                cannot be passed by name (``*args``), or the class is not at the top of an importable module.
+        """
+        if isinstance(self._spec, str):
+            raise TypeError(self._spec)
+        return _plain(self._spec)
+
+
+class Generator(Network):
+    """Turns latents ``(N, latent_dim)``, float32, into images ``(N, C, H, W)`` in [-1, 1].
+
+    Args:
+        image_shape: Channels, height and width of an image, each at least 1.
+        latent_dim: Size of a latent vector, at least 1.
+    """
+
+    def __init__(self, image_shape: tuple[int, int, int], latent_dim: int = 100) -> None:
+        super().__init__(image_shape)
+        if latent_dim < 1:
+            raise ValueError(f"latent_dim must be at least 1, got {latent_dim}")
+        self.latent_dim = latent_dim
+
+    def forward(self, z: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class Discriminator(Network):
+    """Turns images ``(N, C, H, W)`` in [-1, 1] into logits ``(N,)``: positive means real; no probabilities.
+
+    Args:
+        image_shape: Channels, height and width of an image, each at least 1.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+def _spec(cls: type, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any] | str:
+    """The spec, or the reason why there is none."""
+    if "." in cls.__qualname__ or cls.__module__ == "__main__":
+        return f"{cls.__qualname__} is not defined at the top of an importable module"
+    try:
+        bound = inspect.signature(cls.__init__).bind(None, *args, **kwargs)
+    except TypeError as error:  # deepcopy and pickle, or wrong arguments: then __init__ is about to raise
+        return str(error)
+    bound.apply_defaults()  # a default that changes in a later version must not change an old checkpoint
+    init_args = {}
+    for parameter in list(bound.signature.parameters.values())[1:]:
+        value = bound.arguments[parameter.name]
+        try:
+            match parameter.kind:
+                case parameter.POSITIONAL_OR_KEYWORD | parameter.KEYWORD_ONLY:
+                    init_args[parameter.name] = _plain(value)
+                case parameter.VAR_KEYWORD:
+                    init_args |= _plain(value)
+                case _ if value != ():
+                    raise TypeError("cannot be passed by name")
+        except TypeError as error:
+            return f"the argument {parameter.name} of {cls.__qualname__} {error}"
+    return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": init_args}
+
+
+def _plain(value: Any) -> Any:
+    """A copy of plain data. TypeError for anything else, subclasses too: a NumPy float is a float."""
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if type(value) is dict:
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if type(value) is list:
+        return [_plain(item) for item in value]
+    if type(value) in (tuple, torch.Size):
+        return tuple(_plain(item) for item in value)
+    raise TypeError(f"holds a {type(value).__name__}, which is not plain data")
