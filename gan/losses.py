@@ -1,0 +1,170 @@
+"""Adversarial objectives: logits in, per-sample losses out.
+
+Below, l_r is the logit of a real image, l_f of a fake one, and sigmoid(l) the probability "real".
+
+The generator's gradient is the discriminator's Jacobian times dG/dl_f, the derivative of the generator's loss
+with respect to the logit: the second factor is what each objective decides, and its docstring tells where it
+vanishes (Arjovsky & Bottou 2017, arXiv:1701.04862).
+
+All is computed from the logit by softplus(l) = log(1 + e^l). The float32 sigmoid is exactly 1 from l = 17 up
+and exactly 0 from l = -89 down, so log(sigmoid(l)) has infinite values, and NaN or 0 for gradients.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+from torch.nn.functional import relu, softplus
+
+
+class Loss(ABC):
+    """An adversarial objective; both players minimise. It has no state and no arguments.
+
+    Logits of any floating type come in; losses come out in float32 (float64 for float64 logits), one per
+    sample: the mean and the log are the caller's. Nothing is detached here.
+
+    Attributes:
+        relativistic: Whether `generator` needs the logits of real images too.
+    """
+
+    relativistic: bool = False
+
+    @abstractmethod
+    def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        """Loss of the discriminator: (N,) and (N,) logits to (N,) losses.
+
+        Raises:
+            ValueError: If the logits are not two vectors of one length.
+        """
+
+    @abstractmethod
+    def generator(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
+        """Loss of the generator: (N,) logits to (N,) losses. Only relativistic objectives read `real_logits`.
+
+        Raises:
+            ValueError: If the logits are not vectors of one length, or the objective is relativistic and
+                `real_logits` is None.
+        """
+
+
+class Saturating(Loss):
+    """The minimax game (Goodfellow et al. 2014, arXiv:1406.2661).
+
+    D: softplus(-l_r) + softplus(l_f).  G: -softplus(l_f) = log(1 - sigmoid(l_f)).
+
+    dG/dl_f = -sigmoid(l_f) vanishes as D rejects the fake, e-fold per unit of logit: -.5 at 0, -3.4e-4 at -8.
+    """
+
+    def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        return _cross_entropy(real_logits, fake_logits)
+
+    def generator(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
+        (fake,) = _vectors(fake_logits)
+        return -softplus(fake)
+
+
+class NonSaturating(Loss):
+    """The minimax D, and a G that maximises log sigmoid(l_f) (Goodfellow et al. 2014, arXiv:1406.2661).
+
+    D: softplus(-l_r) + softplus(l_f).  G: softplus(-l_f) = -log sigmoid(l_f).
+
+    dG/dl_f = -sigmoid(-l_f) tends to -1 as D rejects the fake, and vanishes only on fakes that pass as real;
+    what can still explode is D's Jacobian.
+    """
+
+    def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        return _cross_entropy(real_logits, fake_logits)
+
+    def generator(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
+        (fake,) = _vectors(fake_logits)
+        return softplus(-fake)
+
+
+class LeastSquares(Loss):
+    """Half the squared distance to the targets 1 (real) and 0 (fake) (Mao et al. 2017, arXiv:1611.04076).
+
+    D: (l_r - 1)^2 / 2 + l_f^2 / 2.  G: (l_f - 1)^2 / 2.
+
+    dG/dl_f = l_f - 1 grows with the distance: it cannot vanish on rejected fakes, and it has no bound.
+    """
+
+    def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        real, fake = _vectors(real_logits, fake_logits)
+        return 0.5 * (real - 1).square() + 0.5 * fake.square()
+
+    def generator(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
+        (fake,) = _vectors(fake_logits)
+        return 0.5 * (fake - 1).square()
+
+
+class Hinge(Loss):
+    """Hinge with margin 1 (Lim & Ye 2017, arXiv:1705.02894; Miyato et al. 2018, arXiv:1802.05957).
+
+    D: max(0, 1 - l_r) + max(0, 1 + l_f).  G: -l_f.
+
+    dG/dl_f = -1 everywhere; it is D's gradient that becomes exactly 0, on each sample beyond the margin.
+    """
+
+    def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        real, fake = _vectors(real_logits, fake_logits)
+        return relu(1 - real) + relu(1 + fake)
+
+    def generator(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
+        (fake,) = _vectors(fake_logits)
+        return -fake
+
+
+class Wasserstein(Loss):
+    """Difference of the critic's means (Arjovsky et al. 2017, arXiv:1701.07875).
+
+    D: l_f - l_r.  G: -l_f.
+
+    dG/dl_f = -1 everywhere; but D's loss has no lower bound, so D explodes unless something holds its
+    Lipschitz constant: a gradient penalty, weight clipping (`gan.penalties`) or spectral norm.
+    """
+
+    def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        real, fake = _vectors(real_logits, fake_logits)
+        return fake - real
+
+    def generator(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
+        (fake,) = _vectors(fake_logits)
+        return -fake
+
+
+class RelativisticPaired(Loss):
+    """RpGAN: which of the two is real? (Jolicoeur-Martineau 2019, arXiv:1807.00734).
+
+    D: softplus(-(l_r - l_f)).  G: softplus(-(l_f - l_r)).  Real i is compared with fake i. R3GAN (Huang et
+    al. 2024, arXiv:2501.05441) proves local convergence with R1 and R2, and shows it failing without.
+
+    dG/dl_f = -sigmoid(l_r - l_f) tends to -1 as D separates the pair, and vanishes only once the fake
+    outranks its real; D's Jacobian can still explode.
+    """
+
+    relativistic = True
+
+    def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        real, fake = _vectors(real_logits, fake_logits)
+        return softplus(fake - real)
+
+    def generator(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
+        if real_logits is None:
+            raise ValueError("RelativisticPaired compares pairs: its generator loss needs real_logits")
+        fake, real = _vectors(fake_logits, real_logits)
+        return softplus(real - fake)
+
+
+def _cross_entropy(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """Binary cross-entropy with target 1 on reals and 0 on fakes, (N,)."""
+    real, fake = _vectors(real_logits, fake_logits)
+    return softplus(-real) + softplus(fake)
+
+
+def _vectors(*logits: Tensor) -> list[Tensor]:
+    """The logits in float32 or wider, checked to be vectors of one length."""
+    # (N, 1) against (N,) would broadcast to N x N pairs without a word.
+    shapes = [tuple(x.shape) for x in logits]
+    if any(len(shape) != 1 or shape != shapes[0] for shape in shapes):
+        raise ValueError(f"logits must be vectors of one length, (N,), got {' and '.join(map(str, shapes))}")
+    return [x.to(torch.promote_types(x.dtype, torch.float32)) for x in logits]

@@ -1,0 +1,205 @@
+"""Penalties on the gradient of the logit with respect to the image: discriminator and images in, penalty out.
+
+The penalty is computed in float32 or wider, with autocast off. Keep `backward` out of autocast too: within
+it, PyTorch 2.14 computes the second derivatives in the autocast type. They also need a discriminator that
+can be differentiated twice, which one that is compiled or sharded cannot.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+Critic = Callable[[Tensor], Tensor]  # images (N, ...) to logits (N,)
+
+
+class Penalty(ABC):
+    """A term of the discriminator's loss, applied in one batch of `every`.
+
+    Lazy regularisation (Karras et al. 2020, StyleGAN2, arXiv:1912.04958) applies the penalty in one batch
+    of `every` and `every` times as strongly, so that its average over time stays `weight` at a fraction of
+    the cost. The gradient of such a batch is the larger for it: gradient clipping and Adam's second moment
+    see that.
+
+    Args:
+        weight: Factor of the mean penalty in the discriminator's loss, >= 0; 0 switches the penalty off.
+        every: Batches from one application to the next, >= 1; 1 is each batch.
+
+    Attributes:
+        name: Its scalar on the dashboards is `loss/<name>`, the mean of the unweighted penalties.
+
+    Raises:
+        ValueError: If `weight` is negative or not finite, or `every` is below 1.
+    """
+
+    name: str
+
+    def __init__(self, weight: float, every: int = 1) -> None:
+        if not (math.isfinite(weight) and weight >= 0):
+            raise ValueError(f"{type(self).__name__}: weight must be a finite number >= 0, got {weight}")
+        if every < 1:
+            raise ValueError(f"{type(self).__name__}: every must be >= 1 batches, got {every}")
+        self.weight = weight
+        self.every = every
+
+    @abstractmethod
+    def __call__(self, discriminator: Critic, real: Tensor, fake: Tensor, rng: torch.Generator) -> Tensor:
+        """Per-sample penalties (N,), unweighted, with a graph to the discriminator's parameters.
+
+        Writes no `.grad` and sends no gradient to `real` or `fake`. The gradient is that of the sum of all
+        logits, which is each sample's own only if no logit depends on another sample: see `mixes_batch`.
+
+        Args:
+            discriminator: Images (N, ...) to logits (N,).
+            real: Real images (N, ...), of rank 2 or more.
+            fake: Generated images of the same shape.
+            rng: Source of the random numbers, on the images' device. R1 and R2 draw none.
+        """
+
+    def is_due(self, step: int) -> bool:
+        """Whether to apply the penalty in the batch that follows `step` completed ones."""
+        return self.weight > 0 and step % self.every == 0
+
+    def contribution(self, penalties: Tensor) -> Tensor:
+        """What the (N,) penalties of a due batch add to the loss, a scalar: weight * every * mean."""
+        return self.weight * self.every * penalties.mean()
+
+
+class R1(Penalty):
+    """||grad D(x)||^2 / 2 at real images (Mescheder et al. 2018, arXiv:1801.04406).
+
+    It keeps D flat around the data, where training then converges locally instead of circling.
+
+    Args:
+        weight: The paper's gamma, >= 0: the loss gets gamma / 2 * E||grad||^2. It has no default because
+            published values span .05 to 150, rising with the number of pixels; the paper takes 10. 0
+            switches the penalty off.
+        every: Batches from one application to the next, >= 1; StyleGAN2 takes 16.
+    """
+
+    name = "r1"
+
+    def __call__(self, discriminator: Critic, real: Tensor, fake: Tensor, rng: torch.Generator) -> Tensor:
+        return 0.5 * _input_gradient(discriminator, _widen(real)).square().sum(1)
+
+
+class R2(Penalty):
+    """||grad D(x)||^2 / 2 at generated images (Mescheder et al. 2018, arXiv:1801.04406).
+
+    R3GAN (Huang et al. 2024, arXiv:2501.05441) adds it to R1: before the fakes come near the data, R1 alone
+    leaves D's gradient at them, the one that the generator gets, free to explode.
+
+    Args:
+        weight: The paper's gamma, >= 0: the loss gets gamma / 2 * E||grad||^2. 0 switches the penalty off.
+        every: Batches from one application to the next, >= 1; R3GAN takes 1.
+    """
+
+    name = "r2"
+
+    def __call__(self, discriminator: Critic, real: Tensor, fake: Tensor, rng: torch.Generator) -> Tensor:
+        return 0.5 * _input_gradient(discriminator, _widen(fake)).square().sum(1)
+
+
+class GradientPenalty(Penalty):
+    """WGAN-GP: (||grad D(x)|| - 1)^2 between real and fake (Gulrajani et al. 2017, arXiv:1704.00028).
+
+    x_i = alpha_i * real_i + (1 - alpha_i) * fake_i, with one alpha_i ~ U[0, 1) per sample.
+
+    Args:
+        weight: The paper's lambda, >= 0. 0 switches the penalty off.
+        every: Batches from one application to the next, >= 1; the paper takes 1.
+
+    Raises:
+        ValueError: When called, if `real` and `fake` differ in shape.
+    """
+
+    name = "gradient_penalty"
+
+    def __init__(self, weight: float = 10.0, every: int = 1) -> None:
+        super().__init__(weight, every)
+
+    def __call__(self, discriminator: Critic, real: Tensor, fake: Tensor, rng: torch.Generator) -> Tensor:
+        if real.shape != fake.shape:
+            raise ValueError(f"GradientPenalty pairs images: real is {tuple(real.shape)}, fake is {tuple(fake.shape)}")
+        real, fake = _widen(real), _widen(fake)
+        shape = (len(real),) + (1,) * (real.ndim - 1)
+        alpha = torch.rand(shape, generator=rng, device=real.device, dtype=real.dtype)
+        return _distance_to_unit_norm(discriminator, alpha * real + (1 - alpha) * fake)
+
+
+class DRAGAN(Penalty):
+    """(||grad D(x)|| - 1)^2 in a neighbourhood of the data (Kodali et al. 2017, arXiv:1705.07215).
+
+    x = real + 0.5 * std * u, with u ~ U[-1, 1) per value, and std that of all values of the batch. This is
+    the form of Google's compare_gan (Lucic et al. 2018, arXiv:1711.10337) without its clipping to the pixel
+    range. Like the paper's N(0, c) noise it is centred on the data, and it needs no c in pixel units. The
+    authors' notebook has u ~ U[0, 1) times a second uniform number per sample; they call that an old draft
+    (kodalinaveen3/DRAGAN, issues 5 and 6).
+
+    Args:
+        weight: The paper's lambda, >= 0. 0 switches the penalty off.
+        every: Batches from one application to the next, >= 1; the paper takes 1.
+    """
+
+    name = "dragan"
+
+    def __init__(self, weight: float = 10.0, every: int = 1) -> None:
+        super().__init__(weight, every)
+
+    def __call__(self, discriminator: Critic, real: Tensor, fake: Tensor, rng: torch.Generator) -> Tensor:
+        real = _widen(real)
+        u = 2 * torch.rand(real.shape, generator=rng, device=real.device, dtype=real.dtype) - 1
+        return _distance_to_unit_norm(discriminator, real + 0.5 * real.std(correction=0) * u)
+
+
+@torch.no_grad()
+def clip_weights(discriminator: nn.Module, limit: float) -> None:
+    """Clamp each parameter to [-limit, limit] in place: WGAN (Arjovsky et al. 2017, arXiv:1701.07875).
+
+    Call it after each step of the discriminator's optimizer. As in the paper it clamps all parameters,
+    biases and the affine ones of norm layers included; buffers stay.
+
+    Args:
+        discriminator: The critic.
+        limit: Largest magnitude of a parameter, > 0; the paper takes .01.
+
+    Raises:
+        ValueError: If `limit` is not above 0.
+    """
+    if not limit > 0:
+        raise ValueError(f"clip_weights: limit must be > 0, got {limit}")
+    for parameter in discriminator.parameters():
+        parameter.clamp_(-limit, limit)
+
+
+def mixes_batch(discriminator: nn.Module) -> bool:
+    """Whether a batch norm, SyncBatchNorm included, lets one sample's logit depend on the others.
+
+    Every penalty here is then about a gradient that belongs to no single sample; Gulrajani et al. 2017 take
+    layer norm instead. Modes are ignored, and other layers that mix samples, such as minibatch stddev, go
+    unseen.
+    """
+    return any(isinstance(module, _BatchNorm) for module in discriminator.modules())
+
+
+def _distance_to_unit_norm(discriminator: Critic, images: Tensor) -> Tensor:
+    """(||grad D(x)|| - 1)^2, shape (N,)."""
+    # A gradient of 0 is pushed nowhere: vector_norm takes the subgradient 0 there, where sqrt would give NaN.
+    return (torch.linalg.vector_norm(_input_gradient(discriminator, images), dim=1) - 1).square()
+
+
+def _input_gradient(discriminator: Critic, images: Tensor) -> Tensor:
+    """Gradient of each logit with respect to its image, flattened: (N, values per image), with its graph."""
+    images = images.detach().requires_grad_()
+    with torch.autocast(images.device.type, enabled=False):
+        logits = discriminator(images)
+        (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+    return gradient.flatten(1)
+
+
+def _widen(images: Tensor) -> Tensor:
+    """The images in float32 or wider, without their graph."""
+    return images.detach().to(torch.promote_types(images.dtype, torch.float32))
