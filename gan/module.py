@@ -1,0 +1,302 @@
+"""The GAN: two networks, and the two steps that train them in turn.
+
+Goodfellow et al. 2014, arXiv 1406.2661.
+"""
+
+import hashlib
+import warnings
+from copy import deepcopy
+from functools import partial
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.optim import LBFGS, Adam, Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from gan.hparams import drop_unknown, given_by_cli, plain
+from gan.losses import Loss, NonSaturating
+from gan.networks import check_pair, evaluating, frozen, judges_each_alone
+from gan.penalties import Penalty, clip_weights, mixes_batch
+from gan.schedulers import WarmupCosine
+
+
+class GAN(L.LightningModule):
+    """A generator and a discriminator that train against each other, one batch at a time.
+
+    Every training batch is one discriminator step; every `n_critic`-th batch is also one generator step. All
+    counters of the project count training batches: `trainer.global_step`, `trainer.max_steps`, the x axis of every
+    chart, `{step}` in file names, schedules and penalty intervals.
+
+    Images are float32 (N, C, H, W) in [-1, 1], latents are standard normal (N, latent_dim), logits are (N,).
+
+    Args:
+        generator: Latents (N, latent_dim) in, images (N, C, H, W) in [-1, 1] out; has an attribute `latent_dim`.
+        discriminator: Images in, logits (N,) out: positive for real, never a probability.
+        loss: The adversarial objective; `NonSaturating` if not given.
+        penalties: Regularisers added to the discriminator's loss: R1, R2, GradientPenalty, DRAGAN.
+        weight_clip: Clamp every discriminator weight to [-weight_clip, weight_clip] after its step (WGAN).
+        n_critic: Discriminator steps per generator step.
+        generator_optimizer: Any torch optimizer; Adam(lr=2e-4, betas=(0.5, 0.999)) if not given.
+        discriminator_optimizer: Likewise, for the discriminator.
+        generator_scheduler: A torch learning-rate scheduler that moves once per training batch; none if not given.
+        discriminator_scheduler: Likewise, for the discriminator.
+        num_fixed_latents: How many latents are kept, in `fixed_latents`, to watch the same images over a run.
+        seed: Seeds the latents: those of a batch depend on the seed, the batch's number and the rank alone.
+
+    Raises:
+        ValueError: if a setting is out of range, or the networks do not fit each other or the data.
+    """
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        discriminator: nn.Module,
+        loss: Loss | None = None,
+        penalties: list[Penalty] | None = None,
+        weight_clip: float | None = None,
+        n_critic: int = 1,
+        generator_optimizer: OptimizerCallable | None = None,
+        discriminator_optimizer: OptimizerCallable | None = None,
+        generator_scheduler: LRSchedulerCallable | None = None,
+        discriminator_scheduler: LRSchedulerCallable | None = None,
+        num_fixed_latents: int = 64,
+        seed: int = 42,
+    ):
+        super().__init__()
+        if num_fixed_latents < 2:
+            raise ValueError(f"model.num_fixed_latents must be at least 2, and is {num_fixed_latents}")
+        if n_critic < 1:
+            raise ValueError(f"model.n_critic must be at least 1, and is {n_critic}")
+        if weight_clip is not None and weight_clip <= 0:
+            raise ValueError(f"model.weight_clip must be above 0, and is {weight_clip}; leave it out for no clipping")
+        self._save_hparams(dict(locals()))
+        self.automatic_optimization = False
+
+        if not isinstance(getattr(generator, "latent_dim", None), int):
+            raise ValueError(f"{type(generator).__name__} needs an attribute latent_dim, the size of its latents")
+        self.generator = generator
+        self.discriminator = discriminator
+        self.generator_ema: nn.Module | None = None  # set by the GeneratorEMA callback, or from a checkpoint
+        self.loss = loss or NonSaturating()
+        self.penalties = penalties or []
+        self.weight_clip = weight_clip
+        self.n_critic = n_critic
+        self.make_optimizer = (
+            discriminator_optimizer or partial(Adam, lr=2e-4, betas=(0.5, 0.999)),
+            generator_optimizer or partial(Adam, lr=2e-4, betas=(0.5, 0.999)),
+        )
+        self.make_scheduler = (discriminator_scheduler, generator_scheduler)
+        self.seed = seed
+        self.register_buffer("fixed_latents", self.latents(num_fixed_latents, self.rng("fixed latents")))
+        self._scalars: dict[str, Tensor] = {}  # the latest value of each, between two log entries
+
+    # ------------------------------------------------------------------ training
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Trains both networks on one batch of images (N, C, H, W) and labels (N,)."""
+        real, _ = batch
+        step = self.global_step
+        rng = self.rng("batch", step, self.global_rank)
+
+        self._scalars |= self.discriminator_step(real, step, rng)
+        if (step + 1) % self.n_critic == 0:
+            self._scalars |= self.generator_step(real, rng)
+        for config in self.trainer.lr_scheduler_configs:
+            config.scheduler.step()
+
+        if (step + 1) % self.trainer.log_every_n_steps == 0:
+            self.log_scalars(self._scalars)
+
+    def discriminator_step(self, real: Tensor, step: int, rng: torch.Generator) -> dict[str, Tensor]:
+        """Moves the discriminator: real images (N, C, H, W) up, generated ones down."""
+        optimizer = self.optimizers()[0]
+
+        # Sample: without a graph, so that nothing of this step reaches the generator.
+        with torch.no_grad():
+            fake = self.generator(self.latents(len(real), rng))  # (N, C, H, W)
+
+        # Objective. Real and fake go through at once, which is faster, unless the discriminator would mix them.
+        if self.one_pass:
+            real_logits, fake_logits = self.discriminator(torch.cat([real, fake])).chunk(2)  # (N,), (N,)
+        else:
+            real_logits, fake_logits = self.discriminator(real), self.discriminator(fake)
+        loss = self.loss.discriminator(real_logits, fake_logits).mean()
+        scalars = {"loss/discriminator": loss.detach()}
+        for penalty in self.penalties:
+            if penalty.is_due(step):
+                values = penalty(self.discriminator, real, fake, rng)  # (N,)
+                scalars[f"loss/{penalty.name}"] = values.detach().mean()
+                loss = loss + penalty.contribution(values)
+
+        # Update. This optimizer is the one that `trainer.global_step` counts.
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+        if self.weight_clip is not None:
+            clip_weights(self.discriminator, self.weight_clip)
+        return scalars
+
+    def generator_step(self, real: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
+        """Moves the generator so that the discriminator takes fresh images (N, C, H, W) for real."""
+        optimizer = self.optimizers(use_pl_optimizer=False)[1]
+
+        with frozen(self.discriminator):
+            # Sample, and let the discriminator judge.
+            fake = self.generator(self.latents(len(real), rng))  # (N, C, H, W)
+            real_logits = self.discriminator(real) if self.loss.relativistic else None
+            loss = self.loss.generator(self.discriminator(fake), real_logits).mean()
+
+            # Update, through the strategy: a step that all hooks see and `trainer.global_step` does not count.
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+        self.trainer.strategy.optimizer_step(optimizer, closure=lambda: None)
+        return {"loss/generator": loss.detach()}
+
+    def log_scalars(self, scalars: dict[str, Tensor | float]) -> None:
+        """Logs scalars of the present batch; callbacks log theirs by it too.
+
+        Lightning would number this batch from 0, and so put scalars beside the pictures and checkpoints of the same
+        batch: the loggers get the number of batches completed instead.
+        """
+        self.log_dict(scalars, prog_bar=True, logger=False)
+        values = {name: float(value) for name, value in scalars.items()}
+        for logger in self.loggers:
+            logger.log_metrics(values, step=self.global_step)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Scores the discriminator on images it did not train on: far worse there, and it learns by heart."""
+        real, _ = batch
+        fake = self(self.latents(len(real), self.rng("validation", batch_idx, self.global_rank)))
+        loss = self.loss.discriminator(self.discriminator(real), self.discriminator(fake)).mean()
+        self.log("validation/discriminator", loss, sync_dist=True, batch_size=len(real))
+
+    test_step = validation_step
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Lightning's hook behind `manual_backward`."""
+        # Forward has left its types in the graph. What autocast would still reach is the second derivative of a
+        # penalty, and that must stay float32.
+        with torch.autocast(self.device.type, enabled=False):
+            loss.backward(*args, **kwargs)
+
+    # ------------------------------------------------------------------ sampling
+
+    def rng(self, *key: str | int) -> torch.Generator:
+        """A random generator keyed by the seed and `key` alone: a resumed run draws what it would have drawn."""
+        digest = hashlib.blake2b(repr((self.seed, *key)).encode(), digest_size=8).digest()
+        return torch.Generator(self.device).manual_seed(int.from_bytes(digest) >> 1)
+
+    def latents(self, num: int, rng: torch.Generator) -> Tensor:
+        """Standard normal latents (num, latent_dim) on the generator's device."""
+        return torch.randn(num, self.generator.latent_dim, generator=rng, device=rng.device, dtype=self.dtype)
+
+    @torch.no_grad()
+    def forward(self, latents: Tensor) -> Tensor:
+        """Images (N, C, H, W) in [-1, 1] for latents (N, latent_dim), by the averaged generator where there is one.
+
+        In evaluation mode and without a graph, whatever the mode of the module: sampling never changes training.
+        """
+        network = self.generator if self.generator_ema is None else self.generator_ema
+        with evaluating(network):
+            return network(latents)
+
+    # ------------------------------------------------------------------ Lightning's hooks
+
+    def setup(self, stage: str) -> None:
+        """Checks, before anything is trained, that networks and data fit."""
+        image_shape = getattr(self.trainer.datamodule, "image_shape", None)
+        images = check_pair(self.generator, self.discriminator, image_shape)
+        self.one_pass = not mixes_batch(self.discriminator) and judges_each_alone(self.discriminator, images)
+        if self.trainer.world_size > 1:
+            raise ValueError("training in several processes is not supported yet: set trainer.devices to 1")
+        if self.penalties and self.trainer.precision in ("16-true", "bf16-true"):
+            raise ValueError(
+                f"trainer.precision={self.trainer.precision} leaves no float32 weights to compute a penalty with: "
+                f"set it to {self.trainer.precision.replace('true', 'mixed')}, or model.penalties to []"
+            )
+        if mixes_batch(self.discriminator):
+            for penalty in self.penalties:
+                warnings.warn(
+                    f"{type(penalty).__name__} is about each image's own gradient, and batch normalisation in the "
+                    "discriminator mixes the images of a batch; set its norm to layer, group, spectral or none",
+                    stacklevel=2,
+                )
+
+    def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
+        networks = (self.discriminator, self.generator)
+        optimizers = []
+        for name, make, network in zip(("discriminator", "generator"), self.make_optimizer, networks, strict=True):
+            try:
+                optimizers.append(make(network.parameters()))
+            except ValueError as error:
+                raise ValueError(f"model.{name}_optimizer: {error}") from error
+            if isinstance(optimizers[-1], LBFGS):
+                raise ValueError(f"model.{name}_optimizer: LBFGS evaluates a batch several times, which a GAN cannot")
+        pairs = zip(self.make_scheduler, optimizers, strict=True)
+        schedulers = [make(optimizer) for make, optimizer in pairs if make is not None]
+        for scheduler in schedulers:
+            if isinstance(scheduler, ReduceLROnPlateau):
+                raise ValueError(
+                    "ReduceLROnPlateau waits for a loss to fall, and those of a GAN do not: choose another"
+                )
+            if isinstance(scheduler, WarmupCosine):
+                scheduler.end(self.trainer.max_steps)
+        # Torch's own schedulers compute a rate from the one before it: those take the checkpoint's settings.
+        foreign = [scheduler.optimizer for scheduler in schedulers if not isinstance(scheduler, WarmupCosine)]
+        for optimizer in optimizers:
+            if optimizer not in foreign:
+                optimizer.register_load_state_dict_pre_hook(keep_settings)
+        return optimizers, schedulers
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Brings the averaged generator of the checkpoint and that of this run together."""
+        state = checkpoint["state_dict"]
+        average = {key for key in state if key.startswith("generator_ema.")}
+        if average and self.generator_ema is None:
+            if self._trainer is None or self.trainer.state.fn != "fit":
+                self.add_ema()
+            else:
+                warnings.warn(
+                    "the checkpoint's averaged generator is dropped: this run has no GeneratorEMA",
+                    stacklevel=2,
+                )
+                for key in average:
+                    del state[key]
+        if not average and self.generator_ema is not None:
+            prefix = "generator."
+            weights = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+            state |= {f"generator_ema.{key}": value.clone() for key, value in weights.items()}
+
+    def add_ema(self) -> None:
+        """Adds `generator_ema`, a copy of the generator that no gradient reaches."""
+        self.generator_ema = deepcopy(self.generator).requires_grad_(False)
+
+    def _save_hparams(self, arguments: dict[str, Any]) -> None:
+        """Stores the constructor's arguments as plain data, in the form that the command line stores them in."""
+        if given_by_cli():
+            self.save_hyperparameters()
+            for network in ("generator", "discriminator"):
+                drop_unknown(self.hparams[network], arguments[network])
+            return
+        hparams: dict[str, Any] = {"_instantiator": "lightning.pytorch.cli.instantiate_module"}
+        for name, value in arguments.items():
+            if name in ("self", "__class__"):
+                continue
+            try:
+                hparams[name] = plain(value)
+            except TypeError as error:
+                warnings.warn(
+                    f"a checkpoint cannot rebuild {name}, since {error}: load it with "
+                    f"GAN.load_from_checkpoint(path, {name}=...)",
+                    stacklevel=3,
+                )
+        self.save_hyperparameters(hparams)
+
+
+def keep_settings(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """The state to load, with the optimizer's own rates and betas: a run that is resumed with others follows those."""
+    pairs = zip(optimizer.param_groups, state["param_groups"], strict=False)  # torch complains of another number
+    return state | {"param_groups": [own | {"params": saved["params"]} for own, saved in pairs]}

@@ -1,0 +1,87 @@
+"""What the tests share: a little real data, small networks, and a trainer that is silent."""
+
+import os
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from gan import GAN
+from gan.data import InMemoryDataModule, MNISTDataModule
+from gan.networks import MLPDiscriminator, MLPGenerator
+
+ROOT = Path(__file__).parents[1]
+
+torch.set_num_threads(1)  # the networks here are small, and two pools of threads on one machine wait for each other
+
+
+@cache
+def mnist() -> tuple[torch.Tensor, torch.Tensor]:
+    images, labels = MNISTDataModule().load(train=False)
+    return images[:512].clone(), labels[:512].clone()
+
+
+class SmallMNIST(InMemoryDataModule):
+    """512 real digits."""
+
+    image_shape = (1, 28, 28)
+    num_classes = 10
+
+    def load(self, train: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        return mnist()
+
+
+@pytest.fixture
+def data() -> SmallMNIST:
+    return SmallMNIST(batch_size=16, validation_size=0)
+
+
+@pytest.fixture
+def make_gan():
+    """Builds a GAN of two small MLPs; the same weights each time."""
+
+    def make(**settings) -> GAN:
+        torch.manual_seed(0)
+        shape = (1, 28, 28)
+        return GAN(MLPGenerator(image_shape=shape, latent_dim=8), MLPDiscriminator(image_shape=shape), **settings)
+
+    return make
+
+
+@pytest.fixture
+def make_trainer(tmp_path):
+    """Builds a Trainer on the CPU that writes nothing but what its callbacks write, below `tmp_path`."""
+
+    def make(**settings) -> Trainer:
+        defaults = {
+            "accelerator": "cpu",
+            "devices": 1,
+            "max_steps": 8,
+            "logger": False,
+            "enable_checkpointing": any(isinstance(one, Checkpoint) for one in settings.get("callbacks", [])),
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "default_root_dir": tmp_path,
+            "log_every_n_steps": 1,
+        }
+        return Trainer(**(defaults | settings))
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def _keep_environment(monkeypatch):
+    """Undoes what a command sets for its process."""
+    before = dict(os.environ)
+    yield
+    for name in set(os.environ) - set(before):
+        del os.environ[name]
+
+
+def same_weights(first: torch.nn.Module, second: torch.nn.Module) -> bool:
+    """Whether two modules are equal bit for bit, buffers included."""
+    one, two = first.state_dict(), second.state_dict()
+    return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
