@@ -1,0 +1,8 @@
+"""What a run could do without: pictures, the generator's average, checkpoints, a progress bar."""
+
+from gan.callbacks.checkpoint import AtomicCheckpointIO, RunCheckpoint
+from gan.callbacks.ema import GeneratorEMA
+from gan.callbacks.images import ImageLogger
+from gan.callbacks.progress import RunProgress
+
+__all__ = ["AtomicCheckpointIO", "GeneratorEMA", "ImageLogger", "RunCheckpoint", "RunProgress"]
