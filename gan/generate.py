@@ -1,0 +1,118 @@
+"""What a trained generator is for: images, and a form of it that runs without this project."""
+
+import io
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gan.callbacks.images import image_grid, to_pil, to_uint8
+from gan.module import GAN
+from gan.run import check_checkpoint
+
+BATCH = 250  # images made at a time
+
+
+def sample(ckpt: str, out: str, num: int = 64, seed: int = 0) -> None:
+    """Writes images that the generator of a checkpoint makes.
+
+    Args:
+        ckpt: A checkpoint of a run, such as runs/default/TIME/checkpoints/last.ckpt.
+        out: FILE.png for one grid, FILE.npy for a uint8 array (N, H, W) or (N, H, W, C), a folder for one PNG each.
+        num: How many images.
+        seed: Seeds the latents: the same seed gives the same images, and a larger num the same ones and more.
+
+    Raises:
+        ValueError: if the checkpoint cannot be used, or the images cannot be written.
+    """
+    if num < 1:
+        raise ValueError(f"--num must be at least 1 image, got {num}")
+    path = Path(out)
+    if path.suffix not in (".png", ".npy", ""):
+        raise ValueError(f"--out {out}: give a file that ends in .png or .npy, or a folder")
+    gan = load(ckpt)
+    images = generate(gan, num, seed)
+    try:
+        if path.suffix == ".png":
+            path.parent.mkdir(parents=True, exist_ok=True)
+            to_pil(image_grid(images)).save(path)
+        elif path.suffix == ".npy":
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_array(images, path)
+        else:
+            path.mkdir(parents=True, exist_ok=True)
+            for number, image in enumerate(to_uint8(images)):
+                to_pil(image).save(path / f"{number:06d}.png")
+    except OSError as error:
+        raise ValueError(f"cannot write --out {out}: {error}") from error
+    print(f"{num} images of {ckpt} (seed {seed}): {out}")
+
+
+def export(ckpt: str, out: str) -> None:
+    """Writes the generator of a checkpoint for use without this project: latents (N, latent_dim) in, images out.
+
+    Args:
+        ckpt: A checkpoint of a run, such as runs/default/TIME/checkpoints/last.ckpt.
+        out: FILE.pt2 for torch.export, or FILE.onnx (needs `pip install "gan[onnx]"`).
+
+    Raises:
+        ValueError: if the checkpoint cannot be used, or the file cannot be written.
+    """
+    path = Path(out)
+    if path.suffix not in (".pt2", ".onnx"):
+        raise ValueError(f"--out {out}: give a file that ends in .pt2 (torch.export) or .onnx")
+    gan = load(ckpt)
+    network = (gan.generator if gan.generator_ema is None else gan.generator_ema).eval()
+    network.to(memory_format=torch.contiguous_format)  # the formats have no channels_last
+    latents = torch.zeros(2, network.latent_dim)  # 2, since torch.export takes a dimension of 1 for a constant
+    program = torch.export.export(network, (latents,), dynamic_shapes=[{0: torch.export.Dim("batch")}])
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".pt2":
+            content = io.BytesIO()
+            torch.export.save(program, content)
+            path.write_bytes(content.getbuffer())  # torch reports a file that it cannot write as RuntimeError
+        else:
+            to_onnx(program, path)
+    except OSError as error:
+        raise ValueError(f"cannot write --out {out}: {error}") from error
+    print(f"generator of {ckpt}: {out}")
+
+
+def load(ckpt: str) -> GAN:
+    """The GAN of a checkpoint, on the CPU and in evaluation mode.
+
+    Raises:
+        ValueError: if the file is missing, damaged, or not a checkpoint of this project.
+    """
+    check_checkpoint(ckpt)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "a checkpoint cannot rebuild")  # this one has, and no other follows
+        return GAN.load_from_checkpoint(ckpt, map_location="cpu", weights_only=True).eval()
+
+
+def generate(gan: GAN, num: int, seed: int) -> Tensor:
+    """Images (num, C, H, W) in [-1, 1] on the CPU."""
+    # One latent after the other from one generator: what a batch holds does not depend on the batch size. By 16,
+    # because torch draws blocks of 16 numbers, and the last block again where they do not come out even.
+    rng = torch.Generator().manual_seed(seed)
+    latents = torch.randn(-(-num // 16) * 16, gan.generator.latent_dim, generator=rng)[:num].to(gan.device)
+    return torch.cat([gan(part).cpu() for part in latents.split(BATCH)])
+
+
+def save_array(images: Tensor, path: Path) -> None:
+    import numpy as np
+
+    array = to_uint8(images).permute(0, 2, 3, 1).numpy()  # (N, H, W, C)
+    np.save(path, array[..., 0] if array.shape[3] == 1 else array)
+
+
+def to_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
+    try:
+        import onnxscript  # noqa: F401  torch.onnx imports it too, with a less helpful error
+    except ImportError as error:
+        raise ValueError('ONNX needs two more packages: pip install "gan[onnx]"') from error
+    torch.onnx.export(
+        program, f=path, input_names=["latents"], output_names=["images"], external_data=False, verbose=False
+    )

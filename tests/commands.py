@@ -1,0 +1,161 @@
+"""What the tests of the command line share: commands that leave this process as it was, and parts of a user's own."""
+
+import csv
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from conftest import ROOT
+from lightning import Callback
+from torch import Tensor, nn
+
+from gan.cli import main
+from gan.data import InMemoryDataModule
+from gan.run import run
+
+FAST = str(ROOT / "configs" / "debug" / "fast.yaml")
+MLPS = ["--model.generator", "MLPGenerator", "--model.generator.latent_dim", "8"]
+MLPS += ["--model.discriminator", "MLPDiscriminator"]
+SMALL = ["--data", "conftest.SmallMNIST", "--data.batch_size", "8", "--data.validation_size", "16"]
+SHORT = ["--config", FAST, *MLPS, *SMALL, "--trainer.max_steps", "3", "--trainer.log_every_n_steps", "1"]
+
+
+def command(*words, callbacks=()) -> None:
+    """`python -m gan.cli WORDS` in this process, which it leaves as it was."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    levels = {name: logging.getLogger(name).level for name in ("lightning.pytorch", "lightning.fabric")}
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
+    words = [str(word) for word in words]
+    try:
+        with warnings.catch_warnings():
+            run(words, callbacks) if callbacks else main(words)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+        torch.set_rng_state(states[0])
+        random.setstate(states[1])
+        np.random.set_state(states[2])  # noqa: NPY002
+
+
+def fit(run_dir, *words, callbacks=()) -> Path:
+    """A `fit` of three batches of eight digits and two small MLPs. Returns the path of its checkpoint."""
+    command("fit", *SHORT, "--run_dir", run_dir, *words, callbacks=callbacks)
+    return Path(run_dir, "checkpoints", "last.ckpt")
+
+
+def resume(run_dir, *words, callbacks=()) -> Path:
+    """Goes on with a run. Returns the path of its checkpoint."""
+    command("fit", "--run_dir", run_dir, "--resume", "auto", *words, callbacks=callbacks)
+    return Path(run_dir, "checkpoints", "last.ckpt")
+
+
+def load(checkpoint) -> dict:
+    return torch.load(checkpoint, weights_only=True)
+
+
+def equal(one, two) -> bool:
+    """Whether two pieces of a checkpoint are equal, tensors bit for bit."""
+    if isinstance(one, Tensor):
+        return isinstance(two, Tensor) and torch.equal(one, two)
+    if isinstance(one, dict):
+        return one.keys() == two.keys() and all(equal(one[key], two[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(two) and all(map(equal, one, two))
+    return one == two
+
+
+def table(run_dir) -> list[dict[str, str]]:
+    """The rows of a run's metrics.csv, without the one column that differs from run to run."""
+    with Path(run_dir, "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        row.pop("images_per_second", None)
+    return rows
+
+
+def process(words, **settings) -> subprocess.Popen:
+    """A command in a process of its own: what a user sees."""
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(words, env=env, **(pipes | settings))
+
+
+class Watch(Callback):
+    """Keeps the trainer, and with it everything that a command has built."""
+
+    def on_fit_start(self, trainer, pl_module):
+        self.trainer, self.gan, self.data = trainer, pl_module, trainer.datamodule
+
+
+class At(Callback):
+    """Does something in the middle of a batch."""
+
+    def __init__(self, batch: int, action):
+        self.batch, self.action = batch, action
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        if trainer.global_step == self.batch and optimizer is trainer.optimizers[0]:
+            self.action()
+
+
+class Colour(InMemoryDataModule):
+    """128 images of 3x32x32, noise."""
+
+    image_shape = (3, 32, 32)
+    num_classes = 1
+
+    def load(self, train: bool) -> tuple[Tensor, Tensor]:
+        rng = torch.Generator().manual_seed(int(train))
+        images = torch.randint(0, 256, (128, *self.image_shape), generator=rng, dtype=torch.uint8)
+        return images, torch.zeros(128, dtype=torch.int64)
+
+
+class Odd(Colour):
+    """Images that cannot be halved twice."""
+
+    image_shape = (1, 30, 30)
+
+
+class OwnGenerator(nn.Module):
+    """A user's own network for digits: no Network of ours, and no argument `image_shape`."""
+
+    def __init__(self, width: int = 4, latent_dim: int = 8):
+        super().__init__()
+        self.latent_dim = latent_dim
+        self.layers = nn.Sequential(nn.Linear(8, width), nn.ReLU(), nn.Linear(width, 784), nn.Tanh())
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return self.layers(latents).unflatten(1, (1, 28, 28))
+
+
+class Buggy(OwnGenerator):
+    """Has a bug that shows at once."""
+
+    def forward(self, latents: Tensor) -> Tensor:
+        raise KeyError("a bug of the user's")
+
+
+class BuggyInTraining(OwnGenerator):
+    """Has a bug that shows in training alone."""
+
+    def forward(self, latents: Tensor) -> Tensor:
+        if self.training:
+            raise RuntimeError("a bug of the user's")
+        return super().forward(latents)
+
+
+class Picky(OwnGenerator):
+    """Refuses its own arguments."""
+
+    def __init__(self, width: int = 4):
+        super().__init__()
+        raise ValueError("a bug of the user's")

@@ -1,0 +1,250 @@
+"""Images and exports against the generator of the checkpoint, loaded by hand."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from commands import command, fit, load
+from PIL import Image
+from torch import Tensor
+
+from gan.networks import DCGANGenerator, MLPGenerator
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def grey(tmp_path_factory) -> Path:
+    """A checkpoint with batch norm, whose averaged generator is far from the present one."""
+    words = ["--model.generator", "DCGANGenerator", "--model.generator.base_channels", "4", "--trainer.max_steps", "12"]
+    return fit(tmp_path_factory.mktemp("grey") / "run", *words)
+
+
+@pytest.fixture(scope="module")
+def coloured(tmp_path_factory) -> Path:
+    return fit(tmp_path_factory.mktemp("coloured") / "run", "--data", "commands.Colour")
+
+
+@pytest.fixture(scope="module")
+def without_average(tmp_path_factory) -> Path:
+    words = ["--trainer.callbacks", "[gan.callbacks.RunCheckpoint]"]
+    return fit(tmp_path_factory.mktemp("plain") / "run", *words)
+
+
+def by_hand(checkpoint: Path, num: int, seed: int, prefix: str = "generator_ema.") -> Tensor:
+    """Images (N, C, H, W) in [-1, 1] by nothing of `gan.generate`, `GAN` or Lightning."""
+    state = load(checkpoint)["state_dict"]
+    weights = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    if "project.weight" in weights:
+        network = DCGANGenerator((1, 28, 28), 8, base_channels=4)
+    else:
+        shape = {784: (1, 28, 28), 3072: (3, 32, 32)}[len(weights["output.bias"])]
+        network = MLPGenerator(shape, 8)
+    network.load_state_dict(weights)
+    rng = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        return network.eval()(torch.randn(80, 8, generator=rng)[:num])
+
+
+def in_bytes(images: Tensor) -> np.ndarray:
+    """(N, H, W, C), 0 to 255."""
+    return ((images.double() + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+
+
+def sample(checkpoint, out, *words) -> np.ndarray | None:
+    command("sample", "--ckpt", checkpoint, "--out", out, *words)
+    return np.load(out) if str(out).endswith(".npy") else None
+
+
+# ---------------------------------------------------------------------- sample
+
+
+def test_array_of_grey_images(grey):
+    array = sample(grey, "out.npy", "--num", "5", "--seed", "3")
+    assert (array.dtype, array.shape) == (np.uint8, (5, 28, 28))
+    assert np.array_equal(array, in_bytes(by_hand(grey, 5, seed=3))[..., 0])
+
+
+def test_array_of_coloured_images(coloured):
+    array = sample(coloured, "out.npy", "--num", "5", "--seed", "3")
+    assert (array.dtype, array.shape) == (np.uint8, (5, 32, 32, 3))
+    assert np.array_equal(array, in_bytes(by_hand(coloured, 5, seed=3)))
+
+
+def test_the_averaged_generator_is_taken_where_there_is_one(grey, without_average):
+    present = in_bytes(by_hand(grey, 5, seed=3, prefix="generator."))[..., 0]
+    assert not np.array_equal(sample(grey, "out.npy", "--num", "5", "--seed", "3"), present)
+    present = in_bytes(by_hand(without_average, 5, seed=3, prefix="generator."))[..., 0]
+    assert np.array_equal(sample(without_average, "out.npy", "--num", "5", "--seed", "3"), present)
+
+
+@pytest.mark.parametrize("fixture", ["grey", "coloured"])
+def test_grid(request, fixture):
+    """Five images: three columns, two rows, two pixels of white around each, and black where there is none."""
+    checkpoint = request.getfixturevalue(fixture)
+    sample(checkpoint, "folder/of/its/own/out.png", "--num", "5", "--seed", "3")
+    images = in_bytes(by_hand(checkpoint, 5, seed=3))
+    size = images.shape[1]
+    grid = np.array(Image.open("folder/of/its/own/out.png").convert("RGB"))
+    assert grid.shape == (2 * (size + 2) + 2, 3 * (size + 2) + 2, 3)
+    for number, image in enumerate(images):
+        row, column = divmod(number, 3)
+        top, left = 2 + row * (size + 2), 2 + column * (size + 2)
+        assert np.array_equal(grid[top : top + size, left : left + size], np.broadcast_to(image, (size, size, 3)))
+    assert (grid[:2] == 255).all()
+    assert (grid[:, :2] == 255).all()
+
+
+@pytest.mark.parametrize(("fixture", "mode"), [("grey", "L"), ("coloured", "RGB")])
+def test_folder(request, fixture, mode):
+    checkpoint = request.getfixturevalue(fixture)
+    sample(checkpoint, "pictures", "--num", "3", "--seed", "3")
+    paths = sorted(Path("pictures").iterdir())
+    assert [path.name for path in paths] == ["000000.png", "000001.png", "000002.png"]
+    for path, image in zip(paths, in_bytes(by_hand(checkpoint, 3, seed=3)), strict=True):
+        with Image.open(path) as picture:
+            assert picture.mode == mode
+            assert np.array_equal(np.array(picture).reshape(image.shape), image)
+
+
+def test_same_seed_same_images_and_more_of_them(grey):
+    torch.manual_seed(1)  # the state of the process must not matter
+    few = sample(grey, "few.npy", "--num", "3", "--seed", "3")
+    torch.manual_seed(2)
+    many = sample(grey, "many.npy", "--num", "70", "--seed", "3")
+    other = sample(grey, "other.npy", "--num", "3", "--seed", "4")
+    assert np.array_equal(few, many[:3])
+    assert not np.array_equal(few, other)
+    assert len(np.unique(many.reshape(70, -1), axis=0)) == 70
+
+
+def test_default_is_64_images_of_seed_0(grey):
+    assert np.array_equal(sample(grey, "out.npy"), in_bytes(by_hand(grey, 64, seed=0))[..., 0])
+
+
+@pytest.mark.parametrize("batch", [1, 7, 20])
+def test_batch_size_does_not_matter(grey, monkeypatch, batch):
+    """Latents drawn batch by batch, or batch norm in training mode, would show."""
+    whole = sample(grey, "whole.npy", "--num", "20").astype(int)
+    monkeypatch.setattr("gan.generate.BATCH", batch)
+    parts = sample(grey, "parts.npy", "--num", "20").astype(int)
+    assert np.abs(whole - parts).max() <= 1  # sums of another batch size are taken in another order
+    assert (whole != parts).mean() < 1e-3
+
+
+def test_sample_says_what_it_wrote_and_leaves_the_run_alone(grey, capsys):
+    before = {path: path.read_bytes() for path in grey.parents[1].rglob("*") if path.is_file()}
+    sample(grey, "out.png", "--num", "2", "--seed", "9")
+    assert capsys.readouterr() == (f"2 images of {grey} (seed 9): out.png\n", "")
+    assert {path: path.read_bytes() for path in grey.parents[1].rglob("*") if path.is_file()} == before
+    assert [path.name for path in Path().iterdir()] == ["out.png"]
+
+
+# ---------------------------------------------------------------------- export
+
+
+@pytest.mark.parametrize("fixture", ["grey", "coloured", "without_average"])
+def test_pt2(request, fixture, capsys):
+    """Loaded without this project's help, for the batch size of the example, fewer and more."""
+    checkpoint = request.getfixturevalue(fixture)
+    capsys.readouterr()
+    command("export", "--ckpt", checkpoint, "--out", "folder/generator.pt2")
+    assert capsys.readouterr().out == f"generator of {checkpoint}: folder/generator.pt2\n"
+    network = torch.export.load("folder/generator.pt2").module()
+    prefix = "generator." if fixture == "without_average" else "generator_ema."
+    for num in (1, 2, 5, 64):
+        latents = torch.randn(80, 8, generator=torch.Generator().manual_seed(5))[:num]
+        torch.testing.assert_close(network(latents), by_hand(checkpoint, num, seed=5, prefix=prefix))
+
+
+@pytest.mark.parametrize("fixture", ["grey", "coloured"])
+def test_onnx(request, fixture, capfd):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    checkpoint = request.getfixturevalue(fixture)
+    capfd.readouterr()
+    command("export", "--ckpt", checkpoint, "--out", "generator.onnx")
+    assert capfd.readouterr() == (f"generator of {checkpoint}: generator.onnx\n", "")  # torch's own reports are off
+    assert [path.name for path in Path().iterdir()] == ["generator.onnx"]  # the weights are in it
+    session = onnxruntime.InferenceSession("generator.onnx", providers=["CPUExecutionProvider"])
+    assert [one.name for one in session.get_inputs()] == ["latents"]
+    assert [one.name for one in session.get_outputs()] == ["images"]
+    for num in (1, 2, 5, 64):
+        latents = torch.randn(80, 8, generator=torch.Generator().manual_seed(5))[:num]
+        (images,) = session.run(["images"], {"latents": latents.numpy()})
+        torch.testing.assert_close(torch.from_numpy(images), by_hand(checkpoint, num, seed=5), rtol=0, atol=1e-5)
+
+
+# ---------------------------------------------------------------------- refused
+
+
+@pytest.fixture
+def refused(capsys):
+    """Runs a command that must be refused, and returns its one line."""
+
+    def refused(*words) -> str:
+        with pytest.raises(SystemExit) as stop:
+            command(*words)
+        output, errors = capsys.readouterr()
+        assert stop.value.code == 2
+        assert errors.startswith("error: ")
+        assert errors.count("\n") == 1
+        assert output == ""
+        return errors
+
+    return refused
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--num", "0"], "--num must be at least 1 image, got 0"),
+        (["--num", "-3"], "--num must be at least 1"),
+        (["--num", "many"], '"num"'),
+        (["--seed", "x"], '"seed"'),
+        (["--out", "out.jpg"], "ends in .png or .npy, or a folder"),
+        (["--nope", "1"], "unrecognized arguments: --nope 1"),
+    ],
+)
+def test_bad_sample(grey, refused, words, message):
+    assert message in refused("sample", "--ckpt", grey, "--out", "out.png", *words)
+    assert list(Path().iterdir()) == []
+
+
+def test_sample_without_words(refused):
+    assert "required: ckpt, out" in refused("sample")
+
+
+@pytest.mark.parametrize("out", ["file/x.png", "file/x.npy", "file/x", "file", "folder.png"])
+def test_sample_that_cannot_be_written(grey, refused, out):
+    Path("file").write_text("precious")
+    Path("folder.png").mkdir()
+    assert f"cannot write --out {out}" in refused("sample", "--ckpt", grey, "--out", out, "--num", "2")
+    assert Path("file").read_text() == "precious"
+
+
+@pytest.mark.parametrize("out", ["out.pt", "out", "out.onnx.gz"])
+def test_export_of_unknown_form(grey, refused, out):
+    assert "ends in .pt2 (torch.export) or .onnx" in refused("export", "--ckpt", grey, "--out", out)
+    assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize("out", ["file/x.pt2", "file/x.onnx", "folder.pt2", "folder.onnx"])
+def test_export_that_cannot_be_written(grey, refused, out):
+    Path("file").write_text("precious")
+    Path("folder.pt2").mkdir()
+    Path("folder.onnx").mkdir()
+    assert f"cannot write --out {out}" in refused("export", "--ckpt", grey, "--out", out)
+
+
+def test_onnx_without_its_packages(grey, refused, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    error = refused("export", "--ckpt", grey, "--out", "generator.onnx")
+    assert 'pip install "gan[onnx]"' in error
+    assert not Path("generator.onnx").exists()

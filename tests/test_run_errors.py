@@ -1,0 +1,430 @@
+"""What can go wrong outside the code: one line that says what to do, exit status 2, and nothing half-written."""
+
+import gzip
+import os
+import pickle
+import resource
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from commands import SHORT, At, command, equal, fit, load, resume, table
+from conftest import ROOT
+
+from gan import GAN
+from gan.cli import main
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch) -> Path:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def refused(capsys):
+    """Runs a command that must be refused, and returns its one line."""
+
+    def refused(*words) -> str:
+        capsys.readouterr()
+        before = files()
+        with pytest.raises(SystemExit) as stop:
+            command(*words)
+        output, errors = capsys.readouterr()
+        assert stop.value.code == 2
+        assert errors.startswith("error: ")
+        assert errors.count("\n") == 1
+        assert output == ""
+        assert files() == before
+        return errors
+
+    return refused
+
+
+def files() -> dict[Path, bytes | None]:
+    """All that is below the working directory, empty folders too."""
+    return {path: path.read_bytes() if path.is_file() else None for path in Path().rglob("*")}
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory) -> Path:
+    """The checkpoint of a run; no test changes it."""
+    return fit(tmp_path_factory.mktemp("good") / "run")
+
+
+# ---------------------------------------------------------------------- settings
+
+SETTINGS = {
+    "unknown key": (["--model.nope", "1"], "unrecognized arguments: --model.nope 1"),
+    "part of a key": (["--model.n_crit", "2"], "unrecognized arguments: --model.n_crit 2"),
+    "unknown option": (["--nope"], "unrecognized arguments: --nope"),
+    "Lightning's resume": (["--ckpt_path", "x.ckpt"], "unrecognized arguments: --ckpt_path"),
+    "missing value": (["--resume"], "--resume: expected one argument"),
+    "unknown class": (["--model.loss", "Hing"], "Hing"),
+    "unknown package": (["--model.generator", "no.such.Thing"], "No module named 'no'"),
+    "class of another kind": (["--model.loss", "gan.penalties.R1"], "gan.penalties.R1"),
+    "unknown argument of a class": (["--model.generator.nope", "1"], "nope"),
+    "no number": (["--model.n_critic", "two"], "n_critic"),
+    "no critic step": (["--model.n_critic", "0"], "model.n_critic must be at least 1"),
+    "weight clip": (["--model.weight_clip", "-1"], "model.weight_clip must be above 0"),
+    "no latents": (["--model.generator.latent_dim", "0"], "latent_dim must be at least 1, got 0"),
+    "no images in a batch": (["--data.batch_size", "0"], "batch_size must be at least 1, got 0"),
+    "batch larger than the data": (["--data.batch_size", "497"], "there are only 496: lower batch_size"),
+    "nothing left to train on": (["--data.validation_size", "512"], "leaves nothing of the 512 training images"),
+    "image size": (["--data", "commands.Odd", "--model.generator", "DCGANGenerator"], "multiples of 4"),
+    "image size of an own network": (
+        ["--model.generator", "commands.OwnGenerator", "--data", "commands.Colour"],
+        "makes images (1, 28, 28), and the data has (3, 32, 32)",
+    ),
+    "latents of an own network": (
+        ["--model.generator", "commands.OwnGenerator", "--model.generator.latent_dim", "9"],
+        "does not take latents (N, 9)",
+    ),
+    "penalty": (["--model.penalties", "[{class_path: gan.penalties.R1, init_args: {weight: -1}}]"], "R1: weight must"),
+    "callback": (["--trainer.callbacks", "[{class_path: ImageLogger, init_args: {every: 0}}]"], "ImageLogger's every"),
+    "warm-up without end": (
+        ["--model.generator_scheduler", "WarmupCosine", "--model.generator_scheduler.warmup", "3"],
+        "needs trainer.max_steps above its warmup=3, and got 3",
+    ),
+    "no seed": (["--seed_everything", "true"], "seed_everything must be a number"),
+    "Lightning's clipping": (["--trainer.gradient_clip_val", "1"], "not supported for manual optimization"),
+    "penalty in half precision": (["--trainer.precision", "bf16-true"], "set it to bf16-mixed"),
+    "no such file": (["--config", "nope.yaml"], "nope.yaml"),
+}
+
+
+@pytest.mark.parametrize("case", SETTINGS)
+def test_bad_setting(refused, case):
+    words, message = SETTINGS[case]
+    assert message in refused("fit", *SHORT, *words)  # with the default folder, runs/fast/TIME
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here is one")
+def test_no_such_device(refused):
+    assert "accelerator" in refused("fit", *SHORT, "--trainer.accelerator", "cuda")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model: {nope: 1}", "nope"),
+        ("modl: {n_critic: 1}", "modl"),
+        ("model: {generator: {class_path: no.such.Thing}}", "no.such.Thing"),
+        ("model: [", "parsing config"),
+        ("just words", "Unexpected config: just words"),
+    ],
+)
+def test_bad_config_file(refused, text, message):
+    Path("mine.yaml").write_text(text)
+    assert message in refused("fit", *SHORT, "--config", "mine.yaml")
+
+
+def test_unknown_command(refused):
+    for word in ("nope", "predict", "Sample"):
+        assert "invalid choice" in refused(word)
+
+
+# ---------------------------------------------------------------------- data
+
+
+@pytest.fixture
+def embedded(tmp_path, monkeypatch) -> Path:
+    """A copy of the embedded files that may be damaged."""
+    folder = tmp_path / "files"
+    shutil.copytree(ROOT / "gan" / "data" / "files", folder)
+    monkeypatch.setattr("gan.data.mnist.FILES", folder)
+    return folder
+
+
+MNIST = ["--data", "MNISTDataModule"]
+
+
+@pytest.mark.parametrize("repacked", [False, True])
+def test_damaged_data(refused, embedded, repacked):
+    """One byte of 9.9 million; gzip's own sum sees it in the file, and not in what was packed."""
+    path = embedded / "train-images-idx3-ubyte.gz"
+    content = bytearray(gzip.decompress(path.read_bytes()) if repacked else path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(gzip.compress(content, 1) if repacked else content)
+    error = refused("fit", *SHORT, *MNIST)
+    assert f"{path} cannot be used" in error
+    assert "git checkout -- gan/data/files" in error
+
+
+def test_missing_data(refused, embedded):
+    (embedded / "train-labels-idx1-ubyte.gz").unlink()
+    assert "train-labels-idx1-ubyte.gz cannot be used" in refused("fit", *SHORT, *MNIST)
+
+
+def test_damaged_test_data_concerns_test_alone(refused, embedded, good):
+    path = embedded / "t10k-images-idx3-ubyte.gz"
+    path.write_bytes(path.read_bytes()[:-100])
+    assert str(path) in refused("test", "--ckpt_path", good, *MNIST)
+    fit("run", *MNIST)
+
+
+# ---------------------------------------------------------------------- checkpoints
+
+
+class Virus:
+    def __reduce__(self):
+        return os.system, ("touch infected",)
+
+
+def truncated(good: bytes) -> bytes:
+    return good[: len(good) // 2]
+
+
+def empty(good: bytes) -> bytes:
+    return b""
+
+
+def text(good: bytes) -> bytes:
+    return b"hello"
+
+
+def something_else(good: bytes) -> bytes:
+    return saved({"weights": torch.zeros(3)})
+
+
+def other_network(good: bytes) -> bytes:
+    return saved({"state_dict": {"encoder.weight": torch.zeros(3)}, "hyper_parameters": {"_instantiator": "x"}})
+
+
+def other_gan(good: bytes) -> bytes:
+    return saved({"state_dict": {"generator.weight": torch.zeros(3)}})
+
+
+def pickle_with_code(good: bytes) -> bytes:
+    return pickle.dumps(Virus())
+
+
+def checkpoint_with_code(good: bytes) -> bytes:
+    return saved({"state_dict": {"generator.weight": Virus()}})
+
+
+def saved(content) -> bytes:
+    torch.save(content, "temporary")
+    content = Path("temporary").read_bytes()
+    Path("temporary").unlink()
+    return content
+
+
+BAD = [truncated, empty, text, something_else, other_network, other_gan, pickle_with_code, checkpoint_with_code]
+COMMANDS = {
+    "validate": ["validate", "--ckpt_path", "bad.ckpt"],
+    "test": ["test", "--ckpt_path", "bad.ckpt"],
+    "fit": ["fit", *SHORT, "--run_dir", "run", "--resume", "bad.ckpt"],
+    "sample": ["sample", "--ckpt", "bad.ckpt", "--out", "out.png"],
+    "export": ["export", "--ckpt", "bad.ckpt", "--out", "out.pt2"],
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+@pytest.mark.parametrize("name", COMMANDS)
+def test_bad_checkpoint(refused, good, name, kind):
+    """`refused` also sees to it that no code in it ran: that would leave the file `infected`."""
+    Path("bad.ckpt").write_bytes(kind(good.read_bytes()))
+    error = refused(*COMMANDS[name])
+    assert "bad.ckpt is" in error
+    assert "damaged, or not a checkpoint" in error or "checkpoint of something else" in error
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_missing_checkpoint(refused, name):
+    assert "no checkpoint at bad.ckpt" in refused(*COMMANDS[name])
+    Path("bad.ckpt").mkdir()
+    assert "no checkpoint at bad.ckpt" in refused(*COMMANDS[name])
+
+
+@pytest.mark.parametrize("name", ["validate", "test"])
+def test_no_checkpoint_given(refused, name):
+    assert "--ckpt_path RUN/checkpoints/last.ckpt" in refused(name)
+
+
+def test_damaged_checkpoint_of_the_run(refused, good):
+    """`--resume auto` must not start afresh over a run whose checkpoint is damaged."""
+    shutil.copytree(good.parents[1], "run")
+    path = Path("run/checkpoints/last.ckpt")
+    path.write_bytes(truncated(path.read_bytes()))
+    assert f"{path} is damaged" in refused("fit", "--run_dir", "run", "--resume", "auto")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--model.generator", "DCGANGenerator"], ["--data", "commands.Colour"], ["--model.num_fixed_latents", "5"]],
+)
+def test_checkpoint_of_other_networks(refused, good, words):
+    shutil.copytree(good.parents[1], "run")
+    assert "last.ckpt does not fit" in refused("fit", "--run_dir", "run", "--resume", "auto", *words)
+    if "--data" in words:
+        assert "last.ckpt does not fit" in refused("validate", "--ckpt_path", "run/checkpoints/last.ckpt", *words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--data.batch_size", "497"],
+        ["--trainer.gradient_clip_val", "1"],
+        ["--trainer.precision", "bf16-true"],
+        ["--model.generator_scheduler", "WarmupCosine"],
+    ],
+)
+def test_refused_resume_leaves_the_run_as_it_was(refused, good, words):
+    """Its config too: the next `--resume auto` would take the bad setting from there."""
+    shutil.copytree(good.parents[1], "run", ignore=shutil.ignore_patterns("tensorboard"))
+    refused(
+        "fit", "--run_dir", "run", "--resume", "auto", "--trainer.max_steps", "9", *words, "--trainer.logger", "false"
+    )
+
+
+# ---------------------------------------------------------------------- folders and disks
+
+
+def test_folder_that_cannot_be_written(refused):
+    Path("file").write_text("")
+    assert "cannot write to --run_dir file/run: Not a directory" in refused("fit", *SHORT, "--run_dir", "file/run")
+    assert "cannot write to --run_dir file" in refused("fit", *SHORT, "--run_dir", "file")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_folder_that_nobody_can_write(refused):
+    assert "cannot write to --run_dir /proc/x" in refused("fit", *SHORT, "--run_dir", "/proc/x")
+
+
+def test_folder_of_another_run(refused, good):
+    shutil.copytree(good.parents[1], "run")
+    for words in ([], ["--resume", "never"], ["--resume", str(good)]):
+        error = refused("fit", *SHORT, "--run_dir", "run", *words)
+        assert "run already holds a run: go on with it by --resume auto" in error
+
+
+class SmallDisk:
+    """Files of this process cannot grow beyond some bytes: what a full disk does, as the system does it."""
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def __enter__(self):
+        self.before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, self.before[1]))
+
+    def __exit__(self, *args):
+        resource.setrlimit(resource.RLIMIT_FSIZE, self.before)
+
+
+def test_disk_full_at_the_end(capsys):
+    """The file that is being written is far larger than the limit: what is there must be the last good one."""
+    path = fit("run")
+    before = path.read_bytes()
+    assert len(before) > 4_000_000
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop, SmallDisk(1_000_000):
+        resume("run", "--trainer.max_steps", "5")
+    assert stop.value.code == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith("error: cannot write run/checkpoints/last.ckpt")
+    assert error.endswith("Make room on the disk")
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
+    assert load(resume("run", "--trainer.max_steps", "5"))["global_step"] == 5  # with room again
+
+
+def test_disk_full_on_the_way(capsys, recwarn):
+    """A warning while there is training left to do; then there is room again, and the run ends well."""
+    path = fit("run")
+    disk = SmallDisk(1_000_000)
+    again = [At(batch=4, action=disk.__enter__), At(batch=7, action=lambda: disk.__exit__())]
+    words = ["--trainer.callbacks+", "RunCheckpoint", "--trainer.callbacks.every", "5", "--trainer.max_steps", "9"]
+    try:
+        resume("run", *words, callbacks=again)
+    finally:
+        disk.__exit__()
+    (warning,) = [str(one.message) for one in recwarn if "cannot write" in str(one.message)]
+    assert warning.endswith("Training goes on")
+    assert load(path)["global_step"] == 9
+
+
+def test_disk_full_for_the_table(capsys, monkeypatch):
+    """Not only checkpoints are written."""
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("gan.loggers.csv.DictWriter", full)
+    with pytest.raises(SystemExit) as stop:
+        fit("run")
+    assert stop.value.code == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error == "error: [Errno 28] No space left on device"
+
+
+# ---------------------------------------------------------------------- stopped from outside
+
+
+def terminate() -> None:
+    signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("when", ["in a batch", "between batches"])
+def test_sigterm_saves_and_says_how_to_go_on(capsys, monkeypatch, when):
+    """As a cluster does before it takes the machine away."""
+    words = ["--trainer.max_steps", "9"]
+    whole = fit("whole", *words)
+
+    def after_all_callbacks(gan, *args):
+        if gan.global_step == 3:
+            terminate()
+
+    callbacks = [At(batch=2, action=terminate)]
+    with monkeypatch.context() as patch:
+        if when == "between batches":
+            callbacks = []
+            patch.setattr(GAN, "on_train_batch_end", after_all_callbacks)
+        with pytest.raises(SystemExit) as stop:
+            fit("parts", *words, callbacks=callbacks)
+    assert stop.value.code == 128 + signal.SIGTERM
+    output, errors = capsys.readouterr()
+    assert errors == ""
+    assert output.splitlines()[-2:] == [
+        "stopped after batch 3; saved as of batch 3. Go on with:",
+        "  python -m gan.cli fit --run_dir parts --resume auto",
+    ]
+    parts = resume("parts")
+    for part in ("state_dict", "optimizer_states"):
+        assert equal(load(whole)[part], load(parts)[part])
+    assert [row["step"] for row in table("parts")] == [str(step) for step in range(1, 10)]
+
+
+# ---------------------------------------------------------------------- bugs
+
+
+@pytest.mark.parametrize(
+    ("name", "error"), [("Buggy", KeyError), ("BuggyInTraining", RuntimeError), ("Picky", ValueError)]
+)
+def test_bug_of_the_user_keeps_its_traceback(capsys, name, error):
+    """It is not for us to say what is wrong there. No run is left of it that would be in the way of the next."""
+    with pytest.raises(error, match="a bug of the user's") as caught:
+        fit("run", "--model.generator", f"commands.{name}")
+    frames = [str(entry.path) for one in chain(caught.value) for entry in one]
+    assert any(frame.endswith("commands.py") for frame in frames)
+    assert "error: " not in capsys.readouterr().err
+    assert not Path("run").exists()
+
+
+def chain(error):
+    while error is not None:
+        yield pytest.ExceptionInfo.from_exception(error).traceback
+        error = error.__cause__ or error.__context__
+
+
+def test_traceback_on_request(monkeypatch, capsys):
+    monkeypatch.setenv("GAN_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="latent_dim must be at least 1"):
+        main(["fit", *SHORT, "--model.generator.latent_dim", "0"])
+    assert capsys.readouterr().err == ""
