@@ -209,7 +209,8 @@ class GAN(L.LightningModule):
         """Checks, before anything is trained, that networks and data fit."""
         image_shape = getattr(self.trainer.datamodule, "image_shape", None)
         images = check_pair(self.generator, self.discriminator, image_shape)
-        self.one_pass = not mixes_batch(self.discriminator) and judges_each_alone(self.discriminator, images)
+        mixes = mixes_batch(self.discriminator)
+        self.one_pass = not mixes and judges_each_alone(self.discriminator, images)
         if self.trainer.world_size > 1:
             raise ValueError("training in several processes is not supported yet: set trainer.devices to 1")
         if self.penalties and self.trainer.precision in ("16-true", "bf16-true"):
@@ -217,7 +218,7 @@ class GAN(L.LightningModule):
                 f"trainer.precision={self.trainer.precision} leaves no float32 weights to compute a penalty with: "
                 f"set it to {self.trainer.precision.replace('true', 'mixed')}, or model.penalties to []"
             )
-        if mixes_batch(self.discriminator):
+        if mixes:
             for penalty in self.penalties:
                 warnings.warn(
                     f"{type(penalty).__name__} is about each image's own gradient, and batch normalisation in the "
@@ -266,9 +267,8 @@ class GAN(L.LightningModule):
                 for key in average:
                     del state[key]
         if not average and self.generator_ema is not None:
-            prefix = "generator."
-            weights = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-            state |= {f"generator_ema.{key}": value.clone() for key, value in weights.items()}
+            own = [key for key in state if key.startswith("generator.")]
+            state |= {key.replace("generator.", "generator_ema.", 1): state[key].clone() for key in own}
 
     def add_ema(self) -> None:
         """Adds `generator_ema`, a copy of the generator that no gradient reaches."""

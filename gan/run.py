@@ -32,9 +32,7 @@ HELP = {
     "epilog": "Two more use what was trained: `sample` writes images, `export` the generator (--help on each).",
 }
 PACKAGE = Path(__file__).parent
-CONFIGS = (
-    PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PACKAGE.parent / "configs"
-)  # installed, or checkout
+CONFIGS = next(path for path in (PACKAGE / "configs", PACKAGE.parent / "configs") if path.is_dir())  # wheel, checkout
 
 
 def run(args: list[str], callbacks: Sequence[Callback] = ()) -> None:
@@ -193,9 +191,9 @@ def checkpoint_to_resume(run_dir: Path, resume: str) -> Path | None:
         ValueError: if there is none at the path, or the folder holds a run that is not to be resumed.
     """
     last = run_dir / "checkpoints" / "last.ckpt"
-    if resume == "auto" and not last.is_file():
-        return None
     if resume == "auto":
+        if not last.is_file():
+            return None
         check_checkpoint(last)
         return last
     if rank_zero_only.rank == 0 and (run_dir / "config.yaml").exists():
