@@ -5,6 +5,7 @@ Goodfellow et al. 2014, arXiv 1406.2661.
 
 import hashlib
 import warnings
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import LBFGS, Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -19,6 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from gan.hparams import drop_unknown, given_by_cli, plain
 from gan.losses import Loss, NonSaturating
 from gan.networks import check_pair, evaluating, frozen, judges_each_alone
+from gan.parallel import check_strategy
 from gan.penalties import Penalty, clip_weights, mixes_batch
 from gan.schedulers import WarmupCosine
 
@@ -39,6 +42,10 @@ class GAN(L.LightningModule):
         penalties: Regularisers added to the discriminator's loss: R1, R2, GradientPenalty, DRAGAN.
         weight_clip: Clamp every discriminator weight to [-weight_clip, weight_clip] after its step (WGAN).
         n_critic: Discriminator steps per generator step.
+        accumulate: Passes that a training batch is worked through in, so that memory is needed for one of them only.
+            Our data modules make a batch `accumulate` times as large, so a pass has `data.batch_size` images; a
+            loader of your own is asked for a multiple. The weights become those of the large batch in one pass,
+            except that batch normalisation sees one pass at a time.
         generator_optimizer: Any torch optimizer; Adam(lr=2e-4, betas=(0.5, 0.999)) if not given.
         discriminator_optimizer: Likewise, for the discriminator.
         generator_scheduler: A torch learning-rate scheduler that moves once per training batch; none if not given.
@@ -58,6 +65,7 @@ class GAN(L.LightningModule):
         penalties: list[Penalty] | None = None,
         weight_clip: float | None = None,
         n_critic: int = 1,
+        accumulate: int = 1,
         generator_optimizer: OptimizerCallable | None = None,
         discriminator_optimizer: OptimizerCallable | None = None,
         generator_scheduler: LRSchedulerCallable | None = None,
@@ -70,6 +78,8 @@ class GAN(L.LightningModule):
             raise ValueError(f"model.num_fixed_latents must be at least 2, and is {num_fixed_latents}")
         if n_critic < 1:
             raise ValueError(f"model.n_critic must be at least 1, and is {n_critic}")
+        if accumulate < 1:
+            raise ValueError(f"model.accumulate must be at least 1, and is {accumulate}")
         if weight_clip is not None and weight_clip <= 0:
             raise ValueError(f"model.weight_clip must be above 0, and is {weight_clip}; leave it out for no clipping")
         self._save_hparams(dict(locals()))
@@ -84,6 +94,7 @@ class GAN(L.LightningModule):
         self.penalties = penalties or []
         self.weight_clip = weight_clip
         self.n_critic = n_critic
+        self.accumulate = accumulate
         self.make_optimizer = (
             discriminator_optimizer or partial(Adam, lr=2e-4, betas=(0.5, 0.999)),
             generator_optimizer or partial(Adam, lr=2e-4, betas=(0.5, 0.999)),
@@ -99,7 +110,7 @@ class GAN(L.LightningModule):
         """Trains both networks on one batch of images (N, C, H, W) and labels (N,)."""
         real, _ = batch
         step = self.global_step
-        rng = self.rng("batch", step, self.global_rank)
+        rng = self.rng("batch", step)
 
         self._scalars |= self.discriminator_step(real, step, rng)
         if (step + 1) % self.n_critic == 0:
@@ -108,52 +119,79 @@ class GAN(L.LightningModule):
             config.scheduler.step()
 
         if (step + 1) % self.trainer.log_every_n_steps == 0:
-            self.log_scalars(self._scalars)
+            self.log_scalars(self.over_processes(self._scalars))
 
     def discriminator_step(self, real: Tensor, step: int, rng: torch.Generator) -> dict[str, Tensor]:
         """Moves the discriminator: real images (N, C, H, W) up, generated ones down."""
         optimizer = self.optimizers()[0]
+        due = [penalty for penalty in self.penalties if penalty.is_due(step)]
+        latents = self.noise(torch.randn, rng, len(real), self.generator.latent_dim)
+        noises = [self.penalty_noise(penalty, rng, real) for penalty in due]
 
-        # Sample: without a graph, so that nothing of this step reaches the generator.
-        with torch.no_grad():
-            fake = self.generator(self.latents(len(real), rng))  # (N, C, H, W)
+        optimizer.zero_grad()
+        passes = []
+        for real_part, latents_part, *noise_parts in self.in_passes(real, latents, *noises):
+            # Sample: without a graph, so that nothing of this step reaches the generator.
+            with torch.no_grad():
+                fake = self.generator(latents_part)  # (N, C, H, W)
 
-        # Objective. Real and fake go through at once, which is faster, unless the discriminator would mix them.
-        if self.one_pass:
-            real_logits, fake_logits = self.discriminator(torch.cat([real, fake])).chunk(2)  # (N,), (N,)
-        else:
-            real_logits, fake_logits = self.discriminator(real), self.discriminator(fake)
-        loss = self.loss.discriminator(real_logits, fake_logits).mean()
-        scalars = {"loss/discriminator": loss.detach()}
-        for penalty in self.penalties:
-            if penalty.is_due(step):
-                values = penalty(self.discriminator, real, fake, rng)  # (N,)
+            # Objective.
+            loss = self.loss.discriminator(*self.judge(real_part, fake)).mean()
+            scalars = {"loss/discriminator": loss.detach()}
+            for penalty, noise in zip(due, noise_parts, strict=True):
+                values = penalty(self.discriminator, real_part, fake, noise)  # (N,)
                 scalars[f"loss/{penalty.name}"] = values.detach().mean()
                 loss = loss + penalty.contribution(values)
+            self.manual_backward(loss / self.accumulate)
+            passes.append(scalars)
 
         # Update. This optimizer is the one that `trainer.global_step` counts.
-        optimizer.zero_grad()
-        self.manual_backward(loss)
         optimizer.step()
         if self.weight_clip is not None:
             clip_weights(self.discriminator, self.weight_clip)
-        return scalars
+        return mean(passes)
 
     def generator_step(self, real: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
         """Moves the generator so that the discriminator takes fresh images (N, C, H, W) for real."""
         optimizer = self.optimizers(use_pl_optimizer=False)[1]
+        latents = self.noise(torch.randn, rng, len(real), self.generator.latent_dim)
 
+        optimizer.zero_grad()
+        passes = []
         with frozen(self.discriminator):
-            # Sample, and let the discriminator judge.
-            fake = self.generator(self.latents(len(real), rng))  # (N, C, H, W)
-            real_logits = self.discriminator(real) if self.loss.relativistic else None
-            loss = self.loss.generator(self.discriminator(fake), real_logits).mean()
+            for real_part, latents_part in self.in_passes(real, latents):
+                # Sample, and let the discriminator judge.
+                fake = self.generator(latents_part)  # (N, C, H, W)
+                real_logits = self.discriminator(real_part) if self.loss.relativistic else None
+                loss = self.loss.generator(self.discriminator(fake), real_logits).mean()
+                self.manual_backward(loss / self.accumulate)
+                passes.append({"loss/generator": loss.detach()})
 
-            # Update, through the strategy: a step that all hooks see and `trainer.global_step` does not count.
-            optimizer.zero_grad()
-            self.manual_backward(loss)
+        # Update, through the strategy: a step that all hooks see and `trainer.global_step` does not count.
         self.trainer.strategy.optimizer_step(optimizer, closure=lambda: None)
-        return {"loss/generator": loss.detach()}
+        return mean(passes)
+
+    def judge(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+        """The logits (N,) of real and of generated images: in one pass, which is faster, unless that mixes them."""
+        if self.one_pass:
+            return self.discriminator(torch.cat([real, fake])).chunk(2)
+        return self.discriminator(real), self.discriminator(fake)
+
+    def in_passes(self, *tensors: Tensor | None) -> Iterator[tuple[Tensor | None, ...]]:
+        """A batch in `accumulate` parts of equal size; None stays None.
+
+        Raises:
+            ValueError: if the batch does not come out even.
+        """
+        if self.accumulate == 1:
+            return iter([tensors])
+        if len(tensors[0]) % self.accumulate:
+            raise ValueError(
+                f"model.accumulate={self.accumulate} cannot divide a batch of {len(tensors[0])} images into equal "
+                "parts: let the data loader give a multiple of it"
+            )
+        nothing = [None] * self.accumulate
+        return zip(*(nothing if one is None else one.chunk(self.accumulate) for one in tensors), strict=True)
 
     def log_scalars(self, scalars: dict[str, Tensor | float]) -> None:
         """Logs scalars of the present batch; callbacks log theirs by it too.
@@ -189,6 +227,25 @@ class GAN(L.LightningModule):
         digest = hashlib.blake2b(repr((self.seed, *key)).encode(), digest_size=8).digest()
         return torch.Generator(self.device).manual_seed(int.from_bytes(digest) >> 1)
 
+    def noise(self, draw: Callable[..., Tensor], rng: torch.Generator, num: int, *shape: int) -> Tensor:
+        """This process's part (num, *shape) of a training batch's noise, `draw` being torch.randn or torch.rand.
+
+        Every process draws the noise of all and takes its own rows, which belong to the rows of images that the
+        loader gives it: however many share a batch, they train on the same one.
+        """
+        whole = draw(self.trainer.world_size * num, *shape, generator=rng, device=rng.device, dtype=self.dtype)
+        return whole[self.global_rank * num : (self.global_rank + 1) * num]
+
+    def penalty_noise(self, penalty: Penalty, rng: torch.Generator, images: Tensor) -> Tensor | None:
+        """What `penalty` needs for images (N, C, H, W)."""
+        shape = penalty.noise_shape(images.shape[1:])
+        return None if shape is None else self.noise(torch.rand, rng, len(images), *shape)
+
+    def over_processes(self, scalars: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The means of scalars over all processes, which each must call."""
+        values = self.trainer.strategy.reduce(torch.stack(list(scalars.values())), reduce_op="mean")
+        return dict(zip(scalars, values, strict=True))
+
     def latents(self, num: int, rng: torch.Generator) -> Tensor:
         """Standard normal latents (num, latent_dim) on the generator's device."""
         return torch.randn(num, self.generator.latent_dim, generator=rng, device=rng.device, dtype=self.dtype)
@@ -211,8 +268,7 @@ class GAN(L.LightningModule):
         images = check_pair(self.generator, self.discriminator, image_shape)
         mixes = mixes_batch(self.discriminator)
         self.one_pass = not mixes and judges_each_alone(self.discriminator, images)
-        if self.trainer.world_size > 1:
-            raise ValueError("training in several processes is not supported yet: set trainer.devices to 1")
+        check_strategy(self.trainer)
         if self.penalties and self.trainer.precision in ("16-true", "bf16-true"):
             raise ValueError(
                 f"trainer.precision={self.trainer.precision} leaves no float32 weights to compute a penalty with: "
@@ -220,10 +276,9 @@ class GAN(L.LightningModule):
             )
         if mixes:
             for penalty in self.penalties:
-                warnings.warn(
+                rank_zero_warn(
                     f"{type(penalty).__name__} is about each image's own gradient, and batch normalisation in the "
-                    "discriminator mixes the images of a batch; set its norm to layer, group, spectral or none",
-                    stacklevel=2,
+                    "discriminator mixes the images of a batch; set its norm to layer, group, spectral or none"
                 )
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
@@ -260,10 +315,7 @@ class GAN(L.LightningModule):
             if self._trainer is None or self.trainer.state.fn != "fit":
                 self.add_ema()
             else:
-                warnings.warn(
-                    "the checkpoint's averaged generator is dropped: this run has no GeneratorEMA",
-                    stacklevel=2,
-                )
+                rank_zero_warn("the checkpoint's averaged generator is dropped: this run has no GeneratorEMA")
                 for key in average:
                     del state[key]
         if not average and self.generator_ema is not None:
@@ -294,6 +346,13 @@ class GAN(L.LightningModule):
                     stacklevel=3,
                 )
         self.save_hyperparameters(hparams)
+
+
+def mean(passes: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of each scalar over the passes of a batch."""
+    if len(passes) == 1:
+        return passes[0]
+    return {name: torch.stack([scalars[name] for scalars in passes]).mean() for name in passes[0]}
 
 
 def keep_settings(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:

@@ -45,8 +45,12 @@ class Penalty(ABC):
         self.weight = weight
         self.every = every
 
+    def noise_shape(self, image_shape: tuple[int, ...]) -> tuple[int, ...] | None:
+        """The shape of the noise that one image of `image_shape` needs; None for a penalty without chance."""
+        return None
+
     @abstractmethod
-    def __call__(self, discriminator: Critic, real: Tensor, fake: Tensor, rng: torch.Generator) -> Tensor:
+    def __call__(self, discriminator: Critic, real: Tensor, fake: Tensor, noise: Tensor | None = None) -> Tensor:
         """Per-sample penalties (N,), unweighted, with a graph to the discriminator's parameters.
 
         Writes no `.grad` and sends no gradient to `real` or `fake`. The gradient is that of the sum of all
@@ -56,7 +60,8 @@ class Penalty(ABC):
             discriminator: Images (N, ...) to logits (N,).
             real: Real images (N, ...), of rank 2 or more.
             fake: Generated images of the same shape.
-            rng: Source of the random numbers, on the images' device. R1 and R2 draw none.
+            noise: Numbers from U[0, 1), (N, *noise_shape), drawn by the caller, who knows which part of a larger
+                batch these images are; None where `noise_shape` is.
         """
 
     def is_due(self, step: int) -> bool:
@@ -82,7 +87,7 @@ class R1(Penalty):
 
     name = "r1"
 
-    def __call__(self, discriminator: Critic, real: Tensor, fake: Tensor, rng: torch.Generator) -> Tensor:
+    def __call__(self, discriminator: Critic, real: Tensor, fake: Tensor, noise: Tensor | None = None) -> Tensor:
         return 0.5 * _input_gradient(discriminator, _widen(real)).square().sum(1)
 
 
@@ -99,7 +104,7 @@ class R2(Penalty):
 
     name = "r2"
 
-    def __call__(self, discriminator: Critic, real: Tensor, fake: Tensor, rng: torch.Generator) -> Tensor:
+    def __call__(self, discriminator: Critic, real: Tensor, fake: Tensor, noise: Tensor | None = None) -> Tensor:
         return 0.5 * _input_gradient(discriminator, _widen(fake)).square().sum(1)
 
 
@@ -121,23 +126,26 @@ class GradientPenalty(Penalty):
     def __init__(self, weight: float = 10.0, every: int = 1) -> None:
         super().__init__(weight, every)
 
-    def __call__(self, discriminator: Critic, real: Tensor, fake: Tensor, rng: torch.Generator) -> Tensor:
+    def noise_shape(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (1,) * len(image_shape)
+
+    def __call__(self, discriminator: Critic, real: Tensor, fake: Tensor, noise: Tensor | None = None) -> Tensor:
         if real.shape != fake.shape:
             raise ValueError(f"GradientPenalty pairs images: real is {tuple(real.shape)}, fake is {tuple(fake.shape)}")
         real, fake = _widen(real), _widen(fake)
-        shape = (len(real),) + (1,) * (real.ndim - 1)
-        alpha = torch.rand(shape, generator=rng, device=real.device, dtype=real.dtype)
+        alpha = noise.to(real.dtype)  # (N, 1, 1, 1)
         return _distance_to_unit_norm(discriminator, alpha * real + (1 - alpha) * fake)
 
 
 class DRAGAN(Penalty):
     """(||grad D(x)|| - 1)^2 in a neighbourhood of the data (Kodali et al. 2017, arXiv:1705.07215).
 
-    x = real + 0.5 * std * u, with u ~ U[-1, 1) per value, and std that of all values of the batch. This is
-    the form of Google's compare_gan (Lucic et al. 2018, arXiv:1711.10337) without its clipping to the pixel
-    range. Like the paper's N(0, c) noise it is centred on the data, and it needs no c in pixel units. The
-    authors' notebook has u ~ U[0, 1) times a second uniform number per sample; they call that an old draft
-    (kodalinaveen3/DRAGAN, issues 5 and 6).
+    x = real + 0.5 * std * u, with u ~ U[-1, 1) per value, and std that of the image's values. This is the form
+    of Google's compare_gan (Lucic et al. 2018, arXiv:1711.10337) without its clipping to the pixel range, and
+    with the std of each image for that of the batch: what an image adds must not depend on how a batch is
+    divided among processes. Like the paper's N(0, c) noise it is centred on the data, and it needs no c in pixel
+    units. The authors' notebook has u ~ U[0, 1) times a second uniform number per sample; they call that an old
+    draft (kodalinaveen3/DRAGAN, issues 5 and 6).
 
     Args:
         weight: The paper's lambda, >= 0. 0 switches the penalty off.
@@ -149,10 +157,14 @@ class DRAGAN(Penalty):
     def __init__(self, weight: float = 10.0, every: int = 1) -> None:
         super().__init__(weight, every)
 
-    def __call__(self, discriminator: Critic, real: Tensor, fake: Tensor, rng: torch.Generator) -> Tensor:
+    def noise_shape(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(image_shape)
+
+    def __call__(self, discriminator: Critic, real: Tensor, fake: Tensor, noise: Tensor | None = None) -> Tensor:
         real = _widen(real)
-        u = 2 * torch.rand(real.shape, generator=rng, device=real.device, dtype=real.dtype) - 1
-        return _distance_to_unit_norm(discriminator, real + 0.5 * real.std(correction=0) * u)
+        u = 2 * noise.to(real.dtype) - 1
+        std = real.flatten(1).std(dim=1, correction=0).view(-1, *(1,) * (real.ndim - 1))  # (N, 1, 1, 1)
+        return _distance_to_unit_norm(discriminator, real + 0.5 * std * u)
 
 
 @torch.no_grad()

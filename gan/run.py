@@ -18,12 +18,14 @@ from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from gan.callbacks import AtomicCheckpointIO
 from gan.loggers import MetricsTable
 from gan.module import GAN
+from gan.parallel import replace_lightnings
 
 HELP = {
     "prog": "gan",
@@ -38,6 +40,7 @@ CONFIGS = next(path for path in (PACKAGE / "configs", PACKAGE.parent / "configs"
 def run(args: list[str], callbacks: Sequence[Callback] = ()) -> None:
     """Runs `fit`, `validate` or `test`, with callbacks beside those of the config."""
     quiet()
+    replace_lightnings()
     if not torch.cuda.is_available():
         # Lightning sets this to 1. Without a GPU, every step of an optimizer then looks for NVIDIA's library anew:
         # a tenth of a millisecond, which small networks feel.
@@ -117,6 +120,7 @@ class GANCLI(LightningCLI):
             config = self.config["fit"]
             if config.resume == "auto" and not config.run_dir:
                 raise ValueError("--resume auto needs the run to go on with: --run_dir RUN")
+            check_trainer_settings(config.trainer)
             self.run_dir = Path(config.run_dir) if config.run_dir else default_run_dir(config)
             self.ckpt_path = checkpoint_to_resume(self.run_dir, config.resume)
 
@@ -175,13 +179,38 @@ def with_config_of_run(args: list[str]) -> list[str]:
     return [args[0], "--config", str(config), *args[1:]] if folder and config.is_file() else args
 
 
+def check_trainer_settings(trainer: Any) -> None:
+    """Refuses what Lightning would not take for two networks, or not take in time to say so in a line.
+
+    Raises:
+        ValueError: with the way out.
+    """
+    if trainer.accumulate_grad_batches != 1:
+        raise ValueError("trainer.accumulate_grad_batches is for one optimizer: use model.accumulate")
+    strategy = str(trainer.strategy)
+    if strategy.startswith("fsdp") and strategy != "fsdp2":
+        raise ValueError(f"trainer.strategy {strategy} (FSDP1) cannot save two networks that step in turn: use fsdp2")
+    if strategy.startswith(("ddp_spawn", "ddp_fork", "ddp_notebook")):
+        raise ValueError(f"trainer.strategy {strategy} is for Python sessions: on the command line use ddp")
+
+
 def default_run_dir(config: Any) -> Path:
-    """`runs/<config name>/<start time>`, with a number behind where two runs start in one second."""
+    """`runs/<config name>/<start time>`, with a number behind where two runs start in one second.
+
+    Raises:
+        ValueError: if processes that know nothing of each other would choose each their own.
+    """
+    if "GAN_RUN_DIR" in os.environ and rank_zero_only.rank > 0:
+        return Path(os.environ["GAN_RUN_DIR"])  # chosen by the process that started this one
+    if TorchElasticEnvironment.detect() or SLURMEnvironment.detect():
+        raise ValueError("processes that torchrun or SLURM has started need one folder for all: set --run_dir RUN")
     files = [Path(str(path)) for path in as_list(config.config)]
     name = files[-1].stem if files else "default"
     start = Path("runs", name, time.strftime("%Y-%m-%d_%H-%M-%S"))
     candidates = (start.with_name(f"{start.name}-{number}") for number in range(2, 1000))
-    return start if not start.exists() else next(path for path in candidates if not path.exists())
+    chosen = start if not start.exists() else next(path for path in candidates if not path.exists())
+    os.environ["GAN_RUN_DIR"] = str(chosen)
+    return chosen
 
 
 def checkpoint_to_resume(run_dir: Path, resume: str) -> Path | None:
@@ -249,6 +278,9 @@ def run_folder(run_dir: Path, trainer: Trainer) -> Iterator[None]:
     Raises:
         ValueError: if it cannot be written.
     """
+    if not trainer.is_global_zero:
+        yield
+        return
     made = [folder for folder in (run_dir, *run_dir.parents) if not folder.exists()]
     probe = run_dir / ".writable"
     try:
@@ -260,7 +292,7 @@ def run_folder(run_dir: Path, trainer: Trainer) -> Iterator[None]:
     try:
         yield
     finally:
-        if run_dir in made and trainer.global_step == 0 and trainer.is_global_zero:
+        if run_dir in made and trainer.global_step == 0:
             shutil.rmtree(run_dir, ignore_errors=True)
             with suppress(OSError):  # another run may have come in
                 for parent in made[1:]:

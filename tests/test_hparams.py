@@ -45,7 +45,7 @@ class Forgetful(Penalty):
     def __init__(self, strength: float = 1.0):
         super().__init__(strength)
 
-    def __call__(self, discriminator, real, fake, rng):
+    def __call__(self, discriminator, real, fake, noise=None):
         return real
 
 

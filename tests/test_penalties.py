@@ -65,8 +65,11 @@ def images(*shape, dtype=torch.float32, seed=0) -> tuple[Tensor, Tensor]:
     return (2 * torch.rand((2, *shape), generator=generator, dtype=dtype) - 1).unbind(0)
 
 
-def rng(seed=0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+def noise(cls, images, seed=0) -> Tensor | None:
+    """What a penalty of this class needs beside the images."""
+    shape = cls(1.0).noise_shape(images.shape[1:])
+    rng = torch.Generator().manual_seed(seed)
+    return None if shape is None else torch.rand(len(images), *shape, generator=rng, dtype=images.dtype)
 
 
 def distance_to_uniform(samples: Tensor) -> float:
@@ -98,9 +101,9 @@ def test_linear_critic(shape):
     real, fake = images(5, *shape)
     norm = critic.w.detach().norm()
     for cls in (R1, R2):
-        torch.testing.assert_close(cls(1.0)(critic, real, fake, rng()), (norm**2 / 2).expand(5))
+        torch.testing.assert_close(cls(1.0)(critic, real, fake, noise(cls, real)), (norm**2 / 2).expand(5))
     for cls in (GradientPenalty, DRAGAN):
-        torch.testing.assert_close(cls(1.0)(critic, real, fake, rng()), ((norm - 1) ** 2).expand(5))
+        torch.testing.assert_close(cls(1.0)(critic, real, fake, noise(cls, real)), ((norm - 1) ** 2).expand(5))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -109,7 +112,7 @@ def test_linear_critic_gradient_of_the_penalty(shape):
     real, fake = images(5, *shape)
     w = critic.w.detach()
     for cls in PENALTIES:
-        (slope,) = torch.autograd.grad(cls(1.0)(critic, real, fake, rng()).mean(), critic.w)
+        (slope,) = torch.autograd.grad(cls(1.0)(critic, real, fake, noise(cls, real)).mean(), critic.w)
         zero_centred = cls in (R1, R2)
         torch.testing.assert_close(slope, w if zero_centred else 2 * (w.norm() - 1) * w / w.norm())
 
@@ -122,10 +125,10 @@ def test_quadratic_critic_tells_the_point():
     def norm(x):
         return (x.flatten(1) @ a).norm(dim=1)
 
-    torch.testing.assert_close(R1(1.0)(critic, real, fake, rng()), norm(real) ** 2 / 2)
-    torch.testing.assert_close(R2(1.0)(critic, real, fake, rng()), norm(fake) ** 2 / 2)
+    torch.testing.assert_close(R1(1.0)(critic, real, fake, noise(R1, real)), norm(real) ** 2 / 2)
+    torch.testing.assert_close(R2(1.0)(critic, real, fake, noise(R2, real)), norm(fake) ** 2 / 2)
     for cls in (GradientPenalty, DRAGAN):
-        penalties = cls(1.0)(critic, real, fake, rng())
+        penalties = cls(1.0)(critic, real, fake, noise(cls, real))
         torch.testing.assert_close(penalties, (norm(critic.seen) - 1) ** 2)
         assert not torch.isclose(penalties, (norm(real) - 1) ** 2).any()
         assert not torch.isclose(penalties, (norm(fake) - 1) ** 2).any()
@@ -135,7 +138,7 @@ def test_quadratic_critic_gradient_of_the_penalty():
     # With S = (A + A') / 2, R1 is ||S x||^2 / 2 and its derivative by A the symmetric part of S x x'.
     critic = Quadratic(6)
     real, fake = images(4, 6, dtype=torch.float64)
-    (slope,) = torch.autograd.grad(R1(1.0)(critic, real, fake, rng()).sum(), critic.a)
+    (slope,) = torch.autograd.grad(R1(1.0)(critic, real, fake, noise(R1, real)).sum(), critic.a)
     outer = critic.a.detach() @ real.T @ real
     torch.testing.assert_close(slope, (outer + outer.T) / 2)
 
@@ -150,17 +153,19 @@ def test_second_derivatives_against_finite_differences(cls):
         def call(x):
             return torch.func.functional_call(critic, dict(zip(names, values, strict=True)), (x,))
 
-        return cls(3.0).contribution(cls(3.0)(call, real, fake, rng()))
+        return cls(3.0).contribution(cls(3.0)(call, real, fake, noise(cls, real)))
 
     assert torch.autograd.gradcheck(penalty, parameters)
 
 
-@pytest.mark.parametrize("cls", [R1, R2])
+@pytest.mark.parametrize("cls", PENALTIES)
 def test_penalties_are_per_sample(cls):
     critic = Probe(channels=3)
     real, fake = images(6, 3, 6, 6)
-    together = cls(1.0)(critic, real, fake, rng())
-    alone = [cls(1.0)(critic, real[i : i + 1], fake[i : i + 1], rng()) for i in range(6)]
+    u = noise(cls, real)
+    together = cls(1.0)(critic, real, fake, u)
+    one = [slice(i, i + 1) for i in range(6)]
+    alone = [cls(1.0)(critic, real[i], fake[i], None if u is None else u[i]) for i in one]
     assert together.shape == (6,)
     assert together.unique().numel() == 6
     torch.testing.assert_close(together, torch.cat(alone))
@@ -172,7 +177,7 @@ def test_penalties_are_per_sample(cls):
 def test_interpolates_lie_on_their_own_segments():
     critic = Quadratic(12)
     real, fake = images(4096, 3, 2, 2, dtype=torch.float64)
-    GradientPenalty()(critic, real, fake, rng())
+    GradientPenalty()(critic, real, fake, noise(GradientPenalty, real))
     x, real, fake = critic.seen.flatten(1), real.flatten(1), fake.flatten(1)
 
     alpha = ((x - fake) * (real - fake)).sum(1) / (real - fake).square().sum(1)  # projection on its own segment
@@ -187,28 +192,27 @@ def test_dragan_looks_around_the_data():
     critic = Quadratic(12)
     real, fake = images(512, 3, 2, 2, dtype=torch.float64)
     real = 0.3 + 0.1 * real
-    DRAGAN()(critic, real, fake, rng())
-    u = (critic.seen - real) / (0.5 * real.std(correction=0))
+    DRAGAN()(critic, real, fake, noise(DRAGAN, real))
+    std = real.std((1, 2, 3), correction=0, keepdim=True)
+    u = (critic.seen - real) / (0.5 * std)
     assert u.min() >= -1
     assert u.max() < 1
     assert u.unique().numel() == u.numel()  # one draw per value
     assert distance_to_uniform((u + 1) / 2) < 1.95 / u.numel() ** 0.5
 
-    DRAGAN()(critic, real, fake + 1, rng())
-    assert torch.equal((critic.seen - real) / (0.5 * real.std(correction=0)), u)  # fakes play no part
+    DRAGAN()(critic, real, fake + 1, noise(DRAGAN, real))
+    assert torch.equal((critic.seen - real) / (0.5 * std), u)  # fakes play no part
 
 
 @pytest.mark.parametrize("cls", PENALTIES)
-def test_randomness_comes_from_rng_alone(cls):
+def test_randomness_comes_from_noise_alone(cls):
     critic = Quadratic(4)
     real, fake = images(8, 4, dtype=torch.float64)
-    state, source = torch.get_rng_state(), rng(1)
-    before = source.get_state()
-    first = cls(1.0)(critic, real, fake, source)
+    state = torch.get_rng_state()
+    first = cls(1.0)(critic, real, fake, noise(cls, real, 1))
     assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(source.get_state(), before) == (cls in (R1, R2))
-    assert torch.equal(cls(1.0)(critic, real, fake, rng(1)), first)
-    assert torch.equal(cls(1.0)(critic, real, fake, rng(2)), first) == (cls in (R1, R2))
+    assert torch.equal(cls(1.0)(critic, real, fake, noise(cls, real, 1)), first)
+    assert torch.equal(cls(1.0)(critic, real, fake, noise(cls, real, 2)), first) == (cls in (R1, R2))
 
 
 # -- lazy regularisation -----------------------------------------------------------------------------------
@@ -221,13 +225,13 @@ def test_lazy_penalty_keeps_the_average_strength(cls):
 
     def over_batches(every):
         penalty = cls(weight=0.7, every=every)
-        terms = [penalty(critic, real, fake, rng(step)) for step in range(32) if penalty.is_due(step)]
+        terms = [penalty(critic, real, fake, noise(cls, real, step)) for step in range(32) if penalty.is_due(step)]
         assert len(terms) == 32 / every
         total = sum(penalty.contribution(term) for term in terms)
         return total, torch.autograd.grad(total, critic.w)[0]
 
     torch.testing.assert_close(over_batches(16), over_batches(1))
-    expected = 32 * 0.7 * cls(1.0)(critic, real, fake, rng()).mean()
+    expected = 32 * 0.7 * cls(1.0)(critic, real, fake, noise(cls, real)).mean()
     torch.testing.assert_close(over_batches(1)[0], expected)
 
 
@@ -250,13 +254,13 @@ def test_contribution_is_a_scalar():
 def test_autocast_changes_nothing(cls):
     critic = Probe(activation=nn.LeakyReLU)
     real, fake = (x.bfloat16() for x in images(4, 1, 6, 6))
-    exact = cls(1.0)(critic, real.float(), fake.float(), rng())
+    exact = cls(1.0)(critic, real.float(), fake.float(), noise(cls, real.float()))
     exact_slopes = torch.autograd.grad(exact.mean(), critic.parameters(), allow_unused=True)
 
     with torch.autocast("cpu", torch.bfloat16):
         with torch.no_grad():
             assert critic(real).dtype == torch.bfloat16  # also fills autocast's cache with bfloat16 weights
-        penalties = cls(1.0)(critic, real, fake, rng())
+        penalties = cls(1.0)(critic, real, fake, noise(cls, real.float()))
     assert critic.seen.dtype == torch.float32
     assert not critic.autocast
     assert penalties.dtype == torch.float32
@@ -272,7 +276,7 @@ def test_autocast_changes_nothing(cls):
 def test_float64_stays_float64(cls):
     critic = Probe().double()
     real, fake = images(4, 1, 6, 6, dtype=torch.float64)
-    assert cls(1.0)(critic, real, fake, rng()).dtype == torch.float64
+    assert cls(1.0)(critic, real, fake, noise(cls, real)).dtype == torch.float64
     assert critic.seen.dtype == torch.float64
 
 
@@ -283,7 +287,7 @@ def test_dead_critic_has_finite_gradients(cls):
         for parameter in critic.parameters():
             nn.init.zeros_(parameter)
         real, fake = images(4, 1, *((4, 4) if isinstance(critic, Linear) else (6, 6)))
-        penalties = cls(1.0)(critic, real, fake, rng())
+        penalties = cls(1.0)(critic, real, fake, noise(cls, real))
         assert torch.equal(penalties, torch.full((4,), 0.0 if cls in (R1, R2) else 1.0))
         slopes = torch.autograd.grad(penalties.mean(), critic.parameters(), allow_unused=True)
         assert all(slope.abs().max() == 0 for slope in slopes if slope is not None)
@@ -297,7 +301,7 @@ def test_one_dead_sample_leaves_the_others_alone():
     def rectified(x):
         return (critic(x) - critic.b).relu()
 
-    penalties = GradientPenalty()(rectified, real, real, rng())
+    penalties = GradientPenalty()(rectified, real, real, noise(GradientPenalty, real))
     (slope,) = torch.autograd.grad(penalties.sum(), critic.w)
     w = critic.w.detach()
     torch.testing.assert_close(penalties, torch.stack([(w.norm() - 1) ** 2, torch.ones_like(w[0])]))
@@ -312,7 +316,7 @@ def test_leaves_no_trace(cls):
     critic, generator = Probe(), nn.Linear(2, 36)
     real, fake = images(4, 1, 6, 6)[0], generator(torch.randn(4, 2)).unflatten(1, (1, 6, 6))
     copies = real.clone(), fake.detach().clone()
-    penalties = cls(1.0)(critic, real, fake, rng())
+    penalties = cls(1.0)(critic, real, fake, noise(cls, real))
     assert penalties.requires_grad
     assert all(p.grad is None for p in (*critic.parameters(), *generator.parameters()))
     assert not real.requires_grad
@@ -328,7 +332,7 @@ def test_leaves_no_trace(cls):
 def test_critic_that_ignores_the_image_raises(cls):
     bias = nn.Parameter(torch.zeros(4))
     with pytest.raises(RuntimeError, match="not have been used in the graph"):
-        cls(1.0)(lambda x: bias.clone(), *images(4, 1, 4, 4), rng())
+        cls(1.0)(lambda x: bias.clone(), *images(4, 1, 4, 4), noise(cls, torch.zeros(4, 1, 4, 4)))
 
 
 # -- settings ----------------------------------------------------------------------------------------------
@@ -352,7 +356,7 @@ def test_wrong_settings_are_refused_by_name(cls):
 
 def test_unpaired_batches_are_refused():
     with pytest.raises(ValueError, match=r"real is \(4, 1, 4, 4\), fake is \(1, 1, 4, 4\)"):
-        GradientPenalty()(Linear((1, 4, 4)), torch.zeros(4, 1, 4, 4), torch.zeros(1, 1, 4, 4), rng())
+        GradientPenalty()(Linear((1, 4, 4)), torch.zeros(4, 1, 4, 4), torch.zeros(1, 1, 4, 4), torch.rand(4, 1, 1, 1))
 
 
 def test_command_line():
@@ -386,7 +390,7 @@ def test_batch_norm_spoils_the_per_sample_gradient(norm, mixes):
     critic = nn.Sequential(nn.Linear(4, 8), norm(8), nn.Tanh(), nn.Linear(8, 1), nn.Flatten(0))
     real, fake = images(6, 4)
     other = torch.cat([real[:3], fake[3:]])
-    penalties, among_others = (R1(1.0)(critic, x, fake, rng()) for x in (real, other))
+    penalties, among_others = (R1(1.0)(critic, x, fake, noise(R1, x)) for x in (real, other))
     assert torch.allclose(penalties[:3], among_others[:3], rtol=1e-4) != mixes
     assert mixes_batch(critic) == mixes
 

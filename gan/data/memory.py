@@ -170,7 +170,7 @@ class InMemoryDataModule(L.LightningDataModule):
     testing. All batches are float32 in [-1, 1] with their int64 labels, see `InMemoryLoader`.
 
     Args:
-        batch_size: Training images per process and batch.
+        batch_size: Training images per process and pass; a batch is one pass unless `model.accumulate` is set.
         validation_size: Images kept out of training for validation, the same ones for every seed; 0 for none.
         seed: Seed of the order of the training images.
 
@@ -235,10 +235,14 @@ class InMemoryDataModule(L.LightningDataModule):
             self._subsets[name] = images.to(device), labels.to(device)
 
     def train_dataloader(self) -> InMemoryLoader:
-        """Batches of exactly `batch_size`, in a new order each epoch unless the trainer overfits batches."""
+        """Batches of `batch_size` times the passes of a model that accumulates, in a new order each epoch.
+
+        The order stays as it is where the trainer overfits batches.
+        """
         self.setup("fit")
         shuffle = not (self.trainer and self.trainer.overfit_batches)
-        return self._loader("train", self.batch_size, shuffle=shuffle, drop_last=True)
+        passes = getattr(self.trainer.lightning_module, "accumulate", 1) if self.trainer else 1
+        return self._loader("train", self.batch_size * passes, shuffle=shuffle, drop_last=True)
 
     def val_dataloader(self) -> InMemoryLoader | list[InMemoryLoader]:
         """Each validation image once. Empty if `validation_size` is 0, when Lightning skips validation."""

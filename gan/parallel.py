@@ -1,0 +1,236 @@
+"""Several processes: what two networks that train in turn need, and Lightning's own strategies do not give."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning import LightningModule, Trainer
+from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, StrategyRegistry
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from torch import Tensor
+from torch.optim import Optimizer
+
+
+class DDP(DDPStrategy):
+    """Data-parallel training of networks that step in turn: each step averages the gradients of its own network.
+
+    Lightning's DDPStrategy wraps the whole module, so that every backward reduces both networks, or fails because one
+    of them took no part. Here the module stays as it is; start weights come from rank 0; and an optimizer that is about
+    to step averages the gradients of its own parameters over the processes, in one flat all-reduce, before they are
+    unscaled and before any callback sees them. Double backward, several backwards to a step, and frozen
+    networks need nothing special: nothing happens before the step.
+
+    Buffers follow rank 0 as in torch's DDP, but only when they are used: at the start, in evaluation and in
+    checkpoints. In training mode, each process normalises by its own part of a batch unless
+    `trainer.sync_batchnorm` is set.
+
+    Args:
+        patience: Seconds that a process waits for the others in a batch before it gives up. Writing a checkpoint,
+            starting and ending are not limited by it.
+        start_method: How processes are started: "popen" (the command again), "spawn" or "fork".
+        find_unused_parameters: Not needed, and ignored with a warning.
+    """
+
+    def __init__(
+        self,
+        patience: float = 45,
+        start_method: str = "popen",
+        find_unused_parameters: bool = False,
+    ) -> None:
+        super().__init__(start_method=start_method)
+        self.patience = patience
+        if find_unused_parameters:
+            warnings.warn(
+                "find_unused_parameters is ignored: each step averages the gradients of the network that it trains, "
+                "so that no parameter is ever unused",
+                stacklevel=2,
+            )
+        self._flat: dict[Optimizer, list[tuple[Tensor, list[Tensor], list[Tensor]]]] = {}
+        self._unlimited: dist.ProcessGroup | None = None  # of barriers, where a process may take its time
+
+    def optimizer_step(
+        self,
+        optimizer: Optimizer,
+        closure: Callable[[], Any],
+        model: LightningModule | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Averages the gradients of `optimizer`, and steps."""
+        if self.world_size > 1:
+            self.average_gradients(optimizer)
+        return super().optimizer_step(optimizer, closure, model, **kwargs)
+
+    @torch.no_grad()
+    def average_gradients(self, optimizer: Optimizer) -> None:
+        """Replaces the gradients of the optimizer's parameters by their means over all processes.
+
+        A parameter that has no gradient on any process keeps none.
+
+        Raises:
+            ConnectionError: if another process is gone, or silent for longer than `patience`.
+        """
+        if optimizer not in self._flat:
+            self._flat[optimizer] = [flat_views(group) for group in by_dtype(optimizer)]
+        for flat, views, parameters in self._flat[optimizer]:
+            silent = [(p, view) for p, view in zip(parameters, views, strict=True) if p.grad is None]
+            for _, view in silent:
+                view.zero_()
+            heard = [(view, p.grad) for p, view in zip(parameters, views, strict=True) if p.grad is not None]
+            if heard:
+                torch._foreach_copy_(*map(list, zip(*heard, strict=True)))
+            self.all_reduce(flat)
+            flat.div_(self.world_size)
+            for parameter, view in zip(parameters, views, strict=True):
+                if parameter.grad is not None or view.any():
+                    parameter.grad = view
+
+    def all_reduce(self, flat: Tensor) -> None:
+        try:
+            dist.all_reduce(flat)
+        except RuntimeError as error:
+            raise ConnectionError(
+                f"process {self.global_rank} of {self.world_size} lost the others: one has ended, or has not answered "
+                f"for {self.patience:g} s. What it printed says why; this one got: {str(error).splitlines()[0]}"
+            ) from error
+
+    # ------------------------------------------------------------------ Lightning's hooks
+
+    def setup_distributed(self) -> None:
+        super().setup_distributed()
+        self._unlimited = dist.new_group(backend="gloo")  # with torch's half an hour
+
+    def configure_ddp(self) -> None:
+        self.broadcast_from_first([*self.model.parameters(), *self.model.buffers()])
+
+    def on_train_start(self) -> None:
+        limit = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout  # before torch 2.14
+        limit(timedelta(seconds=self.patience))
+
+    def on_validation_start(self) -> None:
+        self.broadcast_from_first(self.model.buffers())
+
+    def barrier(self, *args: Any, **kwargs: Any) -> None:
+        if self._unlimited is not None:
+            dist.barrier(group=self._unlimited)
+
+    @torch.no_grad()
+    def broadcast_from_first(self, tensors: Iterable[Tensor]) -> None:
+        for tensor in tensors:
+            dist.broadcast(tensor.detach(), src=0)
+
+    def _configure_launcher(self) -> None:  # private, as is Lightning's launcher
+        super()._configure_launcher()
+        if isinstance(self._launcher, _SubprocessScriptLauncher):
+            self._launcher = Launcher(self.cluster_environment, self.num_processes, self.num_nodes)
+
+
+class Launcher(_SubprocessScriptLauncher):
+    """Starts the other processes of this machine, and leaves none of them behind.
+
+    Lightning's kills this process without a word when another one fails. Here the others find out by themselves, since
+    what they exchange breaks off, say so, and end; who has not after `GRACE` seconds is ended.
+    """
+
+    GRACE = 10
+
+    def launch(self, function: Callable[..., Any], *args: Any, trainer: Trainer | None = None, **kwargs: Any) -> Any:
+        """Runs `function` here and in the other processes."""
+        self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
+        if not self.cluster_environment.creates_processes_externally:
+            self._call_children_scripts()
+            threading.Thread(target=self.watch, daemon=True).start()
+        _set_num_threads_if_needed(num_processes=self.num_processes)
+        try:
+            return function(*args, **kwargs)
+        except BaseException:
+            self.end_others()
+            raise
+
+    def watch(self) -> None:
+        """Ends this process where one of the others failed and nothing else tells it so."""
+        while not any(process.poll() for process in self.procs):
+            if all(process.poll() == 0 for process in self.procs):
+                return
+            time.sleep(0.5)
+        time.sleep(2 * self.GRACE)
+        # Still here: waiting for a GPU, say, that waits for the one that is gone.
+        failed = next(rank for rank, process in enumerate(self.procs, 1) if process.poll())
+        print(f"error: process {failed} ended with status {self.procs[failed - 1].poll()}", file=sys.stderr, flush=True)
+        self.kill(signal.SIGKILL)
+        os._exit(1)
+
+    def end_others(self) -> None:
+        deadline = time.monotonic() + self.GRACE
+        for process in self.procs:
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def by_dtype(optimizer: Optimizer) -> list[list[Tensor]]:
+    """The trainable parameters of an optimizer, those of one dtype and device together."""
+    groups: dict[Any, list[Tensor]] = {}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.requires_grad:
+                groups.setdefault((parameter.dtype, parameter.device), []).append(parameter)
+    return list(groups.values())
+
+
+def flat_views(parameters: list[Tensor]) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """One flat tensor, a view of it for each parameter, with its shape and strides, and the parameters."""
+    flat = parameters[0].new_zeros(sum(parameter.numel() for parameter in parameters))
+    views, start = [], 0
+    for parameter in parameters:
+        dense = torch.empty_like(parameter)  # preserves strides where they leave no gaps
+        views.append(flat.as_strided(parameter.shape, dense.stride(), start))
+        start += parameter.numel()
+    return flat, views, parameters
+
+
+def check_strategy(trainer: Trainer) -> None:
+    """Refuses what would train two networks in turn wrongly, or not at all.
+
+    Raises:
+        ValueError: with the way out.
+    """
+    strategy = trainer.strategy
+    if not isinstance(strategy, SingleDeviceStrategy | DDP):
+        raise ValueError(
+            f"trainer.strategy {type(strategy).__name__} cannot train two networks in turn: take ddp on the command "
+            "line, or Trainer(strategy=gan.parallel.DDP()) in Python"
+        )
+    if getattr(strategy, "_layer_sync", None) and strategy.root_device.type == "cpu":
+        raise ValueError(
+            "trainer.sync_batchnorm needs GPUs, which torch's SyncBatchNorm is for: leave it out, or choose networks "
+            "with norm: layer, group, spectral or none, which need no other process"
+        )
+
+
+def replace_lightnings() -> None:
+    """Puts `DDP` in the place of Lightning's own, under all its names and as what is taken for several devices."""
+    for name, start_method in {
+        "ddp": "popen",
+        "ddp_spawn": "spawn",
+        "ddp_fork": "fork",
+        "ddp_notebook": "fork",
+    }.items():
+        for suffix, unused in {
+            "": False,
+            "_find_unused_parameters_false": False,
+            "_find_unused_parameters_true": True,
+        }.items():
+            settings = {"start_method": start_method, "find_unused_parameters": unused}
+            StrategyRegistry.register(name + suffix, DDP, override=True, **settings)

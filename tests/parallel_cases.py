@@ -1,0 +1,167 @@
+"""Trains small GANs in float64 on one or several processes: `python parallel_cases.py OUT DEVICES CASE...`.
+
+Writes what each run did, as the first process sees it, to OUT. Not a test itself: `test_parallel.py` starts it.
+"""
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from conftest import SmallMNIST
+from lightning import Callback, Trainer
+from lightning.pytorch.loggers import Logger
+from torch.optim import SGD, Adam
+
+from gan import GAN, losses, penalties
+from gan.callbacks import GeneratorEMA
+from gan.cli import keep_memory
+from gan.networks import DCGANDiscriminator, DCGANGenerator, MLPDiscriminator, MLPGenerator
+from gan.parallel import DDP
+
+SHAPE = (1, 28, 28)
+BATCH = 16  # images over all processes
+STEPS = 50
+
+
+def mlps() -> tuple[torch.nn.Module, torch.nn.Module]:
+    return MLPGenerator(SHAPE, latent_dim=8), MLPDiscriminator(SHAPE)
+
+
+def convolutions(norm: str) -> tuple[torch.nn.Module, torch.nn.Module]:
+    return DCGANGenerator(SHAPE, 8, base_channels=4, norm="layer"), DCGANDiscriminator(SHAPE, 4, norm=norm)
+
+
+LOSSES = (
+    losses.NonSaturating,
+    losses.Saturating,
+    losses.LeastSquares,
+    losses.Hinge,
+    losses.Wasserstein,
+    losses.RelativisticPaired,
+)
+PENALTIES = (penalties.R1, penalties.R2, penalties.GradientPenalty, penalties.DRAGAN)
+
+CASES: dict[str, dict[str, Any]] = {cls.__name__: {"loss": cls()} for cls in LOSSES}
+CASES |= {cls.__name__: {"penalties": [cls(1.0, every=2)]} for cls in PENALTIES}
+CASES |= {
+    "n_critic": {"n_critic": 3},
+    "accumulate": {"accumulate": 2, "penalties": [penalties.DRAGAN(1.0), penalties.R1(1.0, every=3)]},
+    "accumulate pairs": {"accumulate": 4, "loss": losses.RelativisticPaired()},
+    "weight clip": {"loss": losses.Wasserstein(), "weight_clip": 0.05},
+    "layer norm": {"networks": partial(convolutions, "layer")},
+    "spectral norm": {"networks": partial(convolutions, "spectral"), "loss": losses.Hinge()},
+    "all at once": {
+        "networks": partial(convolutions, "spectral"),
+        "loss": losses.RelativisticPaired(),
+        "penalties": [penalties.R1(1.0, every=4), penalties.GradientPenalty(1.0)],
+        "n_critic": 2,
+    },
+    "fully connected": {"networks": mlps},
+}
+
+
+class Record(Logger):
+    """Keeps every value that is logged."""
+
+    name, version = None, None
+
+    def __init__(self):
+        super().__init__()
+        self.rows: list[dict[str, float]] = []
+
+    def log_metrics(self, metrics, step=None):
+        self.rows.append({**metrics, "step": step})
+
+    def log_hyperparams(self, *args, **kwargs):
+        pass
+
+
+class Gradients(Callback):
+    """Keeps every gradient as callbacks see it, and what went over the wire for it."""
+
+    def __init__(self):
+        self.seen: list[torch.Tensor] = []
+        self.sent: list[tuple[str, int]] = []
+        self.batches: list[list[tuple[str, int]]] = []
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        gradient = torch.cat([p.grad.flatten() for group in optimizer.param_groups for p in group["params"]])
+        self.seen.append(torch.cat([gradient.norm()[None], gradient[::97]]))  # all of them would fill a disk
+
+    def on_train_start(self, *args):
+        self.sent.clear()
+
+    def on_train_batch_end(self, *args):
+        self.batches.append(list(self.sent))
+        self.sent.clear()
+
+    def spy(self, name: str) -> None:
+        original = getattr(dist, name)
+
+        def counted(*args, **kwargs):
+            self.sent.append((name, sum(one.numel() for one in args if isinstance(one, torch.Tensor))))
+            return original(*args, **kwargs)
+
+        setattr(dist, name, counted)
+
+
+WIRE = [
+    name
+    for name in dir(dist)
+    if name.startswith(("all_", "broadcast", "reduce", "gather", "scatter", "send", "isend", "barrier"))
+    and callable(getattr(dist, name))
+    and not isinstance(getattr(dist, name), type)
+]
+
+
+def train(
+    devices: int, networks=partial(convolutions, "none"), steps=STEPS, precision="64-true", optimizer=Adam, log_every=1, **settings
+) -> dict[str, Any]:
+    torch.manual_seed(7)
+    lr = {"lr": 1e-3} | ({"betas": (0.5, 0.9)} if optimizer is Adam else {})
+    make = partial(optimizer, **lr)
+    gan = GAN(*networks(), generator_optimizer=make, discriminator_optimizer=make, **settings)
+    data = SmallMNIST(BATCH // devices // settings.get("accumulate", 1), validation_size=0)
+    record, gradients = Record(), Gradients()
+    wire = {name: getattr(dist, name) for name in WIRE}
+    for name in WIRE:
+        gradients.spy(name)
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=devices,
+        strategy=DDP() if devices > 1 else "auto",
+        precision=precision,
+        max_steps=steps,
+        logger=record,
+        callbacks=[GeneratorEMA(half_life=100), gradients],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=log_every,
+    )
+    trainer.fit(gan, data)
+    for name, function in wire.items():
+        setattr(dist, name, function)
+    sizes = [sum(p.numel() for p in network.parameters()) for network in (gan.discriminator, gan.generator)]
+    return {
+        "weights": {name: value.clone() for name, value in gan.state_dict().items()},
+        "gradients": gradients.seen,
+        "losses": record.rows,
+        "wire": gradients.batches,
+        "sizes": sizes,
+    }
+
+
+def main(out: str, devices: int, names: list[str]) -> None:
+    torch.set_num_threads(1)
+    keep_memory()
+    results = {name: train(devices, **CASES[name]) for name in names or CASES}
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    torch.save(results, Path(out, f"{devices}-{rank}.pt"))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3:])
