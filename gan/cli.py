@@ -50,7 +50,7 @@ def for_people(error: BaseException) -> BaseException | None:
     """What of `error` says what the user can do; None for a bug, here or in the user's code, which is shown whole.
 
     Such are the complaints of the argument parser and of Lightning's configuration checks, a full disk, and every
-    ValueError that this package itself raises, which the parser may have wrapped into one of its own.
+    ValueError and ConnectionError that this package itself raises, which the parser may have wrapped.
     """
     from argparse import ArgumentError
 
@@ -61,14 +61,14 @@ def for_people(error: BaseException) -> BaseException | None:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return error
     is_known = isinstance(error, ArgumentError | MisconfigurationException)
-    if not is_known and not isinstance(error, ValueError):
+    if not is_known and not isinstance(error, ValueError | ConnectionError):
         return None
     chain = [error]
     if is_known or "jsonargparse" in raised_in(error).parts:
         while chain[-1].__cause__ is not None:
             chain.append(chain[-1].__cause__)
     for one in chain:
-        if isinstance(one, ValueError) and raised_in(one).is_relative_to(Path(__file__).parent):
+        if isinstance(one, ValueError | ConnectionError) and raised_in(one).is_relative_to(Path(__file__).parent):
             return one
     return error if is_known else None
 

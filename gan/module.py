@@ -5,7 +5,7 @@ Goodfellow et al. 2014, arXiv 1406.2661.
 
 import hashlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -311,16 +311,20 @@ class GAN(L.LightningModule):
         """Brings the averaged generator of the checkpoint and that of this run together."""
         state = checkpoint["state_dict"]
         average = {key for key in state if key.startswith("generator_ema.")}
-        if average and self.generator_ema is None:
-            if self._trainer is None or self.trainer.state.fn != "fit":
-                self.add_ema()
-            else:
-                rank_zero_warn("the checkpoint's averaged generator is dropped: this run has no GeneratorEMA")
-                for key in average:
-                    del state[key]
+        training = self._trainer is not None and self.trainer.state.fn == "fit"
+        if average and self.generator_ema is None and training:
+            rank_zero_warn("the checkpoint's averaged generator is dropped: this run has no GeneratorEMA")
+            for key in average:
+                del state[key]
         if not average and self.generator_ema is not None:
             own = [key for key in state if key.startswith("generator.")]
             state |= {key.replace("generator.", "generator_ema.", 1): state[key].clone() for key in own}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Loads weights, those of an averaged generator too."""
+        if self.generator_ema is None and any(key.startswith("generator_ema.") for key in state_dict):
+            self.add_ema()
+        return super().load_state_dict(state_dict, *args, **kwargs)
 
     def add_ema(self) -> None:
         """Adds `generator_ema`, a copy of the generator that no gradient reaches."""

@@ -7,7 +7,8 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -76,8 +77,6 @@ class DDP(DDPStrategy):
 
         A parameter that has no gradient on any process keeps none.
 
-        Raises:
-            ConnectionError: if another process is gone, or silent for longer than `patience`.
         """
         if optimizer not in self._flat:
             self._flat[optimizer] = [flat_views(group) for group in by_dtype(optimizer)]
@@ -88,19 +87,27 @@ class DDP(DDPStrategy):
             heard = [(view, p.grad) for p, view in zip(parameters, views, strict=True) if p.grad is not None]
             if heard:
                 torch._foreach_copy_(*map(list, zip(*heard, strict=True)))
-            self.all_reduce(flat)
+            with self.in_touch():
+                dist.all_reduce(flat)
             flat.div_(self.world_size)
             for parameter, view in zip(parameters, views, strict=True):
                 if parameter.grad is not None or view.any():
                     parameter.grad = view
 
-    def all_reduce(self, flat: Tensor) -> None:
+    @contextmanager
+    def in_touch(self) -> Iterator[None]:
+        """Says in words of its own that the other processes do not answer.
+
+        Raises:
+            ConnectionError: if one is gone, or silent for longer than `patience`.
+        """
         try:
-            dist.all_reduce(flat)
+            yield
         except RuntimeError as error:
             raise ConnectionError(
-                f"process {self.global_rank} of {self.world_size} lost the others: one has ended, or has not answered "
-                f"for {self.patience:g} s. What it printed says why; this one got: {str(error).splitlines()[0]}"
+                f"process {self.global_rank} of {self.world_size} lost the others: one has ended, or did not answer "
+                f"for {self.patience:g} s (the strategy's patience). What that one printed says why; here it was: "
+                f"{str(error).splitlines()[0]}"
             ) from error
 
     # ------------------------------------------------------------------ Lightning's hooks
@@ -121,12 +128,26 @@ class DDP(DDPStrategy):
 
     def barrier(self, *args: Any, **kwargs: Any) -> None:
         if self._unlimited is not None:
-            dist.barrier(group=self._unlimited)
+            with self.in_touch():
+                dist.barrier(group=self._unlimited)
+
+    def broadcast(self, obj: Any, src: int = 0) -> Any:
+        with self.in_touch():
+            return super().broadcast(obj, src)
+
+    def reduce(self, *args: Any, **kwargs: Any) -> Tensor:
+        with self.in_touch():
+            return super().reduce(*args, **kwargs)
+
+    def all_gather(self, *args: Any, **kwargs: Any) -> Tensor:
+        with self.in_touch():
+            return super().all_gather(*args, **kwargs)
 
     @torch.no_grad()
     def broadcast_from_first(self, tensors: Iterable[Tensor]) -> None:
-        for tensor in tensors:
-            dist.broadcast(tensor.detach(), src=0)
+        with self.in_touch():
+            for tensor in tensors:
+                dist.broadcast(tensor.detach(), src=0)
 
     def _configure_launcher(self) -> None:  # private, as is Lightning's launcher
         super()._configure_launcher()

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from conftest import SmallMNIST
 from lightning import Callback, Trainer
 from lightning.pytorch.loggers import Logger
-from torch.optim import SGD, Adam
+from torch.optim import Adam
 
 from gan import GAN, losses, penalties
 from gan.callbacks import GeneratorEMA
@@ -33,6 +33,8 @@ def mlps() -> tuple[torch.nn.Module, torch.nn.Module]:
 def convolutions(norm: str) -> tuple[torch.nn.Module, torch.nn.Module]:
     return DCGANGenerator(SHAPE, 8, base_channels=4, norm="layer"), DCGANDiscriminator(SHAPE, 4, norm=norm)
 
+
+small = partial(convolutions, "none")
 
 LOSSES = (
     losses.NonSaturating,
@@ -117,13 +119,10 @@ WIRE = [
 ]
 
 
-def train(
-    devices: int, networks=partial(convolutions, "none"), steps=STEPS, precision="64-true", optimizer=Adam, log_every=1, **settings
-) -> dict[str, Any]:
+def train(devices: int, networks=None, steps=STEPS, precision="64-true", **settings) -> dict[str, Any]:
     torch.manual_seed(7)
-    lr = {"lr": 1e-3} | ({"betas": (0.5, 0.9)} if optimizer is Adam else {})
-    make = partial(optimizer, **lr)
-    gan = GAN(*networks(), generator_optimizer=make, discriminator_optimizer=make, **settings)
+    make = partial(Adam, lr=1e-3, betas=(0.5, 0.9))
+    gan = GAN(*(networks or small)(), generator_optimizer=make, discriminator_optimizer=make, **settings)
     data = SmallMNIST(BATCH // devices // settings.get("accumulate", 1), validation_size=0)
     record, gradients = Record(), Gradients()
     wire = {name: getattr(dist, name) for name in WIRE}
@@ -140,7 +139,7 @@ def train(
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        log_every_n_steps=log_every,
+        log_every_n_steps=1,
     )
     trainer.fit(gan, data)
     for name, function in wire.items():

@@ -174,19 +174,21 @@ def test_data_is_loaded_once_and_only_when_needed():
     assert data.loads == 2
 
 
-def test_device_and_rank_are_the_trainers():
+def test_device_rank_and_passes_are_the_trainers():
     data = Numbers(8, 4)
     data.trainer = SimpleNamespace(
         strategy=SimpleNamespace(root_device=torch.device("meta")),
         global_rank=1,
         world_size=3,
         overfit_batches=0,
+        lightning_module=SimpleNamespace(accumulate=2),
     )
     data.setup("fit")
     train, validation = data.train_dataloader(), data.val_dataloader()
     assert train.images.is_meta
     assert train.labels.is_meta
     assert (train.rank, train.world_size, validation.rank, validation.world_size) == (1, 3, 1, 3)
+    assert train.batch_size == 2 * data.batch_size
 
 
 def made(images, labels):
