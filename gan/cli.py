@@ -42,7 +42,7 @@ def main(args: list[str] | None = None) -> None:
         complaint = for_people(error)
         if complaint is None:
             raise
-        print(f"error: {one_line(complaint)}", file=sys.stderr)
+        print(f"error{in_process()}: {one_line(complaint)}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -75,6 +75,13 @@ def for_people(error: BaseException) -> BaseException | None:
 
 def raised_in(error: BaseException) -> Path:
     return Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+
+
+def in_process() -> str:
+    """Which of several processes speaks; nothing for the first."""
+    from lightning.pytorch.utilities import rank_zero_only
+
+    return f" in process {rank_zero_only.rank}" if getattr(rank_zero_only, "rank", 0) else ""
 
 
 def one_line(error: BaseException) -> str:

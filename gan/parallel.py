@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -18,6 +17,7 @@ from lightning import LightningModule, Trainer
 from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, StrategyRegistry
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -51,10 +51,9 @@ class DDP(DDPStrategy):
         super().__init__(start_method=start_method)
         self.patience = patience
         if find_unused_parameters:
-            warnings.warn(
+            rank_zero_warn(
                 "find_unused_parameters is ignored: each step averages the gradients of the network that it trains, "
-                "so that no parameter is ever unused",
-                stacklevel=2,
+                "so that no parameter is ever unused"
             )
         self._flat: dict[Optimizer, list[tuple[Tensor, list[Tensor], list[Tensor]]]] = {}
         self._unlimited: dist.ProcessGroup | None = None  # of barriers, where a process may take its time

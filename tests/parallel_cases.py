@@ -31,7 +31,9 @@ def mlps() -> tuple[torch.nn.Module, torch.nn.Module]:
 
 
 def convolutions(norm: str) -> tuple[torch.nn.Module, torch.nn.Module]:
-    return DCGANGenerator(SHAPE, 8, base_channels=4, norm="layer"), DCGANDiscriminator(SHAPE, 4, norm=norm)
+    return DCGANGenerator(SHAPE, 8, 4, norm="batch" if norm == "batch" else "layer"), DCGANDiscriminator(
+        SHAPE, 4, norm=norm
+    )
 
 
 small = partial(convolutions, "none")
@@ -62,6 +64,12 @@ CASES |= {
         "n_critic": 2,
     },
     "fully connected": {"networks": mlps},
+}
+
+# What cannot equal one process: batch norm sees one process's images, and bfloat16 rounds.
+OTHERS: dict[str, dict[str, Any]] = {
+    "batch norm": {"networks": partial(convolutions, "batch"), "steps": 28, "validation_size": 64},  # an epoch of 28
+    "bfloat16": {"precision": "bf16-mixed", "penalties": [penalties.R1(1.0, every=4)]},
 }
 
 
@@ -119,11 +127,13 @@ WIRE = [
 ]
 
 
-def train(devices: int, networks=None, steps=STEPS, precision="64-true", **settings) -> dict[str, Any]:
+def train(
+    devices: int, networks=None, steps=STEPS, precision="64-true", validation_size=0, **settings
+) -> dict[str, Any]:
     torch.manual_seed(7)
     make = partial(Adam, lr=1e-3, betas=(0.5, 0.9))
     gan = GAN(*(networks or small)(), generator_optimizer=make, discriminator_optimizer=make, **settings)
-    data = SmallMNIST(BATCH // devices // settings.get("accumulate", 1), validation_size=0)
+    data = SmallMNIST(BATCH // devices // settings.get("accumulate", 1), validation_size)
     record, gradients = Record(), Gradients()
     wire = {name: getattr(dist, name) for name in WIRE}
     for name in WIRE:
@@ -157,7 +167,8 @@ def train(devices: int, networks=None, steps=STEPS, precision="64-true", **setti
 def main(out: str, devices: int, names: list[str]) -> None:
     torch.set_num_threads(1)
     keep_memory()
-    results = {name: train(devices, **CASES[name]) for name in names or CASES}
+    cases = CASES | OTHERS
+    results = {name: train(devices, **cases[name]) for name in names or cases}
     rank = dist.get_rank() if dist.is_initialized() else 0
     torch.save(results, Path(out, f"{devices}-{rank}.pt"))
 

@@ -12,7 +12,9 @@ import pytest
 import torch
 from commands import FAST, MLPS, SMALL, command, equal, load, process
 from conftest import ROOT
-from parallel_cases import CASES, STEPS
+from lightning import Callback
+from parallel_cases import CASES, OTHERS, STEPS
+from torch import nn
 
 from gan.parallel import DDP
 
@@ -58,6 +60,29 @@ def test_each_step_reduces_its_own_network_once(trained, name):
         steps = [("all_reduce", discriminator)] + [("all_reduce", generator)] * ((batch + 1) % n_critic == 0)
         logged = [("barrier", 0), ("all_reduce", len(row) - 1)]
         assert wire == [("broadcast", 1), *steps, *logged]
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_processes_agree_to_the_bit(trained, name):
+    """Batch norm's running averages too, which each process has its own of until they are used."""
+    _, two, second = (results[name]["weights"] for results in trained)
+    assert equal(two, second)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch's SyncBatchNorm needs a GPU")
+def test_sync_batchnorm_by_flag(tmp_path):
+    devices = min(2, torch.cuda.device_count())
+    seen = []
+
+    class Look(Callback):
+        def on_train_end(self, trainer, pl_module):
+            seen.extend(type(module) for module in pl_module.generator.modules())
+
+    words = ["--trainer.accelerator", "gpu", "--trainer.devices", devices, "--trainer.strategy", "ddp"]
+    words += ["--trainer.sync_batchnorm", "true", "--run_dir", tmp_path / "run"]
+    command("fit", "--config", FAST, *words, callbacks=[Look()])
+    assert nn.SyncBatchNorm in seen
+    assert nn.BatchNorm2d not in seen
 
 
 # -- the command ------------------------------------------------------------------------------------------------
