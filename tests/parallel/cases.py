@@ -1,8 +1,9 @@
-"""Trains small GANs in float64 on one or several processes: `python parallel_cases.py OUT DEVICES CASE...`.
+"""Trains small GANs in float64 on one or several processes: `python cases.py OUT DEVICES CASE...`.
 
-Writes what each run did, as the first process sees it, to OUT. Not a test itself: `test_parallel.py` starts it.
+Writes what each run did, as the first process sees it, to OUT. Not a test itself: `test_parallel_ddp.py` starts it.
 """
 
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -130,7 +131,7 @@ WIRE = [
 def train(
     devices: int, networks=None, steps=STEPS, precision="64-true", validation_size=0, **settings
 ) -> dict[str, Any]:
-    torch.manual_seed(7)
+    torch.manual_seed(7 + int(os.environ.get("LOCAL_RANK", 0)))  # the first one's weights are those that count
     make = partial(Adam, lr=1e-3, betas=(0.5, 0.9))
     gan = GAN(*(networks or small)(), generator_optimizer=make, discriminator_optimizer=make, **settings)
     data = SmallMNIST(BATCH // devices // settings.get("accumulate", 1), validation_size)

@@ -1,4 +1,4 @@
-"""One process of two whose gradients are averaged: `torchrun --nproc_per_node 2 parallel_gradients.py FOLDER`."""
+"""One process of two whose gradients are averaged: `torchrun --nproc_per_node 2 gradients.py FOLDER`."""
 
 import os
 import sys

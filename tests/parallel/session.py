@@ -1,4 +1,4 @@
-"""What somebody would type into Python: `python parallel_session.py START_METHOD FOLDER`. `test_parallel.py` does."""
+"""What somebody would type into Python: `python session.py START_METHOD FOLDER`."""
 
 import sys
 from pathlib import Path

@@ -1,11 +1,5 @@
-"""Several processes: what two networks that train in turn need, and Lightning's own strategies do not give."""
+"""Data-parallel training of two networks that step in turn."""
 
-import os
-import signal
-import subprocess
-import sys
-import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -13,13 +7,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from lightning import LightningModule, Trainer
-from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, StrategyRegistry
+from lightning import LightningModule
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
+
+from gan.parallel.launcher import Launcher
 
 
 class DDP(DDPStrategy):
@@ -75,7 +70,6 @@ class DDP(DDPStrategy):
         """Replaces the gradients of the optimizer's parameters by their means over all processes.
 
         A parameter that has no gradient on any process keeps none.
-
         """
         if optimizer not in self._flat:
             self._flat[optimizer] = [flat_views(group) for group in by_dtype(optimizer)]
@@ -154,51 +148,6 @@ class DDP(DDPStrategy):
             self._launcher = Launcher(self.cluster_environment, self.num_processes, self.num_nodes)
 
 
-class Launcher(_SubprocessScriptLauncher):
-    """Starts the other processes of this machine, and leaves none of them behind.
-
-    Lightning's kills this process without a word when another one fails. Here the others find out by themselves, since
-    what they exchange breaks off, say so, and end; who has not after `GRACE` seconds is ended.
-    """
-
-    GRACE = 10
-
-    def launch(self, function: Callable[..., Any], *args: Any, trainer: Trainer | None = None, **kwargs: Any) -> Any:
-        """Runs `function` here and in the other processes."""
-        self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
-        if not self.cluster_environment.creates_processes_externally:
-            self._call_children_scripts()
-            threading.Thread(target=self.watch, daemon=True).start()
-        _set_num_threads_if_needed(num_processes=self.num_processes)
-        try:
-            return function(*args, **kwargs)
-        except BaseException:
-            self.end_others()
-            raise
-
-    def watch(self) -> None:
-        """Ends this process where one of the others failed and nothing else tells it so."""
-        while not any(process.poll() for process in self.procs):
-            if all(process.poll() == 0 for process in self.procs):
-                return
-            time.sleep(0.5)
-        time.sleep(2 * self.GRACE)
-        # Still here: waiting for a GPU, say, that waits for the one that is gone.
-        failed = next(rank for rank, process in enumerate(self.procs, 1) if process.poll())
-        print(f"error: process {failed} ended with status {self.procs[failed - 1].poll()}", file=sys.stderr, flush=True)
-        self.kill(signal.SIGKILL)
-        os._exit(1)
-
-    def end_others(self) -> None:
-        deadline = time.monotonic() + self.GRACE
-        for process in self.procs:
-            try:
-                process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
 def by_dtype(optimizer: Optimizer) -> list[list[Tensor]]:
     """The trainable parameters of an optimizer, those of one dtype and device together."""
     groups: dict[Any, list[Tensor]] = {}
@@ -218,39 +167,3 @@ def flat_views(parameters: list[Tensor]) -> tuple[Tensor, list[Tensor], list[Ten
         views.append(flat.as_strided(parameter.shape, dense.stride(), start))
         start += parameter.numel()
     return flat, views, parameters
-
-
-def check_strategy(trainer: Trainer) -> None:
-    """Refuses what would train two networks in turn wrongly, or not at all.
-
-    Raises:
-        ValueError: with the way out.
-    """
-    strategy = trainer.strategy
-    if not isinstance(strategy, SingleDeviceStrategy | DDP):
-        raise ValueError(
-            f"trainer.strategy {type(strategy).__name__} cannot train two networks in turn: take ddp on the command "
-            "line, or Trainer(strategy=gan.parallel.DDP()) in Python"
-        )
-    if getattr(strategy, "_layer_sync", None) and strategy.root_device.type == "cpu":
-        raise ValueError(
-            "trainer.sync_batchnorm needs GPUs, which torch's SyncBatchNorm is for: leave it out, or choose networks "
-            "with norm: layer, group, spectral or none, which need no other process"
-        )
-
-
-def replace_lightnings() -> None:
-    """Puts `DDP` in the place of Lightning's own, under all its names and as what is taken for several devices."""
-    for name, start_method in {
-        "ddp": "popen",
-        "ddp_spawn": "spawn",
-        "ddp_fork": "fork",
-        "ddp_notebook": "fork",
-    }.items():
-        for suffix, unused in {
-            "": False,
-            "_find_unused_parameters_false": False,
-            "_find_unused_parameters_true": True,
-        }.items():
-            settings = {"start_method": start_method, "find_unused_parameters": unused}
-            StrategyRegistry.register(name + suffix, DDP, override=True, **settings)

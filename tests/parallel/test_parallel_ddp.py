@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from cases import CASES, OTHERS, STEPS
 from commands import FAST, MLPS, SMALL, command, equal, load, process
 from conftest import ROOT
 from lightning import Callback
-from parallel_cases import CASES, OTHERS, STEPS
 from torch import nn
 
 from gan.parallel import DDP
@@ -22,12 +22,16 @@ SHAPE = (1, 28, 28)
 TWO = ["--trainer.devices", "2", "--trainer.accelerator", "cpu"]
 
 
+def script(name, *words, by=(sys.executable,)) -> subprocess.Popen:
+    """A script beside this file, in a process of its own."""
+    return process(["env", f"PYTHONPATH={ROOT / 'tests'}", *by, str(Path(__file__).with_name(name)), *map(str, words)])
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """All cases on one process, and on two, of which the second reports too."""
     folder = tmp_path_factory.mktemp("parallel")
-    script = str(ROOT / "tests" / "parallel_cases.py")
-    runs = [process([sys.executable, script, str(folder), devices]) for devices in ("1", "2")]
+    runs = [script("cases.py", folder, devices) for devices in (1, 2)]
     for run in runs:
         _, errors = run.communicate(timeout=500)
         assert run.returncode == 0, errors
@@ -229,9 +233,7 @@ def test_refused_by_name(capsys, tmp_path, words, message):
 @pytest.mark.parametrize("start_method", ["spawn", "fork"])
 def test_started_from_a_python_session(start_method, tmp_path):
     """Spawned, and forked as in a notebook: the weights come back to the session."""
-    script = str(ROOT / "tests" / "parallel_session.py")
-    run = process([sys.executable, script, start_method, str(tmp_path)])
-    finished(run)
+    finished(script("session.py", start_method, tmp_path))
     trained, alone = (load(tmp_path / name) for name in ("two.pt", "one.pt"))
     for name, value in alone.items():
         torch.testing.assert_close(trained[name], value, rtol=0, atol=1e-6)
@@ -251,8 +253,6 @@ def test_find_unused_parameters_is_ignored_with_a_word():
 
 def test_averaging_keeps_layouts_types_and_silent_parameters(tmp_path):
     """On two processes: channels_last, two dtypes, a parameter that none uses and one that a single process uses."""
-    script = str(ROOT / "tests" / "parallel_gradients.py")
-    launch = ["torchrun", "--standalone", "--nproc_per_node", "2", script, str(tmp_path)]
-    finished(process(launch))
+    finished(script("gradients.py", tmp_path, by=["torchrun", "--standalone", "--nproc_per_node", "2"]))
     assert (tmp_path / "0").exists()
     assert (tmp_path / "1").exists()
