@@ -4,13 +4,18 @@ Prints the machine and the versions first: a figure means nothing without them.
 """
 
 import argparse
+import csv
+import os
 import platform
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
+from operator import truediv
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +163,37 @@ def benchmark_ddp(args: argparse.Namespace) -> None:
             settings = (base_channels, args.rounds, f"{folder}/{base_channels}")
             torch.multiprocessing.spawn(compare_reductions, settings, nprocs=2)
 
+        rates = {way: [] for way in FITS}
+        for number in range(args.runs):
+            for way, (runs, devices) in FITS.items():
+                rates[way].append(fit_rate(Path(folder, f"{number} {way}"), runs, devices, args.batches))
+    for way in FITS:
+        print(f"ddp       fit, {way:16} {statistics.median(rates[way]):9,.0f} images/s", end="")
+        print(f" ({min(rates[way]):,.0f} to {max(rates[way]):,.0f})")
+    alone, at_once, together = rates.values()
+    print(f"ddp       scaling {spread(together, alone)}, without what goes to communication {spread(at_once, alone)}")
+    print(f"ddp       share of communication {1 - statistics.median(map(truediv, together, at_once)):.1%}")
+
+
+FITS = {"one process": (1, 1), "two runs at once": (2, 1), "two processes": (1, 2)}  # runs, and devices of each
+
+
+def fit_rate(folder: Path, runs: int, devices: int, batches: int) -> float:
+    """Images per second of the real command, summed over runs at once, one thread a process, after 50 batches."""
+    folders = [folder / str(number) for number in range(runs)]
+    fit = [sys.executable, "-m", "gan.cli", "fit", "--trainer.accelerator", "cpu", "--trainer.devices", str(devices)]
+    fit += ["--trainer.max_steps", str(batches), "--run_dir"]
+    settings = {"env": os.environ | {"OMP_NUM_THREADS": "1"}, "stdout": subprocess.DEVNULL}
+    processes = [subprocess.Popen([*fit, str(run_dir)], **settings) for run_dir in folders]
+    statuses = [process.wait() for process in processes]
+    if any(statuses):
+        sys.exit("a run has failed")
+    rates = []
+    for run_dir in folders:
+        with (run_dir / "metrics.csv").open(newline="") as file:
+            rates.append([float(row["images_per_second"]) for row in csv.DictReader(file) if row["images_per_second"]])
+    return sum(statistics.harmonic_mean(of_run[1:]) for of_run in rates)
+
 
 def compare_reductions(rank: int, base_channels: int, rounds: int, store: str) -> None:
     """One of two processes: bare loops that reduce flat, by DDP's wrappers, and not at all, in turn."""
@@ -229,7 +265,7 @@ def in_ddp(network: nn.Module) -> nn.Module:
 
 def spread(values: list[float], base: list[float]) -> str:
     """Median, minimum and maximum of ratios."""
-    ratios = [value / other for value, other in zip(values, base, strict=True)]
+    ratios = list(map(truediv, values, base))
     return f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
 
 

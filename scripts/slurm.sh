@@ -29,14 +29,14 @@
 export OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}"
 export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"  # srun does not take it from sbatch, from 22.05 on
 
-# The job keeps its number when it is requeued, and so its folder; a --run_dir of yours wins over this one.
-srun --kill-on-bad-exit=1 python -m gan.cli fit --run_dir "runs/slurm-$SLURM_JOB_ID" --resume auto \
+# The job keeps its number when it is requeued, and so its folder; a --run_dir of yours wins over this one. SLURM must
+# not stop all processes as soon as one has ended: one that saves would be disturbed, and an error would become a 143.
+srun --kill-on-bad-exit=0 --wait=120 python -m gan.cli fit --run_dir "runs/slurm-$SLURM_JOB_ID" --resume auto \
     --trainer.num_nodes "$SLURM_NNODES" --trainer.devices "$SLURM_NTASKS_PER_NODE" "$@"
 status=$?
 
-# 143 is SIGTERM, and that comes by scancel and by preemption too: then the job is no longer running, and not ours to
-# requeue.
-if [ "$status" -eq 143 ] && [ "$(squeue --noheader --jobs "$SLURM_JOB_ID" --format %T)" = RUNNING ]; then
+# 143 is SIGTERM. scancel and preemption send it too, but to this script as well, which does not come here then.
+if [ "$status" -eq 143 ]; then
     echo "time limit: job $SLURM_JOB_ID goes on in a new piece"
     scontrol requeue "$SLURM_JOB_ID"
 fi
