@@ -1,27 +1,36 @@
-"""Measures the speed of this project: `python scripts/benchmark.py data|step`.
+"""Measures the speed of this project: `python scripts/benchmark.py data|step|ddp`.
 
 Prints the machine and the versions first: a figure means nothing without them.
 """
 
 import argparse
+import csv
+import os
 import platform
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
+from operator import truediv
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
+import torch.distributed as dist
 from lightning import Callback, Trainer
 from torch import nn
 from torch.nn.functional import softplus
+from torch.nn.parallel import DistributedDataParallel
 
 from gan import GAN
 from gan.cli import keep_memory
 from gan.data import InMemoryLoader, MNISTDataModule
+from gan.networks import DCGANDiscriminator, DCGANGenerator
 from gan.run import run
 
 
@@ -39,6 +48,13 @@ def main() -> None:
     command.add_argument("--batches", type=int, default=250, help="training batches of each side in a pair")
     command.add_argument("fit", nargs="*", help="arguments of `fit`, after a --: the two sides then differ by them")
     command.set_defaults(run=benchmark_step)
+
+    command = commands.add_parser("ddp", help="two processes of one thread each: how they reduce, and how they scale")
+    command.add_argument("--base_channels", type=int, nargs="+", default=[32, 128], help="sizes of the networks")
+    command.add_argument("--rounds", type=int, default=20, help="times to measure each way to reduce")
+    command.add_argument("--runs", type=int, default=5, help="times to run the real command in each way")
+    command.add_argument("--batches", type=int, default=1000, help="training batches of one run")
+    command.set_defaults(run=benchmark_ddp)
 
     args = parser.parse_args()
     print(f"machine   {processor()}, {platform.system()} {platform.machine()}")
@@ -94,8 +110,19 @@ class Pairs(Callback):
             self.since = time.perf_counter()
 
 
-def bare_loop(generator: nn.Module, discriminator: nn.Module, data: MNISTDataModule) -> Iterator[None]:
-    """The default's arithmetic in two passes, as one writes it: no Lightning, no logging, no average, no schedule."""
+def bare_loop(
+    generator: nn.Module,
+    discriminator: nn.Module,
+    data: MNISTDataModule,
+    one_pass: bool = False,
+    wrap: Callable[[nn.Module], nn.Module] = lambda network: network,
+    reduce: Callable[[nn.Module], None] = lambda network: None,
+) -> Iterator[None]:
+    """The default's arithmetic in two passes, as one writes it: no Lightning, no logging, no average, no schedule.
+
+    For several processes: in one pass, and each network in a wrapper, or with a function of it after its backward.
+    """
+    wrapped_generator, wrapped_discriminator = wrap(generator), wrap(discriminator)
     settings = {"lr": 1e-4, "betas": (0.5, 0.99), "fused": True}
     of_generator = torch.optim.Adam(generator.parameters(), **settings)
     of_discriminator = torch.optim.Adam(discriminator.parameters(), **settings)
@@ -104,23 +131,142 @@ def bare_loop(generator: nn.Module, discriminator: nn.Module, data: MNISTDataMod
         for real, _ in data.train_dataloader():
             with torch.no_grad():
                 fake = generator(torch.randn(len(real), generator.latent_dim))
-            loss = (softplus(-discriminator(real)) + softplus(discriminator(fake))).mean()
+            if one_pass:
+                real_logits, fake_logits = wrapped_discriminator(torch.cat([real, fake])).chunk(2)
+            else:
+                real_logits, fake_logits = wrapped_discriminator(real), wrapped_discriminator(fake)
+            loss = (softplus(-real_logits) + softplus(fake_logits)).mean()
             if step % 16 == 0:
                 x = real.clone().requires_grad_()
                 (gradient,) = torch.autograd.grad(discriminator(x).sum(), x, create_graph=True)
                 loss = loss + gradient.square().sum((1, 2, 3)).mean()
             of_discriminator.zero_grad()
             loss.backward()
+            reduce(discriminator)
             of_discriminator.step()
 
             discriminator.requires_grad_(False)
-            loss = softplus(-discriminator(generator(torch.randn(len(real), generator.latent_dim)))).mean()
+            loss = softplus(-discriminator(wrapped_generator(torch.randn(len(real), generator.latent_dim)))).mean()
             of_generator.zero_grad()
             loss.backward()
+            reduce(generator)
             of_generator.step()
             discriminator.requires_grad_(True)
             step += 1
             yield
+
+
+def benchmark_ddp(args: argparse.Namespace) -> None:
+    """What the exchange of gradients costs in either way, then the real command on one and on two processes."""
+    with tempfile.TemporaryDirectory() as folder:
+        for base_channels in args.base_channels:
+            settings = (base_channels, args.rounds, f"{folder}/{base_channels}")
+            torch.multiprocessing.spawn(compare_reductions, settings, nprocs=2)
+
+        rates = {way: [] for way in FITS}
+        for number in range(args.runs):
+            for way, (runs, devices) in FITS.items():
+                rates[way].append(fit_rate(Path(folder, f"{number} {way}"), runs, devices, args.batches))
+    for way in FITS:
+        print(f"ddp       fit, {way:16} {statistics.median(rates[way]):9,.0f} images/s", end="")
+        print(f" ({min(rates[way]):,.0f} to {max(rates[way]):,.0f})")
+    alone, at_once, together = rates.values()
+    print(f"ddp       scaling {spread(together, alone)}, without what goes to communication {spread(at_once, alone)}")
+    print(f"ddp       share of communication {1 - statistics.median(map(truediv, together, at_once)):.1%}")
+
+
+FITS = {"one process": (1, 1), "two runs at once": (2, 1), "two processes": (1, 2)}  # runs, and devices of each
+
+
+def fit_rate(folder: Path, runs: int, devices: int, batches: int) -> float:
+    """Images per second of the real command, summed over runs at once, one thread a process, after 50 batches."""
+    folders = [folder / str(number) for number in range(runs)]
+    fit = [sys.executable, "-m", "gan.cli", "fit", "--trainer.accelerator", "cpu", "--trainer.devices", str(devices)]
+    fit += ["--trainer.max_steps", str(batches), "--run_dir"]
+    settings = {"env": os.environ | {"OMP_NUM_THREADS": "1"}, "stdout": subprocess.DEVNULL}
+    processes = [subprocess.Popen([*fit, str(run_dir)], **settings) for run_dir in folders]
+    statuses = [process.wait() for process in processes]
+    if any(statuses):
+        sys.exit("a run has failed")
+    rates = []
+    for run_dir in folders:
+        with (run_dir / "metrics.csv").open(newline="") as file:
+            rates.append([float(row["images_per_second"]) for row in csv.DictReader(file) if row["images_per_second"]])
+    return sum(statistics.harmonic_mean(of_run[1:]) for of_run in rates)
+
+
+def compare_reductions(rank: int, base_channels: int, rounds: int, store: str) -> None:
+    """One of two processes: bare loops that reduce flat, by DDP's wrappers, and not at all, in turn."""
+    keep_memory()
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{store}", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    shape = MNISTDataModule.image_shape
+    networks = DCGANGenerator(shape, 16, base_channels), DCGANDiscriminator(shape, base_channels)
+    data = MNISTDataModule(batch_size=64, seed=rank)
+    ways = {"flat": {"reduce": average_gradients}, "wrapped": {"wrap": in_ddp}, "none": {}}
+
+    copies = {way: deepcopy(networks) for way in ways}
+    loops = {way: bare_loop(*copies[way], data, one_pass=True, **ways[way]) for way in ways}
+    for loop in loops.values():
+        torch.manual_seed(1 + rank)
+        time_batches(loop, 32)
+    weights = {way: flat(nn.ModuleList(copies[way]).parameters()) for way in ways}
+    torch.testing.assert_close(weights["flat"], weights["wrapped"], rtol=1e-5, atol=1e-6)
+    of_rank_0 = weights["flat"].clone()
+    dist.broadcast(of_rank_0, src=0)
+    assert torch.equal(weights["flat"], of_rank_0), "the processes have drifted apart"
+    assert not torch.equal(weights["flat"], weights["none"]), "nothing was exchanged"
+
+    times = {way: [] for way in ways}
+    for _ in range(rounds):
+        for way, loop in loops.items():
+            times[way].append(1e3 * time_batches(loop, 16) / 16)  # the penalty comes every 16th
+    if rank == 0:
+        sizes = " + ".join(f"{sum(p.numel() for p in network.parameters()) * 4e-6:.2f}" for network in networks)
+        print(f"ddp       base_channels {base_channels}, gradients of {sizes} MB (G + D)")
+        for way in ways:
+            print(f"          {way:8} {statistics.median(times[way]):7.2f} ms a batch", end="")
+            print(f", {spread(times[way], times['none'])} of none", end="")
+            print(f", {spread(times[way], times['flat'])} of flat")
+    dist.destroy_process_group()
+
+
+def time_batches(loop: Iterator[None], batches: int) -> float:
+    """Seconds until both processes have done so many."""
+    dist.barrier()
+    start = time.perf_counter()
+    for _ in range(batches):
+        next(loop)
+    dist.barrier()
+    return time.perf_counter() - start
+
+
+def average_gradients(network: nn.Module) -> None:
+    """All gradients over all processes, in one exchange."""
+    gradients = [parameter.grad for parameter in network.parameters()]
+    sums = flat(gradients)
+    dist.all_reduce(sums)
+    sums /= dist.get_world_size()
+    means = sums.split([gradient.numel() for gradient in gradients])
+    torch._foreach_copy_(gradients, [mean.view_as(gradient) for mean, gradient in zip(means, gradients, strict=True)])
+
+
+def flat(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
+    return torch.cat([tensor.detach().flatten() for tensor in tensors])
+
+
+def in_ddp(network: nn.Module) -> nn.Module:
+    """The network in a wrapper that exchanges its gradients while the backward goes on."""
+    warnings.filterwarnings("ignore", ".*`broadcast_buffers` is deprecated")  # its successor is newer than torch 2.7
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view")  # those of the 512 weights of one layer
+    return DistributedDataParallel(network, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def spread(values: list[float], base: list[float]) -> str:
+    """Median, minimum and maximum of ratios."""
+    ratios = list(map(truediv, values, base))
+    return f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
 
 
 def time_epoch(loader: InMemoryLoader) -> float:
