@@ -252,8 +252,14 @@ class GAN(L.LightningModule):
                 optimizer.register_load_state_dict_pre_hook(keep_settings)
         return optimizers, schedulers
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds what a run that goes on needs to log as before, and to know whether it is the same bit for bit."""
+        checkpoint["world_size"] = self.trainer.world_size
+        checkpoint["scalars"] = self._scalars
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Brings the averaged generator of the checkpoint and that of this run together."""
+        self._scalars = checkpoint.get("scalars", {})
         state = checkpoint["state_dict"]
         average = {key for key in state if key.startswith("generator_ema.")}
         if average and self.generator_ema is None:
