@@ -171,9 +171,17 @@ class GAN(L.LightningModule):
         real, _ = batch
         fake = self(self.latents(len(real), self.rng("validation", batch_idx, self.global_rank)))
         loss = self.loss.discriminator(self.discriminator(real), self.discriminator(fake)).mean()
-        self.log("validation/discriminator", loss, sync_dist=True, batch_size=len(real))
+        in_fit = self.trainer.state.fn == "fit"
+        self.log("validation/discriminator", loss, logger=not in_fit, sync_dist=True, batch_size=len(real))
 
     test_step = validation_step
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the score by the batches completed; Lightning would put it beside the batch before."""
+        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            score = {"validation/discriminator": float(self.trainer.callback_metrics["validation/discriminator"])}
+            for logger in self.loggers:
+                logger.log_metrics(score, step=self.global_step)
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Lightning's hook behind `manual_backward`."""

@@ -47,6 +47,7 @@ class RunCheckpoint(Checkpoint):
         self.minutes = minutes
         self.keep = keep
         self.saved_at = -1
+        self._between_epochs = False
         self._signal: int | None = None  # the one that asks to stop
         self._previous_handlers: dict[int, Any] = {}
 
@@ -117,18 +118,33 @@ class RunCheckpoint(Checkpoint):
 
     def _wanted(self, trainer: Trainer) -> tuple[bool, type[BaseException] | None]:
         """Whether to save now, and what to end the run with: the same in all processes."""
-        due = trainer.global_step % self.every == 0
-        if trainer.world_size > 1 and trainer.global_step % STOP_EVERY:
+        step = trainer.global_step
+        due = step // self.every > self._looked_at // self.every or step == trainer.max_steps
+        self._looked_at = step
+        if trainer.world_size > 1 and step % STOP_EVERY:
             return due, None
         late = self.minutes is not None and time.monotonic() - self._saved_when >= 60 * self.minutes
-        late = late and trainer.is_global_zero
-        if not self._any(trainer, late or self._signal is not None):
+        if not self._any(trainer, self._signal is not None or (late and trainer.is_global_zero)):
             return due, None
         if self._any(trainer, self._signal == signal.SIGINT):
             return True, KeyboardInterrupt
         if self._any(trainer, self._signal == signal.SIGTERM):
             return True, SIGTERMException
         return True, None
+
+    def _look(self, trainer: Trainer) -> None:
+        """Saves and ends the run where that is wanted."""
+        save, end = self._wanted(trainer)
+        if save:
+            try:
+                self.save(trainer)
+            except ValueError as error:
+                if end is not None:
+                    raise
+                if error.__cause__ is not None:  # this process is the one that could not write
+                    warnings.warn(f"{error}. Training goes on", stacklevel=2)
+        if end is not None:
+            raise end
 
     # ------------------------------------------------------------------ Lightning's hooks
 
@@ -152,8 +168,19 @@ class RunCheckpoint(Checkpoint):
                 "Put run_dir on a disk that all machines share"
             )
 
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: GAN, checkpoint: dict[str, Any]) -> None:
+        # From the end of an epoch, Lightning would go on with an epoch of no batches, and count that too.
+        progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]
+        self._between_epochs = progress["total"]["processed"] == progress["total"]["ready"]
+        if self._between_epochs:
+            for counts in progress.values():
+                counts["completed"] = counts["processed"]
+
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:
-        self._began_at, self._written = trainer.global_step, set()
+        if self._between_epochs:
+            trainer.fit_loop.epoch_loop.restarting = False
+        self._began_at = self._looked_at = trainer.global_step
+        self._written = set()
         self._saved_when = time.monotonic()
         folder = self.folder(trainer)
         own = trainer.ckpt_path is not None and Path(trainer.ckpt_path).parent.resolve() == folder.resolve()
@@ -168,17 +195,17 @@ class RunCheckpoint(Checkpoint):
                 signal.signal(number, self._on_signal)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: GAN, outputs: Any, batch: Any, batch_idx: int) -> None:
-        save, end = self._wanted(trainer)
-        if save:
-            try:
-                self.save(trainer)
-            except ValueError as error:
-                if end is not None:
-                    raise
-                if error.__cause__ is not None:  # this process is the one that could not write
-                    warnings.warn(f"{error}. Training goes on", stacklevel=2)
-        if end is not None:
-            raise end
+        # Lightning would not go back to a validation that is due now: save after it, or after the epoch.
+        loop = trainer.fit_loop
+        if not trainer.is_last_batch and not loop.epoch_loop._should_check_val_fx(loop._data_fetcher):  # private
+            self._look(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: GAN) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and not trainer.is_last_batch:
+            self._look(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: GAN) -> None:
+        self._look(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: GAN) -> None:
         self.save(trainer)
