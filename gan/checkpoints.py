@@ -185,16 +185,17 @@ def check_file(path: Path) -> Any:
         magic = file.read(4)
     if not magic:
         raise ValueError(f"{path} is damaged: it is empty")
-    if not zipfile.is_zipfile(path):
-        if magic == b"PK\x03\x04":
-            raise ValueError(f"{path} is damaged: its end is missing")
-        raise ValueError(f"{path} is not a checkpoint; a run writes its own to RUN/checkpoints/last.ckpt")
     try:
-        damaged = damaged_record(path)
+        archive = zipfile.is_zipfile(path)
+        damaged = damaged_record(path) if archive else None
     except Exception as error:  # a damaged file can raise anything
         raise ValueError(f"{path} is damaged: {type(error).__name__}") from error
     if damaged is not None:
         raise ValueError(f"{path} is damaged: {damaged} is not what was written")
+    if not archive and magic == b"PK\x03\x04":
+        raise ValueError(f"{path} is damaged: its end is missing")
+    if not archive:
+        raise ValueError(f"{path} is not a checkpoint; a run writes its own to RUN/checkpoints/last.ckpt")
     try:
         return torch.load(path, map_location="meta", weights_only=True, mmap=True)
     except UnpicklingError as error:
