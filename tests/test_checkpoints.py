@@ -149,18 +149,24 @@ def test_damaged_file_is_refused_or_harmless(checkpoint, content, tmp_path):
     [
         (lambda content: b"", "is damaged: it is empty"),
         (lambda content: content[:-1000], "is damaged: its end is missing"),
-        (
-            lambda content: content[: len(content) // 2] + b"x" + content[len(content) // 2 + 1 :],
-            r"is damaged: \S*data",
-        ),
         (lambda content: b"hello", "is not a checkpoint"),
     ],
-    ids=["empty", "cut off", "other weights", "text"],
+    ids=["empty", "cut off", "text"],
 )
 def test_what_is_wrong_is_said(content, tmp_path, kind, message):
     path = tmp_path / "a.ckpt"
     path.write_bytes(kind(content))
     with pytest.raises(ValueError, match=message):
+        check_checkpoint(path)
+
+
+def test_one_bit_of_one_weight(checkpoint, content, tmp_path):
+    """Torch loads it without a word."""
+    weights = load(checkpoint)["state_dict"]["fixed_latents"].numpy().tobytes()
+    path = tmp_path / "a.ckpt"
+    path.write_bytes(content.replace(weights, weights[:-1] + bytes([weights[-1] ^ 1])))
+    assert not equal(load(path), load(checkpoint))
+    with pytest.raises(ValueError, match=r"is damaged: \S*/data/\d+ is not what was written"):
         check_checkpoint(path)
 
 
