@@ -12,7 +12,7 @@ from typing import Any
 
 from lightning import Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
-from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.plugins.io import AsyncCheckpointIO, TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from gan.checkpoints import LAST, AtomicCheckpointIO, name_again, remove, remove_partial, step_path, steps
@@ -157,6 +157,8 @@ class RunCheckpoint(Checkpoint):
                     "ModelCheckpoint's train_time_interval never saves where a module steps its own optimizers, as a "
                     "GAN does: set RunCheckpoint's minutes instead"
                 )
+        if isinstance(trainer.strategy.checkpoint_io, AsyncCheckpointIO):
+            raise ValueError("RunCheckpoint must know when a checkpoint is whole: leave AsyncCheckpointIO out")
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         here = str(trainer.ckpt_path)
