@@ -22,6 +22,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from gan.callbacks import RunCheckpoint
 from gan.checkpoints import AtomicCheckpointIO, check_checkpoint, newest_whole, replacing
 from gan.loggers import MetricsTable
 from gan.module import GAN
@@ -132,8 +133,12 @@ class GANCLI(LightningCLI):
         else:
             kwargs["default_root_dir"] = str(self.run_dir)
             kwargs["plugins"] = [*as_list(settings.plugins), AtomicCheckpointIO()]
+            callbacks = as_list(settings.callbacks)
+            # One that `callbacks+` appends takes the place of the default one.
+            replaced = [callback for callback in callbacks if isinstance(callback, RunCheckpoint)][:-1]
+            callbacks = [callback for callback in callbacks if callback not in replaced]
             # Not before training starts: a run that is refused must not leave its config to the run that it resumes.
-            kwargs["callbacks"] = [*as_list(settings.callbacks), LambdaCallback(on_train_start=self.save_config)]
+            kwargs["callbacks"] = [*callbacks, LambdaCallback(on_train_start=self.save_config)]
             if settings.logger is True:
                 # A run that was killed has logged batches after its checkpoint, which will come again.
                 again = self.checkpoint.get("global_step", -1) + 1

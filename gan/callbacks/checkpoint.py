@@ -151,6 +151,8 @@ class RunCheckpoint(Checkpoint):
     def setup(self, trainer: Trainer, pl_module: GAN, stage: str) -> None:
         if stage != "fit":
             return
+        if sum(isinstance(callback, RunCheckpoint) for callback in trainer.callbacks) > 1:
+            raise ValueError("two RunCheckpoints would remove each other's checkpoints: leave one out")
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback._train_time_interval is not None:
                 raise ValueError(

@@ -133,6 +133,11 @@ def test_file_is_written_beside_its_place(make_gan, make_trainer, data, own):
     assert type(trainer.strategy.checkpoint_io) is (AtomicCheckpointIO if own is None else Disk)
 
 
+def test_two_are_refused(make_gan, make_trainer, data):
+    with pytest.raises(ValueError, match="two RunCheckpoints"):
+        make_trainer(callbacks=[RunCheckpoint(), RunCheckpoint(every=5)]).fit(make_gan(), data)
+
+
 def test_checkpoint_that_is_written_later_is_refused(make_gan, make_trainer, data):
     trainer = make_trainer(callbacks=[RunCheckpoint()], plugins=[AsyncCheckpointIO()])
     with pytest.raises(ValueError, match="leave AsyncCheckpointIO out"):
