@@ -22,7 +22,6 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from gan.callbacks import RunCheckpoint
 from gan.checkpoints import AtomicCheckpointIO, check_checkpoint, newest_whole, replacing
 from gan.loggers import MetricsTable
 from gan.module import GAN
@@ -119,6 +118,7 @@ class GANCLI(LightningCLI):
             config = self.config["fit"]
             if config.resume == "auto" and not config.run_dir:
                 raise ValueError("--resume auto needs the run to go on with: --run_dir RUN")
+            config.trainer.callbacks = without_repeated(as_list(config.trainer.callbacks))
             self.run_dir = Path(config.run_dir) if config.run_dir else default_run_dir(config)
             self.ckpt_path, self.checkpoint = checkpoint_to_resume(self.run_dir, config.resume)
 
@@ -133,12 +133,8 @@ class GANCLI(LightningCLI):
         else:
             kwargs["default_root_dir"] = str(self.run_dir)
             kwargs["plugins"] = [*as_list(settings.plugins), AtomicCheckpointIO()]
-            callbacks = as_list(settings.callbacks)
-            # One that `callbacks+` appends takes the place of the default one.
-            replaced = [callback for callback in callbacks if isinstance(callback, RunCheckpoint)][:-1]
-            callbacks = [callback for callback in callbacks if callback not in replaced]
             # Not before training starts: a run that is refused must not leave its config to the run that it resumes.
-            kwargs["callbacks"] = [*callbacks, LambdaCallback(on_train_start=self.save_config)]
+            kwargs["callbacks"] = [*as_list(settings.callbacks), LambdaCallback(on_train_start=self.save_config)]
             if settings.logger is True:
                 # A run that was killed has logged batches after its checkpoint, which will come again.
                 again = self.checkpoint.get("global_step", -1) + 1
@@ -206,6 +202,17 @@ def default_run_dir(config: Any) -> Path:
     start = Path("runs", name, time.strftime("%Y-%m-%d_%H-%M-%S"))
     candidates = (start.with_name(f"{start.name}-{number}") for number in range(2, 1000))
     return start if not start.exists() else next(path for path in candidates if not path.exists())
+
+
+def without_repeated(callbacks: list[Any]) -> list[Any]:
+    """The callbacks of a config, each once, and the last RunCheckpoint alone.
+
+    `callbacks+` appends to those of the default config and, where the command that started a run is given again to
+    resume it, to what it has appended before.
+    """
+    kept = [callback for number, callback in enumerate(callbacks) if callback not in callbacks[:number]]
+    own = [callback for callback in kept if callback.class_path == "gan.callbacks.RunCheckpoint"]
+    return [callback for callback in kept if callback not in own[:-1]]
 
 
 def checkpoint_to_resume(run_dir: Path, resume: str) -> tuple[Path | None, dict[str, Any]]:
