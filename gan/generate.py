@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from gan.callbacks.images import image_grid, to_pil, to_uint8
+from gan.checkpoints import check_checkpoint
 from gan.module import GAN
-from gan.run import check_checkpoint
 
 BATCH = 250  # images made at a time
 

@@ -209,9 +209,17 @@ class GAN(L.LightningModule):
         real, _ = batch
         fake = self(self.latents(len(real), self.rng("validation", batch_idx, self.global_rank)))
         loss = self.loss.discriminator(self.discriminator(real), self.discriminator(fake)).mean()
-        self.log("validation/discriminator", loss, sync_dist=True, batch_size=len(real))
+        in_fit = self.trainer.state.fn == "fit"
+        self.log("validation/discriminator", loss, logger=not in_fit, sync_dist=True, batch_size=len(real))
 
     test_step = validation_step
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the score by the batches completed; Lightning would put it beside the batch before."""
+        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            score = {"validation/discriminator": float(self.trainer.callback_metrics["validation/discriminator"])}
+            for logger in self.loggers:
+                logger.log_metrics(score, step=self.global_step)
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Lightning's hook behind `manual_backward`."""
@@ -307,8 +315,14 @@ class GAN(L.LightningModule):
                 optimizer.register_load_state_dict_pre_hook(keep_settings)
         return optimizers, schedulers
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds what a run that goes on needs to log as before, and to know whether it is the same bit for bit."""
+        checkpoint["world_size"] = self.trainer.world_size
+        checkpoint["scalars"] = self._scalars
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Brings the averaged generator of the checkpoint and that of this run together."""
+        self._scalars = checkpoint.get("scalars", {})
         state = checkpoint["state_dict"]
         average = {key for key in state if key.startswith("generator_ema.")}
         training = self._trainer is not None and self.trainer.state.fn == "fit"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.cli import LightningCLI
@@ -22,7 +23,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasti
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from gan.callbacks import AtomicCheckpointIO
+from gan.checkpoints import AtomicCheckpointIO, check_checkpoint, newest_whole, replacing
 from gan.loggers import MetricsTable
 from gan.module import GAN
 from gan.parallel import replace_lightnings
@@ -110,7 +111,7 @@ class GANCLI(LightningCLI):
             path = self.config[self.config.subcommand].ckpt_path
             if path is None:
                 raise ValueError(f"{self.config.subcommand} needs a trained run: --ckpt_path RUN/checkpoints/last.ckpt")
-            check_checkpoint(path)
+            self.checkpoint = check_checkpoint(path)
             self.ckpt_path = path
         super()._parse_ckpt_path()
 
@@ -121,12 +122,13 @@ class GANCLI(LightningCLI):
             if config.resume == "auto" and not config.run_dir:
                 raise ValueError("--resume auto needs the run to go on with: --run_dir RUN")
             check_trainer_settings(config.trainer)
+            config.trainer.callbacks = without_repeated(as_list(config.trainer.callbacks))
             self.run_dir = Path(config.run_dir) if config.run_dir else default_run_dir(config)
-            self.ckpt_path = checkpoint_to_resume(self.run_dir, config.resume)
+            self.ckpt_path, self.checkpoint = checkpoint_to_resume(self.run_dir, config.resume)
 
     def after_instantiate_classes(self) -> None:
         if self.ckpt_path is not None:
-            check_fits(self.ckpt_path, self.model)
+            check_fits(self.ckpt_path, self.checkpoint, self.model)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings = self.config_init[self.subcommand]["trainer"]
@@ -138,24 +140,38 @@ class GANCLI(LightningCLI):
             # Not before training starts: a run that is refused must not leave its config to the run that it resumes.
             kwargs["callbacks"] = [*as_list(settings.callbacks), LambdaCallback(on_train_start=self.save_config)]
             if settings.logger is True:
+                # A run that was killed has logged batches after its checkpoint, which will come again.
+                again = self.checkpoint.get("global_step", -1) + 1
                 kwargs["logger"] = [
-                    TensorBoardLogger(self.run_dir, name="", version="tensorboard"),
+                    TensorBoardLogger(self.run_dir, name="", version="tensorboard", purge_step=again),
                     MetricsTable(self.run_dir),
                 ]
         return super().instantiate_trainer(**kwargs)
 
     def save_config(self, trainer: Trainer, model: LightningModule) -> None:
-        """Writes `config.yaml` without the folder and the checkpoint of this run: every command takes it as it is."""
-        if trainer.is_global_zero:
-            config = self.config["fit"].clone()
-            for of_this_run in ("run_dir", "resume", "config"):
-                del config[of_this_run]
-            self._parser("fit").save(config, self.run_dir / "config.yaml", skip_none=False, overwrite=True)
+        """Writes `config.yaml` without the folder and the checkpoint of this run: every command takes it as it is.
+
+        Before, it says what a resumed run does otherwise than it did.
+        """
+        if not trainer.is_global_zero:
+            return
+        config = self.config["fit"].clone()
+        for of_this_run in ("run_dir", "resume", "config"):
+            del config[of_this_run]
+        text = self._parser("fit").dump(config, skip_none=False)
+        before = config_of_run(self.config["fit"].run_dir, self.config["fit"].resume)
+        if self.ckpt_path is not None and before is not None:
+            old, new = yaml.safe_load(before.read_text()), yaml.safe_load(text)
+            for line in [*changes(old, new), *other_processes(self.checkpoint, trainer, old, new)]:
+                print(line)
+        with replacing(self.run_dir / "config.yaml") as partial:
+            partial.write_text(text)
 
     def fit(self, model: LightningModule, **kwargs: Any) -> None:
+        self.trainer.ckpt_path = self.ckpt_path  # known from the start, so that RunCheckpoint can compare
         with run_folder(self.run_dir, self.trainer):
             try:
-                self.trainer.fit(model, ckpt_path=self.ckpt_path, weights_only=True, **kwargs)
+                self.trainer.fit(model, weights_only=True, **kwargs)
             except SIGTERMException:
                 sys.exit(128 + signal.SIGTERM)
             except SystemExit:
@@ -171,12 +187,16 @@ def with_config_of_run(args: list[str]) -> list[str]:
     parser.add_argument("--resume", default="never")
     parser.add_argument("--ckpt_path", default="never")
     given, _ = parser.parse_known_args(args[1:])
-    checkpoint = given.resume if args[0] == "fit" else given.ckpt_path
-    if checkpoint == "never":
-        return args
-    folder = given.run_dir if checkpoint == "auto" else Path(checkpoint).absolute().parent.parent
-    config = Path(folder or "", "config.yaml")
-    return [args[0], "--config", str(config), *args[1:]] if folder and config.is_file() else args
+    config = config_of_run(given.run_dir, given.resume if args[0] == "fit" else given.ckpt_path)
+    return args if config is None else [args[0], "--config", str(config), *args[1:]]
+
+
+def config_of_run(run_dir: str | None, checkpoint: str) -> Path | None:
+    """The config of the run that `checkpoint` (auto, never, or a path) belongs to, if there is one."""
+    if checkpoint == "never" or (checkpoint == "auto" and not run_dir):
+        return None
+    config = Path(run_dir if checkpoint == "auto" else Path(checkpoint).absolute().parent.parent, "config.yaml")
+    return config if config.is_file() else None
 
 
 def check_trainer_settings(trainer: Any) -> None:
@@ -213,54 +233,47 @@ def default_run_dir(config: Any) -> Path:
     return chosen
 
 
-def checkpoint_to_resume(run_dir: Path, resume: str) -> Path | None:
-    """The checkpoint that `resume` (auto, never, or a path) stands for.
+def without_repeated(callbacks: list[Any]) -> list[Any]:
+    """The callbacks of a config, each once, and the last RunCheckpoint alone.
+
+    `callbacks+` appends to those of the default config and, where the command that started a run is given again to
+    resume it, to what it has appended before.
+    """
+    kept = [callback for number, callback in enumerate(callbacks) if callback not in callbacks[:number]]
+    own = [callback for callback in kept if callback.class_path == "gan.callbacks.RunCheckpoint"]
+    return [callback for callback in kept if callback not in own[:-1]]
+
+
+def checkpoint_to_resume(run_dir: Path, resume: str) -> tuple[Path | None, dict[str, Any]]:
+    """The checkpoint that `resume` (auto, never, or a path) stands for, and what it holds.
 
     Raises:
         ValueError: if there is none at the path, or the folder holds a run that is not to be resumed.
     """
-    last = run_dir / "checkpoints" / "last.ckpt"
     if resume == "auto":
-        if not last.is_file():
-            return None
-        check_checkpoint(last)
-        return last
+        found = newest_whole(run_dir / "checkpoints")
+        if found is None:
+            return None, {}
+        path, checkpoint, damaged = found
+        if damaged and rank_zero_only.rank == 0:
+            names = ", ".join(str(one) for one in damaged)
+            step = checkpoint["global_step"]
+            print(f"warning: {names}: damaged. The run goes on from batch {step:,}, by {path}", file=sys.stderr)
+        return path, checkpoint
     if rank_zero_only.rank == 0 and (run_dir / "config.yaml").exists():
         raise ValueError(f"{run_dir} already holds a run: go on with it by --resume auto, or choose another --run_dir")
-    if resume == "never":
-        return None
-    check_checkpoint(resume)
-    return Path(resume)
+    return (None, {}) if resume == "never" else (Path(resume), check_checkpoint(resume))
 
 
-def check_checkpoint(path: str | Path) -> None:
-    """Refuses a checkpoint that is missing, damaged or not ours, before anything is made of it.
-
-    Raises:
-        ValueError: with the reason.
-    """
-    if not Path(path).is_file():
-        raise ValueError(f"no checkpoint at {path}; a run writes its own to RUN/checkpoints/last.ckpt")
-    try:
-        checkpoint = torch.load(path, map_location="meta", weights_only=True, mmap=True)
-        ours = any(key.startswith("generator.") for key in checkpoint["state_dict"])
-        ours = ours and "_instantiator" in checkpoint.get("hyper_parameters", {})
-    except Exception as error:  # a damaged file can raise anything
-        raise ValueError(f"{path} is damaged, or not a checkpoint: {type(error).__name__}") from error
-    if not ours:
-        raise ValueError(f"{path} is a checkpoint of something else: it has no generator of this project")
-
-
-def check_fits(path: str | Path, model: LightningModule) -> None:
+def check_fits(path: str | Path, checkpoint: dict[str, Any], model: LightningModule) -> None:
     """Refuses a checkpoint of other networks, whose weights Lightning would list one by one.
 
     Raises:
         ValueError: with the first difference.
     """
-    saved = torch.load(path, map_location="meta", weights_only=True, mmap=True)["state_dict"]
     shapes = [
         {key: tuple(value.shape) for key, value in state.items() if not key.startswith("generator_ema.")}
-        for state in (saved, model.state_dict())
+        for state in (checkpoint["state_dict"], model.state_dict())
     ]
     for key in sorted(shapes[0].keys() | shapes[1].keys()):
         there, here = (shape.get(key, "missing") for shape in shapes)
@@ -269,6 +282,44 @@ def check_fits(path: str | Path, model: LightningModule) -> None:
                 f"{path} does not fit the networks and the data of this command: {key} is {there} in the checkpoint "
                 f"and {here} here. Leave out the settings that change them, or start another run"
             )
+
+
+def changes(old: Any, new: Any) -> list[str]:
+    """What differs between two configs, a line for each setting."""
+    before, now = settings(old), settings(new)
+    names = [name for name in now | before if before.get(name) != now.get(name)]
+    return [f"changed        {name}: {before.get(name)} -> {now.get(name)}" for name in names]
+
+
+def settings(config: Any, name: str = "") -> dict[str, Any]:
+    """The settings of a config by the names that the command line has for them."""
+    match config:
+        case {"class_path": path, **rest}:
+            return {name: path} | settings(rest.get("init_args", {}), name)
+        case dict():
+            items = config.items()
+        case [dict(), *_]:
+            items = enumerate(config)
+        case _:
+            return {name: config}
+    parts = [settings(value, f"{name}.{key}" if name else str(key)) for key, value in items]
+    return {key: value for part in parts for key, value in part.items()}
+
+
+def other_processes(checkpoint: dict[str, Any], trainer: Trainer, old: Any, new: Any) -> list[str]:
+    """What it means to go on with another number of processes, if it is another."""
+    before, now = checkpoint.get("world_size", trainer.world_size), trainer.world_size
+    if before == now:
+        return []
+    step = trainer.global_step
+    lines = [f"processes      {before} -> {now}: goes on correctly from batch {step:,}, but not bit for bit as before"]
+    sizes = [config["data"].get("init_args", {}).get("batch_size") for config in (old, new)]
+    if None not in sizes and sizes[0] * before != sizes[1] * now:
+        lines.append(
+            f"images/batch   {sizes[0] * before} -> {sizes[1] * now} over all processes; to keep it, "
+            f"set data.batch_size to {sizes[0] * before / now:g}"
+        )
+    return lines
 
 
 @contextmanager

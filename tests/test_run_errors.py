@@ -215,7 +215,16 @@ def saved(content) -> bytes:
     return content
 
 
-BAD = [truncated, empty, text, something_else, other_network, other_gan, pickle_with_code, checkpoint_with_code]
+BAD = {
+    truncated: "bad.ckpt is damaged: its end is missing",
+    empty: "bad.ckpt is damaged: it is empty",
+    text: "bad.ckpt is not a checkpoint",
+    something_else: "bad.ckpt is a checkpoint of something else",
+    other_network: "bad.ckpt is a checkpoint of something else",
+    other_gan: "bad.ckpt is a checkpoint of something else",
+    pickle_with_code: "bad.ckpt is not a checkpoint",
+    checkpoint_with_code: "this one asks to run code",
+}
 COMMANDS = {
     "validate": ["validate", "--ckpt_path", "bad.ckpt"],
     "test": ["test", "--ckpt_path", "bad.ckpt"],
@@ -230,9 +239,7 @@ COMMANDS = {
 def test_bad_checkpoint(refused, good, name, kind):
     """`refused` also sees to it that no code in it ran: that would leave the file `infected`."""
     Path("bad.ckpt").write_bytes(kind(good.read_bytes()))
-    error = refused(*COMMANDS[name])
-    assert "bad.ckpt is" in error
-    assert "damaged, or not a checkpoint" in error or "checkpoint of something else" in error
+    assert BAD[kind] in refused(*COMMANDS[name])
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -247,12 +254,40 @@ def test_no_checkpoint_given(refused, name):
     assert "--ckpt_path RUN/checkpoints/last.ckpt" in refused(name)
 
 
-def test_damaged_checkpoint_of_the_run(refused, good):
-    """`--resume auto` must not start afresh over a run whose checkpoint is damaged."""
+def test_no_checkpoint_of_the_run_is_whole(refused, good):
+    """`--resume auto` must not start afresh over a run whose checkpoints are all damaged."""
     shutil.copytree(good.parents[1], "run")
-    path = Path("run/checkpoints/last.ckpt")
-    path.write_bytes(truncated(path.read_bytes()))
-    assert f"{path} is damaged" in refused("fit", "--run_dir", "run", "--resume", "auto")
+    for path in Path("run/checkpoints").iterdir():
+        path.write_bytes(truncated(path.read_bytes()))
+    error = refused("fit", "--run_dir", "run", "--resume", "auto")
+    assert "no checkpoint in run/checkpoints can be used" in error
+    assert "start again in another --run_dir" in error
+
+
+def test_damaged_checkpoint_of_the_run(capsys):
+    """The run goes on from the newest whole one, says so in one line, and ends as if nothing had been."""
+    words = ["--trainer.max_steps", "6", "--trainer.callbacks+", "RunCheckpoint", "--trainer.callbacks.every", "2"]
+    whole = fit("whole", *words)
+    fit("run", *words, "--trainer.max_steps", "5")
+    folder = Path("run/checkpoints")
+    with (folder / "last.ckpt").open("r+b") as file:  # as the disk does, under both of its names
+        file.seek(100_000)
+        file.write(bytes(100_000))
+    capsys.readouterr()
+    path = resume("run", "--trainer.max_steps", "6")
+    (warning,) = capsys.readouterr().err.splitlines()
+    damaged = "run/checkpoints/last.ckpt, run/checkpoints/step_000005.ckpt"
+    assert warning == f"warning: {damaged}: damaged. The run goes on from batch 4, by {folder}/step_000004.ckpt"
+    assert equal(load(path), load(whole))
+    assert table("run") == table("whole")
+
+
+def test_last_checkpoint_is_missing():
+    """A run that was killed in the middle of its first save, or a user who wanted to make room."""
+    path = fit("run")
+    path.unlink()
+    assert load(resume("run", "--trainer.max_steps", "5"))["global_step"] == 5
+    assert [row["step"] for row in table("run")] == ["1", "2", "3", "4", "5"]
 
 
 @pytest.mark.parametrize(
@@ -328,10 +363,10 @@ def test_disk_full_at_the_end(capsys):
         resume("run", "--trainer.max_steps", "5")
     assert stop.value.code == 2
     (error,) = capsys.readouterr().err.splitlines()
-    assert error.startswith("error: cannot write run/checkpoints/last.ckpt")
+    assert error.startswith("error: cannot write run/checkpoints/step_000005.ckpt: [Errno 27] File too large")
     assert error.endswith("Make room on the disk")
     assert path.read_bytes() == before
-    assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
+    assert sorted(file.name for file in path.parent.iterdir()) == ["last.ckpt", "step_000003.ckpt"]
     assert load(resume("run", "--trainer.max_steps", "5"))["global_step"] == 5  # with room again
 
 
@@ -381,10 +416,10 @@ def test_sigterm_saves_and_says_how_to_go_on(capsys, monkeypatch, when):
         if gan.global_step == 3:
             terminate()
 
-    callbacks = [At(batch=2, action=terminate)]
+    callbacks, stopped = [At(batch=2, action=terminate)], 3
     with monkeypatch.context() as patch:
         if when == "between batches":
-            callbacks = []
+            callbacks, stopped = [], 4  # what is saved is never half a step, so the next one comes to its end
             patch.setattr(GAN, "on_train_batch_end", after_all_callbacks)
         with pytest.raises(SystemExit) as stop:
             fit("parts", *words, callbacks=callbacks)
@@ -392,7 +427,7 @@ def test_sigterm_saves_and_says_how_to_go_on(capsys, monkeypatch, when):
     output, errors = capsys.readouterr()
     assert errors == ""
     assert output.splitlines()[-2:] == [
-        "stopped after batch 3; saved as of batch 3. Go on with:",
+        f"stopped after batch {stopped}; saved as of batch {stopped}. Go on with:",
         "  python -m gan.cli fit --run_dir parts --resume auto",
     ]
     parts = resume("parts")

@@ -1,121 +1,224 @@
-"""The run's own checkpoint: whole at every moment, and written when a run is stopped."""
+"""The run's own checkpoints: one whole at every moment, and written when a run is stopped."""
 
-import os
 import shlex
 import signal
+import threading
+import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import torch
 from lightning import Trainer
-from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.plugins.io import AsyncCheckpointIO, TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from gan.checkpoints import LAST, AtomicCheckpointIO, name_again, remove, remove_partial, step_path, steps
 from gan.module import GAN
+
+STOP_EVERY = 10  # batches between two looks, of several processes, at whether one of them is to stop
 
 
 class RunCheckpoint(Checkpoint):
-    """Saves the run as `checkpoints/last.ckpt`: every so many batches, at the end, and when it is stopped.
+    """Saves the run as `checkpoints/step_001000.ckpt` and, the same one again, as `checkpoints/last.ckpt`.
 
-    Ctrl-C ends the run after the batch in progress, so that what is saved is never half a step; a second Ctrl-C ends
-    it at once, without saving. SIGTERM likewise ends the run after the batch. A save that fails, on a full disk say,
-    is a warning while there is training left to do, and an error at the end; `last.ckpt` stays what it was.
+    It does so every so many batches or minutes, at the end, and when the run is stopped. Ctrl-C ends the run after the
+    batch in progress, so that what is saved is never half a step; a second Ctrl-C ends it at once, without saving.
+    SIGTERM likewise ends the run after the batch. Several processes stop together, at most ten batches later. A save
+    that fails, on a full disk say, is a warning while there is training left to do, and an error at the end;
+    `last.ckpt` stays what it was.
 
     Args:
         every: Training batches between two saves.
+        minutes: Minutes after which to save even so, by the clock of the first process; never if not given.
+        keep: How many of the newest `step_*.ckpt` stay. Where the disk damages one, the run goes on from another.
     """
 
-    def __init__(self, every: int = 1000):
+    def __init__(self, every: int = 1000, minutes: float | None = None, keep: int = 2):
         if every < 1:
             raise ValueError(f"RunCheckpoint's every is a number of training batches of at least 1, and is {every}")
+        if minutes is not None and minutes <= 0:
+            raise ValueError(f"RunCheckpoint's minutes must be above 0, and is {minutes}; leave it out for never")
+        if keep < 1:
+            raise ValueError(f"RunCheckpoint's keep is a number of checkpoints of at least 1, and is {keep}")
         self.every = every
-        self.interrupted = False
+        self.minutes = minutes
+        self.keep = keep
         self.saved_at = -1
-        self._previous_handler: Any = None
+        self._between_epochs = False
+        self._signal: int | None = None  # the one that asks to stop
+        self._previous_handlers: dict[int, Any] = {}
 
-    def path(self, trainer: Trainer) -> Path:
-        return Path(trainer.default_root_dir, "checkpoints", "last.ckpt")
+    def folder(self, trainer: Trainer) -> Path:
+        return Path(trainer.default_root_dir, "checkpoints")
+
+    # ------------------------------------------------------------------ saving
 
     def save(self, trainer: Trainer) -> None:
-        """Saves, unless this batch is saved already.
+        """Saves, unless this batch is saved already. All processes come here in the same batch.
 
         Raises:
-            ValueError: if the file cannot be written. The one before it is left as it was.
+            ValueError: if it cannot be written, in all of them. The checkpoints before it are left as they were.
         """
-        if trainer.global_step == self.saved_at or trainer.fast_dev_run:
+        step = trainer.global_step
+        if step == self.saved_at or trainer.fast_dev_run:
             return
+        self._saved_when = time.monotonic()
+        path, failure = step_path(self.folder(trainer), step), None
         try:
-            trainer.save_checkpoint(self.path(trainer))
             for logger in trainer.loggers:
-                logger.save()  # what is logged so far is not logged again by a run that goes on from here
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-            kept = f"; the one of batch {self.saved_at} is kept" if self.saved_at >= 0 else ""
-            raise ValueError(f"cannot write {self.path(trainer)}: {error}{kept}. Make room on the disk") from error
-        self.saved_at = trainer.global_step
-
-    def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:
-        self.interrupted = False
+                logger.save()  # before the checkpoint: a run that goes on from it does not log this again
+        except OSError as error:
+            failure = error
         try:
-            self._previous_handler = signal.signal(signal.SIGINT, self._on_ctrl_c)
-        except ValueError:  # only the main thread may: elsewhere Ctrl-C is not ours to handle
-            self._previous_handler = None
+            trainer.save_checkpoint(path)
+        except OSError as error:
+            failure = error
+            trainer.strategy.barrier()  # the one at the end of `save_checkpoint`, where the other processes wait
+        if not self._any(trainer, failure is not None) and trainer.is_global_zero:
+            try:
+                name_again(path, path.with_name(LAST))
+            except OSError as error:
+                failure = error
+        if self._any(trainer, failure is not None):
+            kept = f"; the one of batch {self.saved_at} is kept" if self.saved_at >= 0 else ""
+            reason = failure or "another process failed"
+            raise ValueError(f"cannot write {path}: {reason}{kept}. Make room on the disk") from failure
+        self.saved_at = step
+        self._written.add(step)
+        if trainer.is_global_zero:
+            self.prune(trainer)
 
-    def _on_ctrl_c(self, signum: int, frame: FrameType | None) -> None:
-        self.interrupted = True
-        self._restore_handler()
+    def prune(self, trainer: Trainer) -> None:
+        """Removes all but the newest checkpoints of this run, and those that it has overtaken without them."""
+        # Those beyond the checkpoint that the run went on from may be damaged: they do not count among the good ones.
+        passed = {step: path for step, path in steps(self.folder(trainer)).items() if step <= self.saved_at}
+        good = [step for step in passed if step <= self._began_at or step in self._written]
+        for step in passed.keys() - set(good[-self.keep :]):
+            with suppress(OSError):  # it will be tried again
+                remove(passed[step])
 
-    def _restore_handler(self) -> None:
-        if self._previous_handler is not None:
-            signal.signal(signal.SIGINT, self._previous_handler)
-            self._previous_handler = None
+    # ------------------------------------------------------------------ stopping
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: GAN, outputs: Any, batch: Any, batch_idx: int) -> None:
-        stopping = self.interrupted or trainer.received_sigterm
-        if stopping or trainer.global_step % self.every == 0:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._signal = number
+        if number == signal.SIGINT:
+            signal.signal(number, self._previous_handlers[number])  # a second Ctrl-C ends the run at once
+
+    def _restore_handlers(self) -> None:
+        for number, handler in self._previous_handlers.items():
+            signal.signal(number, handler)
+        self._previous_handlers = {}
+
+    def _any(self, trainer: Trainer, decision: bool) -> bool:
+        """Whether one of the processes says yes. All of them must ask."""
+        return trainer.strategy.reduce_boolean_decision(decision, all=False)
+
+    def _wanted(self, trainer: Trainer) -> tuple[bool, type[BaseException] | None]:
+        """Whether to save now, and what to end the run with: the same in all processes."""
+        step = trainer.global_step
+        due = step // self.every > self._looked_at // self.every or step == trainer.max_steps
+        self._looked_at = step
+        if trainer.world_size > 1 and step % STOP_EVERY:
+            return due, None
+        late = self.minutes is not None and time.monotonic() - self._saved_when >= 60 * self.minutes
+        if not self._any(trainer, self._signal is not None or (late and trainer.is_global_zero)):
+            return due, None
+        if self._any(trainer, self._signal == signal.SIGINT):
+            return True, KeyboardInterrupt
+        if self._any(trainer, self._signal == signal.SIGTERM):
+            return True, SIGTERMException
+        return True, None
+
+    def _look(self, trainer: Trainer) -> None:
+        """Saves and ends the run where that is wanted."""
+        save, end = self._wanted(trainer)
+        if save:
             try:
                 self.save(trainer)
             except ValueError as error:
-                if stopping:
+                if end is not None:
                     raise
-                warnings.warn(f"{error}. Training goes on", stacklevel=2)
-        if self.interrupted:
-            raise KeyboardInterrupt
+                if error.__cause__ is not None:  # this process is the one that could not write
+                    warnings.warn(f"{error}. Training goes on", stacklevel=2)
+        if end is not None:
+            raise end
+
+    # ------------------------------------------------------------------ Lightning's hooks
+
+    def setup(self, trainer: Trainer, pl_module: GAN, stage: str) -> None:
+        if stage != "fit":
+            return
+        if sum(isinstance(callback, RunCheckpoint) for callback in trainer.callbacks) > 1:
+            raise ValueError("two RunCheckpoints would remove each other's checkpoints: leave one out")
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint) and callback._train_time_interval is not None:
+                raise ValueError(
+                    "ModelCheckpoint's train_time_interval never saves where a module steps its own optimizers, as a "
+                    "GAN does: set RunCheckpoint's minutes instead"
+                )
+        if isinstance(trainer.strategy.checkpoint_io, AsyncCheckpointIO):
+            raise ValueError("RunCheckpoint must know when a checkpoint is whole: leave AsyncCheckpointIO out")
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        here = str(trainer.ckpt_path)
+        first = trainer.strategy.broadcast(here)
+        if self._any(trainer, here != first):
+            raise ValueError(
+                f"the processes do not see the same run folder: the first would go on from {first}, and "
+                f"{'another one not' if here == first else f'this one from {here}'}. "
+                "Put run_dir on a disk that all machines share"
+            )
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: GAN, checkpoint: dict[str, Any]) -> None:
+        # From the end of an epoch, Lightning would go on with an epoch of no batches, and count that too.
+        progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]
+        self._between_epochs = progress["total"]["processed"] == progress["total"]["ready"]
+        if self._between_epochs:
+            for counts in progress.values():
+                counts["completed"] = counts["processed"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:
+        if self._between_epochs:
+            trainer.fit_loop.epoch_loop.restarting = False
+        self._began_at = self._looked_at = trainer.global_step
+        self._written = set()
+        self._saved_when = time.monotonic()
+        folder = self.folder(trainer)
+        own = trainer.ckpt_path is not None and Path(trainer.ckpt_path).parent.resolve() == folder.resolve()
+        self.saved_at = trainer.global_step if own else -1
+        if trainer.is_global_zero and not trainer.fast_dev_run:
+            remove_partial(folder)
+        # Lightning's own handler of SIGTERM talks to the other processes at once, which may be anywhere.
+        self._signal = signal.SIGTERM if trainer.received_sigterm else None
+        if threading.current_thread() is threading.main_thread():  # elsewhere signals are not ours to handle
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous_handlers[number] = signal.getsignal(number)
+                signal.signal(number, self._on_signal)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: GAN, outputs: Any, batch: Any, batch_idx: int) -> None:
+        # Lightning would not go back to a validation that is due now: save after it, or after the epoch.
+        loop = trainer.fit_loop
+        if not trainer.is_last_batch and not loop.epoch_loop._should_check_val_fx(loop._data_fetcher):  # private
+            self._look(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: GAN) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and not trainer.is_last_batch:
+            self._look(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: GAN) -> None:
+        self._look(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: GAN) -> None:
-        self._restore_handler()
         self.save(trainer)
+        self._restore_handlers()
 
     def on_exception(self, trainer: Trainer, pl_module: GAN, exception: BaseException) -> None:
-        self._restore_handler()
-        if isinstance(exception, SIGTERMException):  # it can come in between two batches, or in a validation
-            self.save(trainer)
+        self._restore_handlers()
         stopped = isinstance(exception, KeyboardInterrupt | SIGTERMException)
         if stopped and trainer.is_global_zero and self.saved_at >= 0:
             folder = shlex.quote(str(trainer.default_root_dir))
             print(f"stopped after batch {trainer.global_step:,}; saved as of batch {self.saved_at:,}. Go on with:")
             print(f"  python -m gan.cli fit --run_dir {folder} --resume auto", flush=True)
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and moves it there when it is whole and on the disk.
-
-    Lightning's own writes to the system's temporary folder and copies from there: a disk that fills up on the way
-    leaves half a file where the good one was.
-    """
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        try:
-            with partial.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise

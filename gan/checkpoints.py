@@ -1,0 +1,220 @@
+"""What a checkpoint is on the disk: written so that it is never half there, and never read where it is damaged.
+
+A checkpoint is a file of plain data, written by `torch.save`, or a folder of such files, one from each process:
+`0-of-2.ckpt` and `1-of-2.ckpt`. A run keeps its newest as `step_001000.ckpt`, and the last of them as `last.ckpt` too.
+"""
+
+import os
+import re
+import shutil
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+LAST = "last.ckpt"
+
+# ---------------------------------------------------------------------- writing
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and moves it there when it is whole and on the disk.
+
+    Lightning's own writes to the system's temporary folder and copies from there: a disk that fills up on the way
+    leaves half a file where the good one was.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as partial, partial.open("wb") as file:
+            try:
+                torch.save(checkpoint, file)
+            except RuntimeError as error:  # torch has words of its own for a full disk
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
+            file.flush()
+            os.fsync(file.fileno())
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Gives the path beside `path` at which to write what then, whole, takes its place; in an error, nothing does."""
+    partial = path.with_name(path.name + ".partial")
+    partial.unlink(missing_ok=True)
+    try:
+        yield partial
+        os.replace(partial, path)
+        sync(path.parent)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def name_again(checkpoint: Path, path: Path) -> None:
+    """Makes `path` a second name of a checkpoint in the same folder, in one go, whatever it was before."""
+    with replacing(path) as partial:
+        if checkpoint.is_dir():
+            partial.symlink_to(checkpoint.name)
+            return
+        try:
+            partial.hardlink_to(checkpoint)
+        except OSError:  # not every file system can
+            shutil.copyfile(checkpoint, partial)
+            sync(partial)
+
+
+def step_path(folder: Path, step: int) -> Path:
+    return folder / f"step_{step:06d}.ckpt"
+
+
+def steps(folder: Path) -> dict[int, Path]:
+    """The checkpoints of a run that are named by their batch, oldest first."""
+    found = ((re.fullmatch(r"step_(\d{6,})\.ckpt", path.name), path) for path in folder.glob("step_*.ckpt"))
+    return dict(sorted((int(match[1]), path) for match, path in found if match))
+
+
+def remove(checkpoint: Path) -> None:
+    if checkpoint.is_dir():
+        shutil.rmtree(checkpoint)
+    else:
+        checkpoint.unlink(missing_ok=True)
+
+
+def remove_partial(folder: Path) -> None:
+    """Takes away what killed runs have left half-written."""
+    for pattern in ("*.ckpt.partial", "step_*.ckpt/*.ckpt.partial"):
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
+
+
+# ---------------------------------------------------------------------- reading
+
+
+def parts(path: str | Path) -> list[Path]:
+    """The files of a checkpoint, in the order of the processes that wrote them.
+
+    Raises:
+        ValueError: if there is none, or not all are there.
+    """
+    path = Path(path)
+    if path.is_file():
+        return [path]
+    names = [re.fullmatch(r"(\d+)-of-(\d+)\.ckpt", part.name) for part in path.glob("*-of-*.ckpt")]
+    numbers = {(int(match[1]), int(match[2])) for match in names if match}
+    if not numbers:
+        raise ValueError(f"no checkpoint at {path}; a run writes its own to RUN/checkpoints/last.ckpt")
+    total = max(of for _, of in numbers)
+    wanted = [(number, total) for number in range(total)]
+    if numbers != set(wanted):
+        missing = sorted(set(wanted) - numbers) or sorted(numbers - set(wanted))
+        number, of = missing[0]
+        reason = f"{number}-of-{of}.ckpt is missing" if missing[0] in wanted else f"{number}-of-{of}.ckpt is too many"
+        raise ValueError(f"{path} is damaged: {reason}")
+    return [path / f"{number}-of-{of}.ckpt" for number, of in wanted]
+
+
+def check_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Refuses a checkpoint that is missing, damaged or not ours, before anything is made of it. Runs no code in it.
+
+    Returns:
+        What it holds, tensors without their values; of a folder, what its first file holds.
+
+    Raises:
+        ValueError: with the reason.
+    """
+    first, *_ = [check_file(part) for part in parts(path)]
+    try:
+        ours = any(key.startswith("generator.") for key in first["state_dict"])
+        ours = ours and "_instantiator" in first["hyper_parameters"]
+    except Exception:  # no dictionaries, or with other keys
+        ours = False
+    if not ours:
+        raise ValueError(f"{path} is a checkpoint of something else: it has no generator of this project")
+    return first
+
+
+def newest_whole(folder: Path) -> tuple[Path, dict[str, Any], list[Path]] | None:
+    """The checkpoint that a run goes on from: `last.ckpt` or, where that cannot be used, the newest that can.
+
+    Returns:
+        Its path, what it holds (see `check_checkpoint`), and those before it that cannot be used; None if the run has
+        no checkpoint yet.
+
+    Raises:
+        ValueError: if there are checkpoints, and none can be used.
+    """
+    last = folder / LAST
+    candidates = [last] if last.exists() or last.is_symlink() else []
+    candidates += reversed(steps(folder).values())
+    for number, path in enumerate(candidates):
+        try:
+            return path, check_checkpoint(path), candidates[:number]
+        except ValueError as error:
+            reason = error
+    if not candidates:
+        return None
+    raise ValueError(
+        f"no checkpoint in {folder} can be used; the oldest: {reason}. Give a copy of one by --resume PATH and another "
+        "--run_dir, or start again in another --run_dir"
+    )
+
+
+def check_file(path: Path) -> Any:
+    """What a file holds, tensors without their values.
+
+    Raises:
+        ValueError: if a bit of it is not as it was written, or if it is not plain data.
+    """
+    with path.open("rb") as file:
+        magic = file.read(4)
+    if not magic:
+        raise ValueError(f"{path} is damaged: it is empty")
+    try:
+        archive = zipfile.is_zipfile(path)
+        damaged = damaged_record(path) if archive else None
+    except Exception as error:  # a damaged file can raise anything
+        raise ValueError(f"{path} is damaged: {type(error).__name__}") from error
+    if damaged is not None:
+        raise ValueError(f"{path} is damaged: {damaged} is not what was written")
+    if not archive and magic == b"PK\x03\x04":
+        raise ValueError(f"{path} is damaged: its end is missing")
+    if not archive:
+        raise ValueError(f"{path} is not a checkpoint; a run writes its own to RUN/checkpoints/last.ckpt")
+    try:
+        return torch.load(path, map_location="meta", weights_only=True, mmap=True)
+    except UnpicklingError as error:
+        raise ValueError(
+            f"{path} is not a checkpoint of this project: those are plain data, and this one asks to run code. "
+            "Do not trust where it is from"
+        ) from error
+    except Exception as error:
+        raise ValueError(f"{path} is not a checkpoint: {type(error).__name__}") from error
+
+
+def damaged_record(path: Path) -> str | None:
+    """What in the archive does not have the sum that was written with it. Torch does not look when it loads."""
+    with zipfile.ZipFile(path) as archive:
+        records = archive.infolist()
+        # Torch packs nothing, so what would take more room than the file has is no work of it.
+        stored = all(record.compress_type == zipfile.ZIP_STORED for record in records)
+        if not records or records[0].header_offset != 0 or not stored:
+            return "the list of its parts"
+        if sum(record.file_size for record in records) > path.stat().st_size:
+            return "the list of its parts"
+        return archive.testzip()

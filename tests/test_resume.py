@@ -1,0 +1,311 @@
+"""A run that was killed, at any moment, and resumed ends as if nothing had been: bit for bit, on disk and in charts."""
+
+import contextlib
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from commands import SHORT, command, equal, fit, load, process, resume, table
+from lightning import Callback
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from gan.checkpoints import newest_whole
+from gan.cli import main
+from gan.run import changes
+
+# Four batches an epoch. Critic steps, lazy penalty and saves do not come at the same batches.
+RUN = ["--data.batch_size", "100", "--model.n_critic", "2", "--data.validation_size", "112"]
+RUN += ["--model.penalties", "[{class_path: gan.penalties.R1, init_args: {weight: 1, every: 16}}]"]
+for network in ("generator", "discriminator"):
+    RUN += [f"--model.{network}_scheduler", "WarmupCosine", f"--model.{network}_scheduler.warmup", "3"]
+BATCH_NORM = ["--model.generator", "DCGANGenerator", "--model.generator.base_channels", "4"]
+
+
+def every(batches: int, keep: int = 2) -> list[str]:
+    words = ["--trainer.callbacks+", "RunCheckpoint", "--trainer.callbacks.every", batches]
+    return [*words, "--trainer.callbacks.keep", keep]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch) -> Path:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+class KillAt(Callback):
+    """Kills the process in a hook of Lightning's, after a given batch: no handler runs, nothing is flushed."""
+
+    def __init__(self, hook: str, batch: int):
+        def kill(trainer, *args):
+            if trainer.global_step == batch and not trainer.sanity_checking:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        setattr(self, hook, kill)
+
+
+def child(action) -> int:
+    """Does it in a process of its own, forked: starting Python anew would take seconds. Returns its id."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            os.setsid()
+            action()
+            code = 0
+        finally:
+            os._exit(code)
+    return pid
+
+
+def killed(action) -> None:
+    _, status = os.waitpid(child(action), 0)
+    assert os.WIFSIGNALED(status)
+    assert os.WTERMSIG(status) == signal.SIGKILL
+
+
+def check_same(whole, parts) -> None:
+    """All of the last checkpoint, the table, and each point of each chart once."""
+    one, two = load(Path(whole, "checkpoints", "last.ckpt")), load(Path(parts, "checkpoints", "last.ckpt"))
+    assert one.keys() == two.keys()
+    for name in one:
+        assert equal(one[name], two[name]), name
+    assert table(whole) == table(parts)
+    assert Path(whole, "config.yaml").read_text() == Path(parts, "config.yaml").read_text()
+    assert charts(whole) == charts(parts)
+    assert not list(Path(parts).rglob("*.partial"))
+
+
+def charts(run_dir) -> dict[str, list]:
+    events = EventAccumulator(str(Path(run_dir, "tensorboard")), size_guidance={"scalars": 0, "images": 0})
+    events.Reload()
+    tags = events.Tags()
+    points = {tag: [(one.step, one.value) for one in events.Scalars(tag)] for tag in tags["scalars"]}
+    del points["hp_metric"]  # Lightning's, a constant that every start writes
+    points["images_per_second"] = [step for step, _ in points["images_per_second"]]
+    return points | {tag: [one.step for one in events.Images(tag)] for tag in tags["images"]}
+
+
+# ---------------------------------------------------------------------- one moment
+
+
+@pytest.mark.parametrize("batch", [18, 19, 20, 21])
+def test_killed_and_resumed_equals_uninterrupted(batch):
+    """Weights with running averages, both optimizers, schedules, average, latents, counters, data; rows and charts."""
+    words = [*RUN, *BATCH_NORM, *every(5), "--trainer.max_steps", "26", "--trainer.check_val_every_n_epoch", "2"]
+    words += ["--trainer.callbacks+", "ImageLogger", "--trainer.callbacks.every", "4"]
+    fit("whole", *words)
+    killed(lambda: fit("parts", *words, callbacks=[KillAt("on_train_batch_start", batch)]))
+    assert load("parts/checkpoints/last.ckpt")["global_step"] == (20 if batch > 19 else 15)
+    resume("parts")
+    check_same("whole", "parts")
+    content = load("parts/checkpoints/last.ckpt")
+    assert {"optimizer_states", "lr_schedulers", "loops", "callbacks", "scalars", "world_size"} <= content.keys()
+    assert content["loops"]["fit_loop"]["state_dict"]["combined_loader"] == [{"epoch": 6, "position": 200}]
+
+
+# Around the end of the second epoch, with a save after each batch. The trap: from a checkpoint that is made in the last
+# batch of an epoch, Lightning neither goes back to the validation that was due, nor counts the epochs right.
+VALIDATIONS = {
+    "each epoch": ["--trainer.check_val_every_n_epoch", "1"],
+    "each second epoch": ["--trainer.check_val_every_n_epoch", "2"],
+    "twice an epoch": ["--trainer.check_val_every_n_epoch", "1", "--trainer.val_check_interval", "2"],
+    "by epochs": ["--trainer.check_val_every_n_epoch", "1", "--trainer.max_epochs", "3", "--trainer.max_steps", "30"],
+    "none": ["--data.validation_size", "0"],
+}
+MOMENTS = [("on_train_batch_start", batch) for batch in (5, 6, 7, 8, 9, 10)]
+MOMENTS += [("on_validation_start", 6), ("on_validation_start", 8), ("on_validation_end", 8)]
+MOMENTS += [("on_train_epoch_end", 8), ("on_train_epoch_start", 8)]
+
+
+@pytest.mark.parametrize("validation", VALIDATIONS)
+def test_killed_around_the_end_of_an_epoch(validation):
+    words = [*RUN, *every(1), "--trainer.max_steps", "14", *VALIDATIONS[validation]]
+    fit("whole", *words)
+    moments = MOMENTS if validation == "twice an epoch" else [one for one in MOMENTS if one[:2] != ("on_validation", 6)]
+    done = 0
+    for hook, batch in moments:
+        run_dir = f"{hook}-{batch}"
+        _, status = os.waitpid(child(lambda: fit(run_dir, *words, callbacks=[KillAt(hook, batch)])), 0)  # noqa: B023
+        if os.WIFSIGNALED(status):  # else there is no such moment in this run
+            resume(run_dir)
+            done += 1
+        check_same("whole", run_dir)
+    assert done >= 8
+
+
+def test_longer_run_goes_on_in_the_middle_of_an_epoch():
+    """A run that came to its end, and is given more batches, counts its epochs as one that had them from the start."""
+    words = [*RUN, "--trainer.check_val_every_n_epoch", "1"]
+    words += ["--model.generator_scheduler", "null", "--model.discriminator_scheduler", "null"]
+    fit("whole", *words, "--trainer.max_steps", "9")
+    fit("parts", *words, "--trainer.max_steps", "6")
+    resume("parts", "--trainer.max_steps", "9")
+    check_same("whole", "parts")
+
+
+def test_checkpoint_of_an_earlier_version_still_loads():
+    """Without the keys that came later."""
+    path = fit("run")
+    content = load(path)
+    del content["scalars"], content["world_size"]
+    Path("run/checkpoints/step_000003.ckpt").unlink()
+    torch.save(content, path)
+    assert load(resume("run", "--trainer.max_steps", "5"))["global_step"] == 5
+
+
+# ---------------------------------------------------------------------- any moment
+
+
+class Run:
+    """`fit` with `--resume auto` in a process of its own, or in one for each device, which can be killed."""
+
+    def __init__(self, run_dir: str, words: list, real: bool):
+        words = [str(word) for word in ["fit", *words, "--run_dir", run_dir, "--resume", "auto"]]
+        self.folder = Path(run_dir, "checkpoints")
+        self.log = Path(f"{run_dir}.log").open("ab")  # noqa: SIM115
+        self.real = real
+        if real:
+            paths = os.pathsep.join(str(path) for path in (Path(__file__).parents[1], Path(__file__).parent))
+            env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
+            command = [sys.executable, "-m", "gan.cli", *words]
+            self.process = process(command, stdout=self.log, stderr=self.log, env=env, start_new_session=True)
+            self.pid = self.process.pid
+        else:
+            self.pid = child(lambda: self.quiet(words))
+
+    def quiet(self, words: list[str]) -> None:
+        for number in (1, 2):
+            os.dup2(self.log.fileno(), number)
+        main(words)
+
+    def wait(self) -> None:
+        _, status = os.waitpid(self.pid, 0)
+        assert status == 0, Path(self.log.name).read_text()[-3000:]
+
+    def ended(self) -> bool:
+        status = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        return status is not None
+
+    def wait_for_a_write(self, number: int) -> None:
+        """Until the checkpoint of that number, from now on, is being written."""
+        writing = False
+        while number > 0 and not self.ended():
+            now = any(path.endswith(".partial") for path in os.listdir(self.folder)) if self.folder.is_dir() else False
+            number -= now and not writing
+            writing = now
+
+    def kill(self) -> bool:
+        """Returns whether it came in time."""
+        ended = self.ended()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        return not ended
+
+
+def survives(number: int, seed: int, real: bool, devices: int = 1) -> None:
+    """Kills runs once to three times each, anywhere or in the middle of a save, and takes them to their end."""
+    words = [*SHORT, *RUN, *every(3), "--trainer.max_steps", "60", "--trainer.check_val_every_n_epoch", "1"]
+    words += ["--trainer.devices", devices]
+    begin = time.monotonic()
+    Run("whole", words, real).wait()
+    duration = time.monotonic() - begin
+    rng, kills = random.Random(seed), 0
+    for one in range(number):
+        run_dir = f"run-{one}"
+        for _ in range(rng.randint(1, 3)):
+            run = Run(run_dir, words, real)
+            if rng.random() < 0.5:
+                time.sleep(rng.uniform(0, duration))
+            else:
+                run.wait_for_a_write(rng.randint(1, 8))
+                time.sleep(rng.choice([0, rng.uniform(0, 0.02)]))
+            had = list(run.folder.glob("*.ckpt"))
+            kills += run.kill()
+            found = newest_whole(run.folder)  # raises if there are some and none is whole
+            assert found or not had
+        Run(run_dir, words, real).wait()
+        check_same("whole", run_dir)
+        assert sorted(path.name for path in Path(run_dir, "checkpoints").iterdir()) == [
+            "last.ckpt",
+            "step_000057.ckpt",
+            "step_000060.ckpt",
+        ]
+    assert kills >= number / 2
+
+
+def test_survives_being_killed():
+    survives(3, seed=0, real=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1])
+def test_survives_being_killed_25_times(devices):
+    """The real command, as a shell starts it: some of the moments lie in its start, before there is a run."""
+    survives(25, seed=1, real=True, devices=devices)
+
+
+# ---------------------------------------------------------------------- what has changed
+
+
+def said(capsys, run_dir, *words) -> list[str]:
+    capsys.readouterr()
+    resume(run_dir, *words)
+    output, errors = capsys.readouterr()
+    assert errors == ""
+    return [line for line in output.splitlines() if line.split()[0] in ("changed", "processes", "images/batch")]
+
+
+def test_changes_are_said_once(capsys):
+    fit("run", "--model.generator_optimizer.lr", "0.003")
+    assert said(capsys, "run", "--trainer.max_steps", "4") == ["changed        trainer.max_steps: 3 -> 4"]
+    words = ["--trainer.max_steps", "5", "--model.n_critic", "2", "--model.generator_optimizer.lr", "0.25"]
+    assert said(capsys, "run", *words, "--model.loss", "Hinge") == [
+        "changed        trainer.max_steps: 4 -> 5",
+        "changed        model.loss: gan.losses.NonSaturating -> gan.losses.Hinge",
+        "changed        model.n_critic: 1 -> 2",
+        "changed        model.generator_optimizer.lr: 0.003 -> 0.25",
+    ]
+    assert said(capsys, "run", "--trainer.max_steps", "5", "--model.n_critic", "2") == []  # nothing to train, either
+
+
+def test_changes_from_a_path_into_another_folder(capsys):
+    path = fit("old")
+    command("fit", "--run_dir", "new", "--resume", path, "--trainer.max_steps", "5")
+    assert "changed        trainer.max_steps: 3 -> 5" in capsys.readouterr().out.splitlines()
+    command("fit", *SHORT, "--run_dir", "fresh")
+    assert "changed" not in capsys.readouterr().out
+
+
+def test_changes_in_lists():
+    one = yaml.safe_load("callbacks: [{class_path: A, init_args: {every: 1}}, {class_path: B}]\nbetas: [0.0, 0.9]")
+    two = yaml.safe_load("callbacks: [{class_path: A, init_args: {every: 2}}]\nbetas: [0.5, 0.9]\nnew: null")
+    assert changes(one, two) == [
+        "changed        callbacks.0.every: 1 -> 2",
+        "changed        betas: [0.0, 0.9] -> [0.5, 0.9]",
+        "changed        callbacks.1: B -> None",
+    ]
+
+
+def test_other_number_of_processes_is_said(capsys):
+    """The checkpoint of a run on four processes, as this one would see it."""
+    path = fit("run")
+    content = load(path)
+    assert content["world_size"] == 1
+    torch.save(content | {"world_size": 4}, path)
+    assert said(capsys, "run", "--trainer.max_steps", "4") == [
+        "changed        trainer.max_steps: 3 -> 4",
+        "processes      4 -> 1: goes on correctly from batch 3, but not bit for bit as before",
+        "images/batch   32 -> 8 over all processes; to keep it, set data.batch_size to 32",
+    ]
+    torch.save(content | {"world_size": 4}, path)
+    words = ["--trainer.max_steps", "4", "--data.batch_size", "32"]
+    assert [line.split()[0] for line in said(capsys, "run", *words)] == ["changed", "processes"]
