@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from gan.hparams import drop_unknown, given_by_cli, plain
 from gan.losses import Loss, NonSaturating
 from gan.networks import check_pair, evaluating, frozen, judges_each_alone
+from gan.parallel import FSDP2, is_sharded, refuse, shard
 from gan.penalties import Penalty, clip_weights, mixes_batch
 from gan.schedulers import WarmupCosine
 
@@ -207,12 +208,13 @@ class GAN(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Checks, before anything is trained, that networks and data fit."""
+        self._check_strategy(stage)
+        if is_sharded(self.generator):  # a second `fit`, or scores after it: neither network is new
+            return
         image_shape = getattr(self.trainer.datamodule, "image_shape", None)
         images = check_pair(self.generator, self.discriminator, image_shape)
         mixes = mixes_batch(self.discriminator)
         self.one_pass = not mixes and judges_each_alone(self.discriminator, images)
-        if self.trainer.world_size > 1:
-            raise ValueError("training in several processes is not supported yet: set trainer.devices to 1")
         if self.penalties and self.trainer.precision in ("16-true", "bf16-true"):
             raise ValueError(
                 f"trainer.precision={self.trainer.precision} leaves no float32 weights to compute a penalty with: "
@@ -225,6 +227,30 @@ class GAN(L.LightningModule):
                     "discriminator mixes the images of a batch; set its norm to layer, group, spectral or none",
                     stacklevel=2,
                 )
+
+    def _check_strategy(self, stage: str) -> None:
+        strategy = self.trainer.strategy
+        refuse(strategy, self.trainer.precision)
+        if not isinstance(strategy, FSDP2):
+            if self.trainer.world_size > 1:
+                raise ValueError("training in several processes is not supported yet: set trainer.devices to 1")
+            return
+        due = [type(penalty).__name__ for penalty in self.penalties if penalty.weight > 0]
+        if stage == "fit" and due:
+            raise ValueError(
+                f"model.penalties={due} differentiate twice, and trainer.strategy=fsdp2 loses the gradients of that: "
+                "set trainer.strategy to ddp, or model.penalties to []; configs/hinge_sn.yaml is a recipe without"
+            )
+
+    def configure_model(self) -> None:
+        """Shards each network on its own, under FSDP2. Called anew for each `fit` and each `validate`."""
+        if self.device_mesh is None or is_sharded(self.generator):
+            return
+        if self.trainer.state.fn != "fit" and self.generator_ema is None:
+            self.add_ema()  # a checkpoint may have one, and what is sharded cannot be copied
+        networks = (self.generator, self.discriminator, self.generator_ema)
+        present = [network for network in networks if network is not None]
+        shard(present, self.device_mesh, self.trainer.strategy.root_device)
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
         networks = (self.discriminator, self.generator)
