@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from lightning import Trainer
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, StrategyRegistry
 from torch import Tensor, distributed, nn
@@ -21,6 +22,7 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "16-true")  # all that Lightning knows for sharded weights
+WHOLE_WEIGHTS = ("Adafactor", "Muon", "Rprop", "SparseAdam")  # optimizers that fail on shards, by torch 2.14
 
 T = TypeVar("T")
 
@@ -61,6 +63,15 @@ class FSDP2(ModelParallelStrategy):
                 "trainer.strategy to ddp, or the networks' norm to group or layer"
             )
         super().setup_environment()
+
+    def setup_optimizers(self, trainer: Trainer) -> None:
+        super().setup_optimizers(trainer)
+        for optimizer in self.optimizers:
+            if type(optimizer).__name__ in WHOLE_WEIGHTS:
+                raise ValueError(
+                    f"{type(optimizer).__name__} needs whole weights, and trainer.strategy=fsdp2 has shards: "
+                    "set the optimizer to Adam, say, or trainer.strategy to ddp"
+                )
 
     def on_validation_start(self) -> None:
         # Batch norm's running statistics are each process's own. Those of the first are scored, and saved.
@@ -180,12 +191,11 @@ def refuse(strategy: Any, precision: Any) -> None:
     Raises:
         ValueError: with the way out.
     """
-    name = strategy if isinstance(strategy, str) else ""
+    name = strategy.rpartition(".")[2].lower() if isinstance(strategy, str) else ""
     if isinstance(strategy, FSDPStrategy) or (name.startswith("fsdp") and name != "fsdp2"):
-        raise ValueError(
-            f"trainer.strategy={name or type(strategy).__name__} is FSDP1, which cannot save a GAN: set it to fsdp2"
-        )
-    if type(strategy) is ModelParallelStrategy:
+        given = strategy if name else type(strategy).__name__
+        raise ValueError(f"trainer.strategy={given} is FSDP1, which cannot save a GAN: set it to fsdp2")
+    if type(strategy) is ModelParallelStrategy or name == "modelparallelstrategy":
         raise ValueError("trainer.strategy=ModelParallelStrategy, tensor parallelism, is not supported: set it to fsdp2")
     if name == "fsdp2" or isinstance(strategy, FSDP2):
         known = (*PRECISIONS, "32", "bf16", "None")
@@ -222,6 +232,11 @@ def shard(networks: Iterable[nn.Module], mesh: DeviceMesh, device: torch.device)
 
 def is_sharded(network: nn.Module) -> bool:
     return isinstance(network, FSDPModule)
+
+
+def class_name(network: nn.Module) -> str:
+    """The name of a network's class, which sharding prefixes."""
+    return type(network).__mro__[2 if is_sharded(network) else 0].__name__
 
 
 def shard_like(value: Any, own: Any) -> Any:

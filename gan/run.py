@@ -24,6 +24,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from gan.callbacks import AtomicCheckpointIO
 from gan.loggers import MetricsTable
 from gan.module import GAN
+from gan.parallel import refuse
 
 HELP = {
     "prog": "gan",
@@ -70,6 +71,7 @@ def quiet() -> None:
         r"Detected call of `lr_scheduler\.step\(\)` before",  # n_critic: a schedule counts all batches, steps or not
         "You requested to overfit but enabled",  # not so: the loader does not shuffle then
         "The number of training batches .* is smaller than the logging interval",  # steps are counted over epochs
+        "FSDP2-wrapped module .* returned a view tensor",  # which nothing here writes into
         r".*isinstance\(treespec, LeafSpec\)",  # Lightning 2.6.6 against torch 2.14
     ):
         warnings.filterwarnings("ignore", message)
@@ -126,6 +128,7 @@ class GANCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings = self.config_init[self.subcommand]["trainer"]
+        refuse(settings.strategy, settings.precision)
         if self.run_dir is None:
             kwargs["logger"] = False if settings.logger is True else settings.logger  # scores are printed
         else:

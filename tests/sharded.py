@@ -1,0 +1,276 @@
+"""What the processes of test_parallel_fsdp.py do: `python tests/sharded.py JOB FOLDER`, in each of them."""
+
+import os
+import shutil
+import sys
+import warnings
+from functools import partial
+from pathlib import Path
+
+import torch
+from commands import OwnGenerator
+from conftest import SmallMNIST
+from lightning import Callback, Trainer
+from torch import Tensor, distributed, nn
+from torch.optim import SGD, Adafactor, Adam
+
+from gan import GAN
+from gan.callbacks import GeneratorEMA, ImageLogger, RunProgress
+from gan.losses import Hinge, NonSaturating, RelativisticPaired, Wasserstein
+from gan.networks import DCGANDiscriminator, DCGANGenerator, MLPDiscriminator, MLPGenerator
+from gan.parallel import FSDP2
+from gan.penalties import R1
+
+SHAPE = (1, 28, 28)
+BATCH = 8  # images per process
+BATCHES = 6
+SETTINGS = {
+    "non-saturating": {"loss": NonSaturating()},
+    "wasserstein": {"loss": Wasserstein(), "weight_clip": 0.01},
+    "hinge": {"loss": Hinge(), "networks": "dcgan"},
+    "relativistic": {"loss": RelativisticPaired()},
+    "n_critic": {"loss": NonSaturating(), "n_critic": 2},
+}
+RULES = {"sgd": partial(SGD, lr=0.05, momentum=0.9), "adam": partial(Adam, lr=1e-3, betas=(0.5, 0.9), fused=True)}
+
+
+class TinyDiscriminator(nn.Module):
+    """Layers of one and two rows: fewer than processes, so that some of them have nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(784, 2), nn.LeakyReLU(0.2), nn.Linear(2, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(images).squeeze(1)
+
+
+class Scalar(TinyDiscriminator):
+    """Has a parameter without a dimension."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images) * self.scale
+
+
+def make_gan(networks: str = "mlp", rule: str = "sgd", start: int = 0, **settings) -> GAN:
+    """A GAN with the same weights each time; `start` seeds them."""
+    torch.manual_seed(start)
+    if networks == "mlp":
+        generator, discriminator = MLPGenerator(SHAPE, 8), MLPDiscriminator(SHAPE)
+    elif networks == "dcgan":
+        generator, discriminator = DCGANGenerator(SHAPE, 8, 4, "layer"), DCGANDiscriminator(SHAPE, 4, "spectral")
+    elif networks == "batch norm":
+        generator, discriminator = DCGANGenerator(SHAPE, 8, 4, "batch"), DCGANDiscriminator(SHAPE, 4, "batch")
+    else:
+        generator, discriminator = OwnGenerator(width=2), TinyDiscriminator()
+    optimizers = {"generator_optimizer": RULES[rule], "discriminator_optimizer": RULES[rule]}
+    return GAN(generator, discriminator, **(optimizers | settings))
+
+
+def make_trainer(folder: Path, processes: int, callbacks: list[Callback] = (), **settings) -> Trainer:
+    defaults = {
+        "accelerator": "cpu",
+        "devices": processes,
+        "max_steps": BATCHES,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "default_root_dir": folder,
+        "log_every_n_steps": 1,
+        "num_sanity_val_steps": 0,
+    }
+    return Trainer(callbacks=[*callbacks], **(defaults | settings))
+
+
+def make_data() -> SmallMNIST:
+    return SmallMNIST(batch_size=BATCH, validation_size=16)
+
+
+class Inputs(Callback):
+    """Keeps what a process trains on: its real images and the latents that its generator gets."""
+
+    def on_fit_start(self, trainer, pl_module):
+        self.real, self.latents = [], []
+        pl_module.generator.register_forward_pre_hook(self.keep)
+
+    def keep(self, network, inputs):
+        if network.training:
+            self.latents.append(inputs[0].clone())
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.real.append(batch[0].clone())
+
+
+class SaveAt(Callback):
+    """Saves checkpoints by number of batches."""
+
+    def __init__(self, paths: dict[int, Path]):
+        self.paths = paths
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_step in self.paths:
+            trainer.save_checkpoint(self.paths[trainer.global_step])
+
+
+class Traffic:
+    """Counts the numbers that come out of each all-gather and go into each reduce-scatter."""
+
+    def __enter__(self):
+        self.gathered, self.reduced = [], []
+        self.real = distributed.all_gather_into_tensor, distributed.reduce_scatter_tensor
+
+        def gather(output_tensor, *args, **kwargs):
+            self.gathered.append(output_tensor.numel())
+            return self.real[0](output_tensor, *args, **kwargs)
+
+        def reduce(output, input, *args, **kwargs):
+            self.reduced.append(input.numel())
+            return self.real[1](output, input, *args, **kwargs)
+
+        distributed.all_gather_into_tensor, distributed.reduce_scatter_tensor = gather, reduce
+        return self
+
+    def __exit__(self, *error):
+        distributed.all_gather_into_tensor, distributed.reduce_scatter_tensor = self.real
+
+
+def fit(gan: GAN, folder: Path, strategy: FSDP2, callbacks: list[Callback] = (), ckpt_path=None, **settings) -> Trainer:
+    trainer = make_trainer(folder, PROCESSES, callbacks, strategy=strategy, **settings)
+    trainer.fit(gan, datamodule=make_data(), ckpt_path=ckpt_path)
+    return trainer
+
+
+def train(name: str, folder: Path, **settings) -> None:
+    """Trains, and keeps what each process trained on and what came out."""
+    inputs = Inputs()
+    torch.manual_seed(0)
+    # Another start on each process: the first one's counts.
+    trainer = fit(make_gan(start=RANK, **settings), folder, FSDP2(), [inputs, GeneratorEMA(half_life=50)])
+    trainer.save_checkpoint(folder / f"{name}.ckpt")
+    torch.save({"real": inputs.real, "latents": inputs.latents}, folder / f"{name}-{RANK}.pt")
+
+
+def stop_and_go(folder: Path) -> None:
+    """Runs of six batches, and of three and three more, with both kinds of checkpoints."""
+    for kind, distributed_checkpoint in (("full", False), ("parts", True)):
+        strategy = partial(FSDP2, distributed_checkpoint)
+        gan = partial(make_gan, "dcgan", "adam", loss=Hinge())
+        paths = {3: folder / f"{kind}-3.ckpt", 6: folder / f"{kind}-6.ckpt"}
+        fit(gan(), folder, strategy(), [GeneratorEMA(), SaveAt(paths)])
+        again = [GeneratorEMA(), SaveAt({6: folder / f"{kind}-resumed.ckpt"})]
+        fit(gan(start=1), folder, strategy(), again, ckpt_path=paths[3])
+    # One kind goes on from the other, and takes its name.
+    shutil.copy(folder / "full-3.ckpt", folder / "swap.ckpt")
+    again = [GeneratorEMA(), SaveAt({4: folder / "swap.ckpt"})]
+    fit(gan(start=1), folder, FSDP2(distributed_checkpoint=True), again, ckpt_path=folder / "swap.ckpt", max_steps=4)
+    again = [GeneratorEMA(), SaveAt({6: folder / "swap.ckpt"})]
+    fit(gan(start=1), folder, FSDP2(), again, ckpt_path=folder / "swap.ckpt")
+
+
+def from_one(folder: Path) -> None:
+    """Goes on with the run of one process."""
+    saved = folder / "one-6.ckpt"
+    trainer = fit(make_gan("dcgan", "adam", start=1), folder, FSDP2(), [GeneratorEMA()], ckpt_path=saved, max_steps=6)
+    trainer.save_checkpoint(folder / "one-again.ckpt")
+
+
+def with_all(folder: Path) -> None:
+    """Batch norm, pictures, progress, validation, a test after it, bfloat16."""
+    for precision in ("bf16-mixed", "bf16-true"):
+        callbacks = [GeneratorEMA(), ImageLogger(every=2), RunProgress()]
+        gan = make_gan("batch norm", "adam")
+        settings = {"precision": precision, "max_steps": -1, "max_epochs": 1, "enable_progress_bar": True}
+        trainer = fit(gan, folder / precision, FSDP2(), callbacks, limit_train_batches=4, **settings)
+        scores = [trainer.validate(gan, datamodule=trainer.datamodule, verbose=False)[0]]
+        trainer.save_checkpoint(folder / f"{precision}.ckpt")
+        fresh = make_trainer(folder, PROCESSES, strategy=FSDP2(), precision=precision)
+        scores += fresh.validate(
+            make_gan("batch norm", start=1), make_data(), folder / f"{precision}.ckpt", verbose=False
+        )
+        torch.save(scores, folder / f"{precision}-{RANK}.pt")
+
+
+def count(folder: Path) -> None:
+    """Counts what goes over the wire in a run of one batch."""
+    with Traffic() as traffic:
+        gan = make_gan()
+        trainer = fit(gan, folder, FSDP2(), max_steps=1, limit_val_batches=0)
+    assert trainer.global_step == 1
+    torch.save({"gathered": traffic.gathered, "reduced": traffic.reduced}, folder / f"traffic-{RANK}.pt")
+
+
+def refused(folder: Path) -> None:
+    """Settings that must not run."""
+    cases = {
+        "penalty": {"gan": {"penalties": [R1(1.0, every=2)]}},
+        "penalty off": {"gan": {"penalties": [R1(0.0)]}},
+        "optimizer": {"gan": {"generator_optimizer": Adafactor}},
+        "scalar": {"discriminator": Scalar()},
+        "sync batch norm": {"trainer": {"sync_batchnorm": True}},
+        "precision": {"trainer": {"precision": "64-true", "strategy": "fsdp2"}},
+    }
+    outcomes = {}
+    for name, case in cases.items():
+        gan = make_gan(**case.get("gan", {}))
+        gan.discriminator = case.get("discriminator", gan.discriminator)
+        try:
+            settings = {"strategy": FSDP2(), "max_steps": 1} | case.get("trainer", {})
+            make_trainer(folder, PROCESSES, **settings).fit(gan, datamodule=make_data())
+            outcomes[name] = "runs"
+        except ValueError as error:
+            outcomes[name] = str(error)
+    torch.save(outcomes, folder / f"refused-{RANK}.pt")
+
+
+def failing_disk(folder: Path) -> None:
+    """A save that one process cannot do fails on all of them, and training can go on."""
+
+    class Save(Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            try:
+                trainer.save_checkpoint(folder / "a file" / "no.ckpt")
+            except OSError as error:
+                self.error = str(error)
+
+    if RANK == 0:
+        (folder / "a file").touch()
+    for distributed_checkpoint in (False, True):
+        save = Save()
+        trainer = fit(make_gan(), folder, FSDP2(distributed_checkpoint), [save], max_steps=2)
+        assert trainer.global_step == 2
+        assert "a file" in save.error
+
+
+def three(folder: Path) -> None:
+    """Three processes: layers of fewer rows than processes."""
+    train("three", folder, networks="tiny")
+    gan = make_gan("tiny", "adam")
+    fit(gan, folder, FSDP2(distributed_checkpoint=True), [GeneratorEMA(), SaveAt({4: folder / "three-4.ckpt"})])
+
+
+def two(folder: Path) -> None:
+    for name, settings in SETTINGS.items():
+        train(name, folder, **settings)
+    train("tiny", folder, networks="tiny")
+    stop_and_go(folder)
+    from_one(folder)
+    with_all(folder)
+    count(folder)
+    refused(folder)
+    failing_disk(folder)
+    # What three processes saved.
+    gan = make_gan("tiny", "adam", start=1)
+    trainer = fit(gan, folder, FSDP2(), [GeneratorEMA()], ckpt_path=folder / "three-4.ckpt", max_steps=4)
+    trainer.save_checkpoint(folder / "three-in-two.ckpt")
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    RANK, PROCESSES = int(os.environ["LOCAL_RANK"]), int(os.environ["WORLD_SIZE"])
+    {"two": two, "three": three}[sys.argv[1]](Path(sys.argv[2]))
+    distributed.destroy_process_group()

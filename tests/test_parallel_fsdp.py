@@ -1,0 +1,302 @@
+"""FSDP2 on real processes: the same training as on one, and checkpoints that go either way."""
+
+import os
+import socket
+import subprocess
+import sys
+import warnings
+from functools import partial
+from pathlib import Path
+
+import pytest
+import sharded
+import torch
+from commands import equal, load
+from conftest import ROOT, same_weights
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+from sharded import BATCHES, SETTINGS, make_data, make_gan, make_trainer
+
+from gan import GAN
+from gan.callbacks import GeneratorEMA
+from gan.losses import Hinge
+from gan.parallel import FSDP2, class_name, put, read, refuse, whole_path
+
+TOLERANCE = {"rtol": 0, "atol": 1e-6}
+
+
+def processes(number: int, job: str, folder: Path) -> None:
+    """Runs a job of `sharded.py` in so many processes."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    env = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0", "OMP_NUM_THREADS": "1"}
+    env |= {"WORLD_SIZE": str(number), "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    words = [sys.executable, "tests/sharded.py", job, str(folder)]
+    running = []
+    for rank in range(number):
+        output = (folder / f"{job}-{rank}.txt").open("w")
+        own = env | {"LOCAL_RANK": str(rank)}
+        running.append(subprocess.Popen(words, env=own, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT))
+    try:
+        for rank, process in enumerate(running):
+            assert process.wait(timeout=300) == 0, (folder / f"{job}-{rank}.txt").read_text()
+    finally:
+        for process in running:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """What one process, then three, then two have written."""
+    folder = tmp_path_factory.mktemp("runs")
+    one_process(folder)
+    processes(3, "three", folder)
+    processes(2, "two", folder)
+    return folder
+
+
+def one_process(folder: Path, resume: Path | None = None, name: str = "one-6.ckpt", **settings) -> GAN:
+    gan = make_gan("dcgan", "adam", loss=Hinge(), start=1 if resume else 0)
+    trainer = make_trainer(folder, 1, [GeneratorEMA()], **settings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer.fit(gan, datamodule=make_data(), ckpt_path=resume, weights_only=True)
+    trainer.save_checkpoint(folder / name)
+    return gan
+
+
+def by_hand(gan: GAN, real: list, latents: list, half_life: float = 50) -> GAN:
+    """Trains on whole batches, without Lightning and without processes."""
+    gan.add_ema()
+    networks = gan.discriminator, gan.generator
+    optimizers = [make(network.parameters()) for make, network in zip(gan.make_optimizer, networks, strict=True)]
+    latents = iter(latents)
+    for batch, images in enumerate(real, start=1):
+        with torch.no_grad():
+            fake = gan.generator(next(latents))
+        logits = gan.discriminator(torch.cat([images, fake])).chunk(2)
+        optimizers[0].zero_grad()
+        gan.loss.discriminator(*logits).mean().backward()
+        optimizers[0].step()
+        if gan.weight_clip:
+            for parameter in gan.discriminator.parameters():
+                parameter.data.clamp_(-gan.weight_clip, gan.weight_clip)
+        if batch % gan.n_critic == 0:
+            fake = gan.generator(next(latents))
+            real_logits = gan.discriminator(images) if gan.loss.relativistic else None
+            optimizers[1].zero_grad()
+            gan.loss.generator(gan.discriminator(fake), real_logits).mean().backward()
+            optimizers[1].step()
+        decay = 0.5 ** (len(images) / min(half_life, len(images) * batch / 20))
+        with torch.no_grad():
+            for mean, now in zip(gan.generator_ema.parameters(), gan.generator.parameters(), strict=True):
+                mean.copy_(decay * mean + (1 - decay) * now)
+    return gan
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "number"),
+    [(name, settings, 2) for name, settings in SETTINGS.items()]
+    + [("tiny", {"networks": "tiny"}, 2), ("three", {"networks": "tiny"}, 3)],
+)
+def test_trains_as_one_process(folder, name, settings, number):
+    shares = [load(folder / f"{name}-{rank}.pt") for rank in range(number)]
+    real, latents = ([torch.cat(parts) for parts in zip(*(one[key] for one in shares), strict=True)] for key in shares[0])
+    assert len(real) == BATCHES
+    expected = by_hand(make_gan(**settings), real, latents).state_dict()
+    state = load(folder / f"{name}.ckpt")["state_dict"]
+    assert state.keys() == expected.keys()
+    start = make_gan(**settings).state_dict()
+    for key, value in expected.items():
+        torch.testing.assert_close(state[key], value, **TOLERANCE, msg=lambda text, key=key: f"{key}: {text}")
+        if key.endswith(("weight", "original")):
+            assert (value - start[key.replace("_ema", "")]).abs().max() > 1e-5  # it moved
+
+
+def test_full_checkpoint_is_that_of_one_process(folder):
+    one, sharded_run = load(folder / "one-6.ckpt"), load(folder / "full-6.ckpt")
+    assert shapes(one) == shapes(sharded_run)
+    GAN.load_from_checkpoint(folder / "full-6.ckpt", weights_only=True)
+
+
+def shapes(value):
+    """A checkpoint with the shapes and types of tensors in their place; of all else, the types."""
+    if isinstance(value, torch.Tensor):
+        return value.shape, value.dtype, value.device
+    if isinstance(value, dict):
+        return {key: shapes(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [shapes(item) for item in value]
+    return type(value)
+
+
+def test_parts_make_the_full_checkpoint(folder):
+    for batch in (3, 6):
+        assert sorted(path.name for path in (folder / f"parts-{batch}.ckpt").iterdir()) == ["0-of-2.ckpt", "1-of-2.ckpt"]
+        assert equal(read(folder / f"parts-{batch}.ckpt"), load(folder / f"full-{batch}.ckpt"))
+
+
+def test_each_part_is_a_share(folder):
+    whole = (folder / "full-6.ckpt").stat().st_size
+    for part in (folder / "parts-6.ckpt").iterdir():
+        assert part.stat().st_size < 0.75 * whole
+
+
+def test_resumes_bit_for_bit(folder):
+    assert equal(load(folder / "full-resumed.ckpt"), load(folder / "full-6.ckpt"))
+    assert equal(read(folder / "parts-resumed.ckpt"), read(folder / "parts-6.ckpt"))
+
+
+def test_one_kind_of_checkpoint_takes_the_place_of_the_other(folder):
+    assert equal(load(folder / "swap.ckpt"), load(folder / "full-6.ckpt"))
+    assert not list(folder.glob("swap.ckpt.*"))
+
+
+def test_one_process_goes_on_with_it(folder):
+    gan = one_process(folder, resume=folder / "full-6.ckpt", name="on-one.ckpt", max_steps=6)
+    assert same_state(load(folder / "on-one.ckpt"), load(folder / "full-6.ckpt"))
+    assert gan.trainer.global_step == 6
+    one_process(folder, resume=folder / "full-3.ckpt", name="on-one.ckpt")
+    assert load(folder / "on-one.ckpt")["global_step"] == 6
+
+
+def test_goes_on_with_one_process(folder):
+    assert same_state(load(folder / "one-again.ckpt"), load(folder / "one-6.ckpt"))
+
+
+def test_two_processes_go_on_with_the_parts_of_three(folder):
+    assert len(list((folder / "three-4.ckpt").iterdir())) == 3
+    assert same_state(read(folder / "three-4.ckpt"), load(folder / "three-in-two.ckpt"))
+
+
+def same_state(one: dict, two: dict) -> bool:
+    """Whether weights, averages and both optimizers are equal bit for bit."""
+    return all(equal(one[key], two[key]) for key in ("state_dict", "optimizer_states"))
+
+
+def test_validates_draws_and_reports(folder):
+    for precision in ("bf16-mixed", "bf16-true"):
+        scores = [load(folder / f"{precision}-{rank}.pt") for rank in range(2)]
+        assert scores[0] == scores[1]
+        after_training, from_checkpoint = scores[0]
+        assert after_training == from_checkpoint
+        names = {path.name for path in (folder / precision / "samples").iterdir()}
+        assert {"fixed_000002.png", "fixed_000004.png", "training.gif"} <= names
+    report = (folder / "two-0.txt").read_text()
+    assert "DCGANGenerator, 4,385 parameters" in report
+    assert "FSDP" not in report.replace("FSDP2", "")
+
+
+def test_moves_each_gradient_once(folder):
+    gan = make_gan()
+    sizes = [sum(p.numel() for p in network.parameters()) for network in (gan.generator, gan.discriminator)]
+    padded = [sum(-(-len(p) // 2) * 2 * p[0].numel() for p in network.parameters()) for network in networks(gan)]
+    assert padded[0] == sizes[0]
+    for rank in range(2):
+        traffic = load(folder / f"traffic-{rank}.pt")
+        generator, discriminator = padded
+        assert traffic["reduced"] == [discriminator, generator]
+        print(traffic, sizes, padded)
+
+
+def networks(gan):
+    return gan.generator, gan.discriminator
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("penalty", ["model.penalties=[R1]", "trainer.strategy to ddp", "configs/hinge_sn.yaml"]),
+        ("optimizer", ["Adafactor", "Adam"]),
+        ("scalar", ["scale of Scalar", "(1,)"]),
+        ("sync batch norm", ["trainer.sync_batchnorm", "false"]),
+        ("precision", ["trainer.precision=64-true", "32-true, bf16-mixed, bf16-true, 16-true"]),
+    ],
+)
+def test_refuses(folder, name, words):
+    for rank in range(2):
+        message = load(folder / f"refused-{rank}.pt")[name]
+        for word in words:
+            assert word in message
+
+
+def test_takes_a_penalty_that_is_off(folder):
+    assert load(folder / "refused-0.pt")["penalty off"] == "runs"
+
+
+@pytest.mark.parametrize(
+    ("strategy", "word"),
+    [
+        ("fsdp", "FSDP1"),
+        ("fsdp_cpu_offload", "FSDP1"),
+        ("lightning.pytorch.strategies.FSDPStrategy", "FSDP1"),
+        (FSDPStrategy(), "FSDP1"),
+        ("lightning.pytorch.strategies.ModelParallelStrategy", "tensor parallel"),
+        (ModelParallelStrategy(), "tensor parallel"),
+    ],
+)
+def test_refuses_what_is_not_fsdp2(strategy, word):
+    with pytest.raises(ValueError, match=word):
+        refuse(strategy, "32-true")
+
+
+@pytest.mark.parametrize("strategy", ["auto", "ddp", "fsdp2", FSDP2()])
+def test_lets_others_pass(strategy):
+    refuse(strategy, "32-true")
+
+
+def test_refuses_one_process(tmp_path):
+    with pytest.raises(ValueError, match="this run has one: set trainer.devices above 1"):
+        make_trainer(tmp_path, 1, strategy="fsdp2").fit(make_gan(), datamodule=make_data())
+
+
+def test_a_run_killed_while_it_puts_a_checkpoint_in_place_leaves_a_whole_one(tmp_path, monkeypatch):
+    path, partial_path = tmp_path / "last.ckpt", tmp_path / "last.ckpt.partial"
+    path.mkdir()
+    (path / "old").touch()
+    partial_path.mkdir()
+    (partial_path / "new").touch()
+    real, renamed = Path.rename, []
+
+    def rename(self, target):
+        if renamed:
+            raise KeyboardInterrupt  # as near to a kill as a test can come
+        renamed.append(real(self, target))
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Path, "rename", rename)
+        put(partial_path, path)
+    assert (whole_path(path) / "old").exists()
+    put(partial_path, path)
+    assert (whole_path(path) / "new").exists()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_refuses_parts_that_are_not_whole(tmp_path):
+    with pytest.raises(ValueError, match="is no checkpoint"):
+        read(tmp_path)
+    torch.save({"global_step": 1}, tmp_path / "0-of-2.ckpt")
+    with pytest.raises(ValueError, match="part 1-of-2.ckpt is missing"):
+        read(tmp_path)
+    torch.save({"global_step": 2}, tmp_path / "1-of-2.ckpt")
+    with pytest.raises(ValueError, match="different batches"):
+        read(tmp_path)
+
+
+def test_reading_parts_runs_no_code(tmp_path):
+    for rank in range(2):
+        torch.save({"global_step": 1, "state_dict": Malicious()}, tmp_path / f"{rank}-of-2.ckpt")
+    with pytest.raises(Exception, match="[Uu]nsupported|weights_only|Weights only"):
+        read(tmp_path)
+    assert not Malicious.ran
+
+
+class Malicious:
+    ran = False
+
+    def __reduce__(self):
+        return mark, ()
+
+
+def mark():
+    Malicious.ran = True
