@@ -196,7 +196,9 @@ def refuse(strategy: Any, precision: Any) -> None:
         given = strategy if name else type(strategy).__name__
         raise ValueError(f"trainer.strategy={given} is FSDP1, which cannot save a GAN: set it to fsdp2")
     if type(strategy) is ModelParallelStrategy or name == "modelparallelstrategy":
-        raise ValueError("trainer.strategy=ModelParallelStrategy, tensor parallelism, is not supported: set it to fsdp2")
+        raise ValueError(
+            "trainer.strategy=ModelParallelStrategy, tensor parallelism, is not supported: set it to fsdp2"
+        )
     if name == "fsdp2" or isinstance(strategy, FSDP2):
         known = (*PRECISIONS, "32", "bf16", "None")
         if str(precision) not in known:

@@ -26,12 +26,17 @@ BATCH = 8  # images per process
 BATCHES = 6
 SETTINGS = {
     "non-saturating": {"loss": NonSaturating()},
-    "wasserstein": {"loss": Wasserstein(), "weight_clip": 0.01},
-    "hinge": {"loss": Hinge(), "networks": "dcgan"},
+    "wasserstein": {"loss": Wasserstein(), "weight_clip": 0.01, "rule": "steep"},
+    "hinge": {"loss": Hinge(), "networks": "dcgan", "rule": "gentle"},
     "relativistic": {"loss": RelativisticPaired()},
     "n_critic": {"loss": NonSaturating(), "n_critic": 2},
 }
-RULES = {"sgd": partial(SGD, lr=0.05, momentum=0.9), "adam": partial(Adam, lr=1e-3, betas=(0.5, 0.9), fused=True)}
+RULES = {
+    "sgd": partial(SGD, lr=0.05, momentum=0.9),
+    "steep": partial(SGD, lr=1.0, momentum=0.9),
+    "gentle": partial(SGD, lr=0.005, momentum=0.9),
+    "adam": partial(Adam, lr=1e-3, betas=(0.5, 0.9), fused=True),
+}
 
 
 class TinyDiscriminator(nn.Module):
@@ -118,25 +123,30 @@ class SaveAt(Callback):
 
 
 class Traffic:
-    """Counts the numbers that come out of each all-gather and go into each reduce-scatter."""
+    """Counts the numbers that come out of each all-gather and go into each reduce-scatter of torch's sharding."""
+
+    GATHER = "all_gather_single" if hasattr(distributed, "all_gather_single") else "all_gather_into_tensor"
+    REDUCE = "reduce_scatter_single" if hasattr(distributed, "reduce_scatter_single") else "reduce_scatter_tensor"
 
     def __enter__(self):
         self.gathered, self.reduced = [], []
-        self.real = distributed.all_gather_into_tensor, distributed.reduce_scatter_tensor
+        self.real = {name: getattr(distributed, name) for name in (self.GATHER, self.REDUCE)}
 
-        def gather(output_tensor, *args, **kwargs):
+        def gather(output_tensor, input_tensor, **options):
             self.gathered.append(output_tensor.numel())
-            return self.real[0](output_tensor, *args, **kwargs)
+            return self.real[self.GATHER](output_tensor, input_tensor, **options)
 
-        def reduce(output, input, *args, **kwargs):
+        def reduce(output, input, **options):
             self.reduced.append(input.numel())
-            return self.real[1](output, input, *args, **kwargs)
+            return self.real[self.REDUCE](output, input, **options)
 
-        distributed.all_gather_into_tensor, distributed.reduce_scatter_tensor = gather, reduce
+        setattr(distributed, self.GATHER, gather)
+        setattr(distributed, self.REDUCE, reduce)
         return self
 
     def __exit__(self, *error):
-        distributed.all_gather_into_tensor, distributed.reduce_scatter_tensor = self.real
+        for name, function in self.real.items():
+            setattr(distributed, name, function)
 
 
 def fit(gan: GAN, folder: Path, strategy: FSDP2, callbacks: list[Callback] = (), ckpt_path=None, **settings) -> Trainer:

@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 import sharded
 import torch
-from commands import equal, load
+from commands import SMALL, equal, fit, load, process
 from conftest import ROOT, same_weights
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
-from sharded import BATCHES, SETTINGS, make_data, make_gan, make_trainer
+from sharded import BATCHES, SETTINGS, SHAPE, make_data, make_gan, make_trainer
 
 from gan import GAN
 from gan.callbacks import GeneratorEMA
+from gan.callbacks.progress import describe
+from gan.generate import sample
 from gan.losses import Hinge
 from gan.parallel import FSDP2, class_name, put, read, refuse, whole_path
 
@@ -101,7 +103,9 @@ def by_hand(gan: GAN, real: list, latents: list, half_life: float = 50) -> GAN:
 )
 def test_trains_as_one_process(folder, name, settings, number):
     shares = [load(folder / f"{name}-{rank}.pt") for rank in range(number)]
-    real, latents = ([torch.cat(parts) for parts in zip(*(one[key] for one in shares), strict=True)] for key in shares[0])
+    real, latents = (
+        [torch.cat(parts) for parts in zip(*(one[key] for one in shares), strict=True)] for key in shares[0]
+    )
     assert len(real) == BATCHES
     expected = by_hand(make_gan(**settings), real, latents).state_dict()
     state = load(folder / f"{name}.ckpt")["state_dict"]
@@ -110,7 +114,7 @@ def test_trains_as_one_process(folder, name, settings, number):
     for key, value in expected.items():
         torch.testing.assert_close(state[key], value, **TOLERANCE, msg=lambda text, key=key: f"{key}: {text}")
         if key.endswith(("weight", "original")):
-            assert (value - start[key.replace("_ema", "")]).abs().max() > 1e-5  # it moved
+            assert (value - start[key.replace("_ema", "")]).abs().max() > 1e-4  # it moved
 
 
 def test_full_checkpoint_is_that_of_one_process(folder):
@@ -132,7 +136,10 @@ def shapes(value):
 
 def test_parts_make_the_full_checkpoint(folder):
     for batch in (3, 6):
-        assert sorted(path.name for path in (folder / f"parts-{batch}.ckpt").iterdir()) == ["0-of-2.ckpt", "1-of-2.ckpt"]
+        assert sorted(path.name for path in (folder / f"parts-{batch}.ckpt").iterdir()) == [
+            "0-of-2.ckpt",
+            "1-of-2.ckpt",
+        ]
         assert equal(read(folder / f"parts-{batch}.ckpt"), load(folder / f"full-{batch}.ckpt"))
 
 
@@ -183,24 +190,31 @@ def test_validates_draws_and_reports(folder):
         names = {path.name for path in (folder / precision / "samples").iterdir()}
         assert {"fixed_000002.png", "fixed_000004.png", "training.gif"} <= names
     report = (folder / "two-0.txt").read_text()
-    assert "DCGANGenerator, 4,385 parameters" in report
-    assert "FSDP" not in report.replace("FSDP2", "")
+    gan = make_gan("batch norm")
+    for line in (describe(gan.generator, gan.fixed_latents[:1]), describe(gan.discriminator, torch.zeros(1, *SHAPE))):
+        assert line in report
 
 
 def test_moves_each_gradient_once(folder):
     gan = make_gan()
-    sizes = [sum(p.numel() for p in network.parameters()) for network in (gan.generator, gan.discriminator)]
-    padded = [sum(-(-len(p) // 2) * 2 * p[0].numel() for p in network.parameters()) for network in networks(gan)]
-    assert padded[0] == sizes[0]
+    # Every process has as many rows of a parameter, and some have rows of nothing.
+    generator, discriminator = (
+        sum(-(-len(parameter) // 2) * 2 * parameter[0].numel() for parameter in network.parameters())
+        for network in (gan.generator, gan.discriminator)
+    )
     for rank in range(2):
         traffic = load(folder / f"traffic-{rank}.pt")
-        generator, discriminator = padded
         assert traffic["reduced"] == [discriminator, generator]
-        print(traffic, sizes, padded)
-
-
-def networks(gan):
-    return gan.generator, gan.discriminator
+        sample = [generator]
+        assert traffic["gathered"] == [
+            *sample,
+            discriminator,
+            discriminator,
+            *sample,
+            discriminator,
+            discriminator,
+            generator,
+        ]
 
 
 @pytest.mark.parametrize(
@@ -300,3 +314,24 @@ class Malicious:
 
 def mark():
     Malicious.ran = True
+
+
+def test_command_line(tmp_path):
+    run = tmp_path / "run"
+    words = ["--config", "configs/hinge_sn.yaml", *SMALL, "--trainer.max_steps", "2", "--run_dir", str(run)]
+    words += ["--model.generator_scheduler", "null", "--model.discriminator_scheduler", "null"]
+    words += ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "fsdp2"]
+    env = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    started = process([sys.executable, "-m", "gan.cli", "fit", *words], cwd=ROOT, env=os.environ | env)
+    output, errors = started.communicate(timeout=300)
+    assert started.returncode == 0, output + errors
+    assert "DCGANDiscriminator, 165,729 parameters" in output
+    assert "Warning" not in errors
+    sample(str(run / "checkpoints" / "last.ckpt"), str(tmp_path / "images.npy"), num=4)
+
+
+@pytest.mark.parametrize("strategy", ["fsdp", "lightning.pytorch.strategies.ModelParallelStrategy"])
+def test_command_line_refuses(tmp_path, capsys, strategy):
+    with pytest.raises(SystemExit, match="2"):
+        fit(tmp_path / "run", "--trainer.strategy", strategy)
+    assert f"trainer.strategy={strategy}"[:30] in capsys.readouterr().err
