@@ -238,8 +238,8 @@ class GAN(L.LightningModule):
         due = [type(penalty).__name__ for penalty in self.penalties if penalty.weight > 0]
         if stage == "fit" and due:
             raise ValueError(
-                f"model.penalties=[{', '.join(due)}] differentiate twice, and trainer.strategy=fsdp2 loses what that "
-                "gives: set trainer.strategy to ddp, or model.penalties to []; configs/hinge_sn.yaml is a recipe without"
+                f"model.penalties=[{', '.join(due)}] differentiate twice, which fails under trainer.strategy=fsdp2: "
+                "set trainer.strategy to ddp, or model.penalties to []; configs/hinge_sn.yaml is a recipe without"
             )
 
     def configure_model(self) -> None:

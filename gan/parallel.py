@@ -64,6 +64,17 @@ class FSDP2(ModelParallelStrategy):
             )
         super().setup_environment()
 
+    def setup(self, trainer: Trainer) -> None:
+        # What a network gathers in inference mode, it could not gather anew outside of it.
+        for loop in (
+            trainer.fit_loop.epoch_loop.val_loop,
+            trainer.validate_loop,
+            trainer.test_loop,
+            trainer.predict_loop,
+        ):
+            loop.inference_mode = False
+        super().setup(trainer)
+
     def setup_optimizers(self, trainer: Trainer) -> None:
         super().setup_optimizers(trainer)
         for optimizer in self.optimizers:
@@ -186,7 +197,7 @@ StrategyRegistry.register("fsdp2", FSDP2, description="shards each network over 
 
 
 def refuse(strategy: Any, precision: Any) -> None:
-    """Refuses what is known to fail, or to be wrong without a word, by the settings `trainer.strategy` and `.precision`.
+    """Refuses the values of `trainer.strategy` and `trainer.precision` that fail, or are wrong without a word.
 
     Raises:
         ValueError: with the way out.
@@ -258,7 +269,10 @@ def write_part(checkpoint: dict[str, Any], folder: Path, rank: int, world_size: 
     """Writes what one process has to save to `folder/RANK-of-N.ckpt`, and sees it onto the disk."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{rank}-of-{world_size}.ckpt").open("wb") as file:
-        torch.save(checkpoint, file)
+        try:
+            torch.save(checkpoint, file)
+        except RuntimeError as error:  # torch has words of its own for a full disk
+            raise OSError(str(error)) from error
         file.flush()
         os.fsync(file.fileno())
 

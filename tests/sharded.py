@@ -30,6 +30,7 @@ SETTINGS = {
     "hinge": {"loss": Hinge(), "networks": "dcgan", "rule": "gentle"},
     "relativistic": {"loss": RelativisticPaired()},
     "n_critic": {"loss": NonSaturating(), "n_critic": 2},
+    "two passes": {"loss": NonSaturating()},
 }
 RULES = {
     "sgd": partial(SGD, lr=0.05, momentum=0.9),
@@ -99,7 +100,11 @@ def make_data() -> SmallMNIST:
 class Inputs(Callback):
     """Keeps what a process trains on: its real images and the latents that its generator gets."""
 
+    def __init__(self, one_pass: bool):
+        self.one_pass = one_pass  # of real and generated images through the discriminator
+
     def on_fit_start(self, trainer, pl_module):
+        pl_module.one_pass = self.one_pass
         self.real, self.latents = [], []
         pl_module.generator.register_forward_pre_hook(self.keep)
 
@@ -157,8 +162,7 @@ def fit(gan: GAN, folder: Path, strategy: FSDP2, callbacks: list[Callback] = (),
 
 def train(name: str, folder: Path, **settings) -> None:
     """Trains, and keeps what each process trained on and what came out."""
-    inputs = Inputs()
-    torch.manual_seed(0)
+    inputs = Inputs(one_pass=name != "two passes")
     # Another start on each process: the first one's counts.
     trainer = fit(make_gan(start=RANK, **settings), folder, FSDP2(), [inputs, GeneratorEMA(half_life=50)])
     trainer.save_checkpoint(folder / f"{name}.ckpt")
@@ -174,6 +178,12 @@ def stop_and_go(folder: Path) -> None:
         fit(gan(), folder, strategy(), [GeneratorEMA(), SaveAt(paths)])
         again = [GeneratorEMA(), SaveAt({6: folder / f"{kind}-resumed.ckpt"})]
         fit(gan(start=1), folder, strategy(), again, ckpt_path=paths[3])
+    # A run without an average, and one with it that goes on from there.
+    path = folder / "no-average.ckpt"
+    fit(gan(), folder, FSDP2(distributed_checkpoint=True), [SaveAt({3: path})], max_steps=3)
+    resumed = gan(start=1)
+    trainer = fit(resumed, folder, FSDP2(), [GeneratorEMA()], ckpt_path=path, max_steps=3)
+    trainer.save_checkpoint(folder / "average.ckpt")
     # One kind goes on from the other, and takes its name.
     shutil.copy(folder / "full-3.ckpt", folder / "swap.ckpt")
     again = [GeneratorEMA(), SaveAt({4: folder / "swap.ckpt"})]
@@ -183,9 +193,11 @@ def stop_and_go(folder: Path) -> None:
 
 
 def from_one(folder: Path) -> None:
-    """Goes on with the run of one process."""
-    saved = folder / "one-6.ckpt"
-    trainer = fit(make_gan("dcgan", "adam", start=1), folder, FSDP2(), [GeneratorEMA()], ckpt_path=saved, max_steps=6)
+    """Goes on with the run of one process, at another rate."""
+    gan = make_gan(
+        "dcgan", "adam", start=1, discriminator_optimizer=partial(Adam, lr=0.5, betas=(0.5, 0.9), fused=True)
+    )
+    trainer = fit(gan, folder, FSDP2(), [GeneratorEMA()], ckpt_path=folder / "one-6.ckpt")
     trainer.save_checkpoint(folder / "one-again.ckpt")
 
 
@@ -203,6 +215,7 @@ def with_all(folder: Path) -> None:
             make_gan("batch norm", start=1), make_data(), folder / f"{precision}.ckpt", verbose=False
         )
         torch.save(scores, folder / f"{precision}-{RANK}.pt")
+        assert not trainer.validate_loop.inference_mode  # which gloo never sees, and NCCL would
 
 
 def count(folder: Path) -> None:
@@ -256,6 +269,19 @@ def failing_disk(folder: Path) -> None:
         assert "a file" in save.error
 
 
+def damaged(folder: Path) -> None:
+    """A part that one process cannot read stops all of them."""
+    path = folder / "damaged.ckpt"
+    if RANK == 0:
+        shutil.copytree(folder / "parts-3.ckpt", path)
+        (path / "1-of-2.ckpt").write_bytes(b"")
+    distributed.barrier()
+    try:
+        fit(make_gan("dcgan", "adam"), folder, FSDP2(), ckpt_path=path)
+    except (OSError, EOFError) as error:
+        torch.save(f"{type(error).__name__}: {error}", folder / f"damaged-{RANK}.pt")
+
+
 def three(folder: Path) -> None:
     """Three processes: layers of fewer rows than processes."""
     train("three", folder, networks="tiny")
@@ -273,6 +299,7 @@ def two(folder: Path) -> None:
     count(folder)
     refused(folder)
     failing_disk(folder)
+    damaged(folder)
     # What three processes saved.
     gan = make_gan("tiny", "adam", start=1)
     trainer = fit(gan, folder, FSDP2(), [GeneratorEMA()], ckpt_path=folder / "three-4.ckpt", max_steps=4)

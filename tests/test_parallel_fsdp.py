@@ -5,14 +5,13 @@ import socket
 import subprocess
 import sys
 import warnings
-from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 
 import pytest
-import sharded
 import torch
 from commands import SMALL, equal, fit, load, process
-from conftest import ROOT, same_weights
+from conftest import ROOT
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from sharded import BATCHES, SETTINGS, SHAPE, make_data, make_gan, make_trainer
 
@@ -21,7 +20,7 @@ from gan.callbacks import GeneratorEMA
 from gan.callbacks.progress import describe
 from gan.generate import sample
 from gan.losses import Hinge
-from gan.parallel import FSDP2, class_name, put, read, refuse, whole_path
+from gan.parallel import FSDP2, put, read, refuse, whole_path
 
 TOLERANCE = {"rtol": 0, "atol": 1e-6}
 
@@ -167,8 +166,23 @@ def test_one_process_goes_on_with_it(folder):
     assert load(folder / "on-one.ckpt")["global_step"] == 6
 
 
-def test_goes_on_with_one_process(folder):
-    assert same_state(load(folder / "one-again.ckpt"), load(folder / "one-6.ckpt"))
+def test_goes_on_with_one_process_at_the_rates_of_the_command(folder):
+    one, again = load(folder / "one-6.ckpt"), load(folder / "one-again.ckpt")
+    assert again["optimizer_states"][0]["param_groups"][0]["lr"] == 0.5
+    again["optimizer_states"][0]["param_groups"][0]["lr"] = 1e-3
+    assert same_state(one, again)
+
+
+def test_begins_an_average_from_a_checkpoint_without(folder):
+    state, before = load(folder / "average.ckpt")["state_dict"], read(folder / "no-average.ckpt")["state_dict"]
+    assert not any(key.startswith("generator_ema.") for key in before)
+    assert all(equal(state[key], value) for key, value in before.items())
+    assert all(equal(state[f"generator_ema.{key[10:]}"], before[key]) for key in before if key.startswith("generator."))
+
+
+def test_a_part_that_one_process_cannot_read_stops_all(folder):
+    assert "process 1 failed" in torch.load(folder / "damaged-0.pt")
+    assert "EOFError" in torch.load(folder / "damaged-1.pt")
 
 
 def test_two_processes_go_on_with_the_parts_of_three(folder):
@@ -205,16 +219,9 @@ def test_moves_each_gradient_once(folder):
     for rank in range(2):
         traffic = load(folder / f"traffic-{rank}.pt")
         assert traffic["reduced"] == [discriminator, generator]
-        sample = [generator]
-        assert traffic["gathered"] == [
-            *sample,
-            discriminator,
-            discriminator,
-            *sample,
-            discriminator,
-            discriminator,
-            generator,
-        ]
+        # Each network for its forward and its backward, and in the first step the generator for a sample.
+        judged = [discriminator, discriminator]
+        assert traffic["gathered"] == [generator, *judged, generator, *judged, generator]
 
 
 @pytest.mark.parametrize(
@@ -260,7 +267,7 @@ def test_lets_others_pass(strategy):
 
 
 def test_refuses_one_process(tmp_path):
-    with pytest.raises(ValueError, match="this run has one: set trainer.devices above 1"):
+    with pytest.raises(ValueError, match=r"set trainer\.devices above 1"):
         make_trainer(tmp_path, 1, strategy="fsdp2").fit(make_gan(), datamodule=make_data())
 
 
@@ -277,9 +284,10 @@ def test_a_run_killed_while_it_puts_a_checkpoint_in_place_leaves_a_whole_one(tmp
             raise KeyboardInterrupt  # as near to a kill as a test can come
         renamed.append(real(self, target))
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched:
         patched.setattr(Path, "rename", rename)
-        put(partial_path, path)
+        with pytest.raises(KeyboardInterrupt):
+            put(partial_path, path)
     assert (whole_path(path) / "old").exists()
     put(partial_path, path)
     assert (whole_path(path) / "new").exists()
@@ -290,7 +298,7 @@ def test_refuses_parts_that_are_not_whole(tmp_path):
     with pytest.raises(ValueError, match="is no checkpoint"):
         read(tmp_path)
     torch.save({"global_step": 1}, tmp_path / "0-of-2.ckpt")
-    with pytest.raises(ValueError, match="part 1-of-2.ckpt is missing"):
+    with pytest.raises(ValueError, match=r"1-of-2\.ckpt is missing"):
         read(tmp_path)
     torch.save({"global_step": 2}, tmp_path / "1-of-2.ckpt")
     with pytest.raises(ValueError, match="different batches"):
@@ -300,7 +308,7 @@ def test_refuses_parts_that_are_not_whole(tmp_path):
 def test_reading_parts_runs_no_code(tmp_path):
     for rank in range(2):
         torch.save({"global_step": 1, "state_dict": Malicious()}, tmp_path / f"{rank}-of-2.ckpt")
-    with pytest.raises(Exception, match="[Uu]nsupported|weights_only|Weights only"):
+    with pytest.raises(UnpicklingError):
         read(tmp_path)
     assert not Malicious.ran
 
@@ -316,13 +324,13 @@ def mark():
     Malicious.ran = True
 
 
-def test_command_line(tmp_path):
+def test_command_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
     run = tmp_path / "run"
     words = ["--config", "configs/hinge_sn.yaml", *SMALL, "--trainer.max_steps", "2", "--run_dir", str(run)]
     words += ["--model.generator_scheduler", "null", "--model.discriminator_scheduler", "null"]
     words += ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "fsdp2"]
-    env = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-    started = process([sys.executable, "-m", "gan.cli", "fit", *words], cwd=ROOT, env=os.environ | env)
+    started = process([sys.executable, "-m", "gan.cli", "fit", *words], cwd=ROOT)
     output, errors = started.communicate(timeout=300)
     assert started.returncode == 0, output + errors
     assert "DCGANDiscriminator, 165,729 parameters" in output
@@ -334,4 +342,4 @@ def test_command_line(tmp_path):
 def test_command_line_refuses(tmp_path, capsys, strategy):
     with pytest.raises(SystemExit, match="2"):
         fit(tmp_path / "run", "--trainer.strategy", strategy)
-    assert f"trainer.strategy={strategy}"[:30] in capsys.readouterr().err
+    assert capsys.readouterr().err.startswith(f"error: trainer.strategy={strategy.split('.')[-1]}")
