@@ -1,9 +1,13 @@
-"""What the processes of test_parallel_fsdp.py do: `python tests/sharded.py JOB FOLDER`, in each of them."""
+"""What the processes of test_parallel_fsdp.py do: `python tests/sharded.py FOLDER` starts three, then two of them."""
 
 import os
 import shutil
+import signal
+import socket
 import sys
+import traceback
 import warnings
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -154,6 +158,10 @@ class Traffic:
             setattr(distributed, name, function)
 
 
+def sharded(distributed_checkpoint: bool = False) -> FSDP2:
+    return FSDP2(distributed_checkpoint, timeout=120)
+
+
 def fit(gan: GAN, folder: Path, strategy: FSDP2, callbacks: list[Callback] = (), ckpt_path=None, **settings) -> Trainer:
     trainer = make_trainer(folder, PROCESSES, callbacks, strategy=strategy, **settings)
     trainer.fit(gan, datamodule=make_data(), ckpt_path=ckpt_path)
@@ -164,7 +172,7 @@ def train(name: str, folder: Path, **settings) -> None:
     """Trains, and keeps what each process trained on and what came out."""
     inputs = Inputs(one_pass=name != "two passes")
     # Another start on each process: the first one's counts.
-    trainer = fit(make_gan(start=RANK, **settings), folder, FSDP2(), [inputs, GeneratorEMA(half_life=50)])
+    trainer = fit(make_gan(start=RANK, **settings), folder, sharded(), [inputs, GeneratorEMA(half_life=50)])
     trainer.save_checkpoint(folder / f"{name}.ckpt")
     torch.save({"real": inputs.real, "latents": inputs.latents}, folder / f"{name}-{RANK}.pt")
 
@@ -172,7 +180,7 @@ def train(name: str, folder: Path, **settings) -> None:
 def stop_and_go(folder: Path) -> None:
     """Runs of six batches, and of three and three more, with both kinds of checkpoints."""
     for kind, distributed_checkpoint in (("full", False), ("parts", True)):
-        strategy = partial(FSDP2, distributed_checkpoint)
+        strategy = partial(sharded, distributed_checkpoint)
         gan = partial(make_gan, "dcgan", "adam", loss=Hinge())
         paths = {3: folder / f"{kind}-3.ckpt", 6: folder / f"{kind}-6.ckpt"}
         fit(gan(), folder, strategy(), [GeneratorEMA(), SaveAt(paths)])
@@ -180,16 +188,16 @@ def stop_and_go(folder: Path) -> None:
         fit(gan(start=1), folder, strategy(), again, ckpt_path=paths[3])
     # A run without an average, and one with it that goes on from there.
     path = folder / "no-average.ckpt"
-    fit(gan(), folder, FSDP2(distributed_checkpoint=True), [SaveAt({3: path})], max_steps=3)
+    fit(gan(), folder, sharded(distributed_checkpoint=True), [SaveAt({3: path})], max_steps=3)
     resumed = gan(start=1)
-    trainer = fit(resumed, folder, FSDP2(), [GeneratorEMA()], ckpt_path=path, max_steps=3)
+    trainer = fit(resumed, folder, sharded(), [GeneratorEMA()], ckpt_path=path, max_steps=3)
     trainer.save_checkpoint(folder / "average.ckpt")
     # One kind goes on from the other, and takes its name.
     shutil.copy(folder / "full-3.ckpt", folder / "swap.ckpt")
     again = [GeneratorEMA(), SaveAt({4: folder / "swap.ckpt"})]
-    fit(gan(start=1), folder, FSDP2(distributed_checkpoint=True), again, ckpt_path=folder / "swap.ckpt", max_steps=4)
+    fit(gan(start=1), folder, sharded(distributed_checkpoint=True), again, ckpt_path=folder / "swap.ckpt", max_steps=4)
     again = [GeneratorEMA(), SaveAt({6: folder / "swap.ckpt"})]
-    fit(gan(start=1), folder, FSDP2(), again, ckpt_path=folder / "swap.ckpt")
+    fit(gan(start=1), folder, sharded(), again, ckpt_path=folder / "swap.ckpt")
 
 
 def from_one(folder: Path) -> None:
@@ -197,7 +205,7 @@ def from_one(folder: Path) -> None:
     gan = make_gan(
         "dcgan", "adam", start=1, discriminator_optimizer=partial(Adam, lr=0.5, betas=(0.5, 0.9), fused=True)
     )
-    trainer = fit(gan, folder, FSDP2(), [GeneratorEMA()], ckpt_path=folder / "one-6.ckpt")
+    trainer = fit(gan, folder, sharded(), [GeneratorEMA()], ckpt_path=folder / "one-6.ckpt")
     trainer.save_checkpoint(folder / "one-again.ckpt")
 
 
@@ -207,10 +215,10 @@ def with_all(folder: Path) -> None:
         callbacks = [GeneratorEMA(), ImageLogger(every=2), RunProgress()]
         gan = make_gan("batch norm", "adam")
         settings = {"precision": precision, "max_steps": -1, "max_epochs": 1, "enable_progress_bar": True}
-        trainer = fit(gan, folder / precision, FSDP2(), callbacks, limit_train_batches=4, **settings)
+        trainer = fit(gan, folder / precision, sharded(), callbacks, limit_train_batches=4, **settings)
         scores = [trainer.validate(gan, datamodule=trainer.datamodule, verbose=False)[0]]
         trainer.save_checkpoint(folder / f"{precision}.ckpt")
-        fresh = make_trainer(folder, PROCESSES, strategy=FSDP2(), precision=precision)
+        fresh = make_trainer(folder, PROCESSES, strategy=sharded(), precision=precision)
         scores += fresh.validate(
             make_gan("batch norm", start=1), make_data(), folder / f"{precision}.ckpt", verbose=False
         )
@@ -222,7 +230,7 @@ def count(folder: Path) -> None:
     """Counts what goes over the wire in a run of one batch."""
     with Traffic() as traffic:
         gan = make_gan()
-        trainer = fit(gan, folder, FSDP2(), max_steps=1, limit_val_batches=0)
+        trainer = fit(gan, folder, sharded(), max_steps=1, limit_val_batches=0)
     assert trainer.global_step == 1
     torch.save({"gathered": traffic.gathered, "reduced": traffic.reduced}, folder / f"traffic-{RANK}.pt")
 
@@ -242,7 +250,7 @@ def refused(folder: Path) -> None:
         gan = make_gan(**case.get("gan", {}))
         gan.discriminator = case.get("discriminator", gan.discriminator)
         try:
-            settings = {"strategy": FSDP2(), "max_steps": 1} | case.get("trainer", {})
+            settings = {"strategy": sharded(), "max_steps": 1} | case.get("trainer", {})
             make_trainer(folder, PROCESSES, **settings).fit(gan, datamodule=make_data())
             outcomes[name] = "runs"
         except ValueError as error:
@@ -264,7 +272,7 @@ def failing_disk(folder: Path) -> None:
         (folder / "a file").touch()
     for distributed_checkpoint in (False, True):
         save = Save()
-        trainer = fit(make_gan(), folder, FSDP2(distributed_checkpoint), [save], max_steps=2)
+        trainer = fit(make_gan(), folder, sharded(distributed_checkpoint), [save], max_steps=2)
         assert trainer.global_step == 2
         assert "a file" in save.error
 
@@ -277,7 +285,7 @@ def damaged(folder: Path) -> None:
         (path / "1-of-2.ckpt").write_bytes(b"")
     distributed.barrier()
     try:
-        fit(make_gan("dcgan", "adam"), folder, FSDP2(), ckpt_path=path)
+        fit(make_gan("dcgan", "adam"), folder, sharded(), ckpt_path=path)
     except (OSError, EOFError) as error:
         torch.save(f"{type(error).__name__}: {error}", folder / f"damaged-{RANK}.pt")
 
@@ -286,7 +294,7 @@ def three(folder: Path) -> None:
     """Three processes: layers of fewer rows than processes."""
     train("three", folder, networks="tiny")
     gan = make_gan("tiny", "adam")
-    fit(gan, folder, FSDP2(distributed_checkpoint=True), [GeneratorEMA(), SaveAt({4: folder / "three-4.ckpt"})])
+    fit(gan, folder, sharded(distributed_checkpoint=True), [GeneratorEMA(), SaveAt({4: folder / "three-4.ckpt"})])
 
 
 def two(folder: Path) -> None:
@@ -302,12 +310,46 @@ def two(folder: Path) -> None:
     damaged(folder)
     # What three processes saved.
     gan = make_gan("tiny", "adam", start=1)
-    trainer = fit(gan, folder, FSDP2(), [GeneratorEMA()], ckpt_path=folder / "three-4.ckpt", max_steps=4)
+    trainer = fit(gan, folder, sharded(), [GeneratorEMA()], ckpt_path=folder / "three-4.ckpt", max_steps=4)
     trainer.save_checkpoint(folder / "three-in-two.ckpt")
+
+
+def run(job: Callable[[Path], None], number: int, folder: Path) -> None:
+    """Does a job in so many processes, which import nothing: they are forks of this one."""
+    global RANK, PROCESSES
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
+    processes = {}
+    for rank in range(number):
+        if process := os.fork():
+            processes[process] = rank
+            continue
+        try:
+            RANK, PROCESSES = rank, number
+            os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "WORLD_SIZE": str(number)}
+            with (folder / f"{job.__name__}-{rank}.txt").open("w") as output:
+                os.dup2(output.fileno(), 1)
+                os.dup2(output.fileno(), 2)
+                job(folder)
+                sys.stdout.flush()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    failed = None
+    while processes:
+        process, status = os.wait()
+        rank = processes.pop(process)
+        if status and failed is None:
+            failed = rank
+            for other in processes:
+                os.kill(other, signal.SIGKILL)
+    if failed is not None:
+        sys.exit((folder / f"{job.__name__}-{failed}.txt").read_text())
 
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    RANK, PROCESSES = int(os.environ["LOCAL_RANK"]), int(os.environ["WORLD_SIZE"])
-    {"two": two, "three": three}[sys.argv[1]](Path(sys.argv[2]))
-    distributed.destroy_process_group()
+    run(three, 3, Path(sys.argv[1]))
+    run(two, 2, Path(sys.argv[1]))
