@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor
 
 LAST = "last.ckpt"
 
@@ -30,31 +31,55 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as partial, partial.open("wb") as file:
-            try:
-                torch.save(checkpoint, file)
-            except RuntimeError as error:  # torch has words of its own for a full disk
-                if isinstance(error.__context__, OSError):
-                    raise error.__context__ from None
-                raise
-            file.flush()
-            os.fsync(file.fileno())
+        with replacing(Path(path)) as partial:
+            write(checkpoint, partial)
+
+    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Reads a file, or a folder of parts. Runs no code in it, whatever the arguments."""
+        return read(path)
+
+
+def write(checkpoint: dict[str, Any], path: Path) -> None:
+    """Writes a file, and sees it onto the disk.
+
+    Raises:
+        OSError: if the disk does not take it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        try:
+            torch.save(checkpoint, file)
+        except RuntimeError as error:  # torch has words of its own for a full disk
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+        file.flush()
+        os.fsync(file.fileno())
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Gives the path beside `path` at which to write what then, whole, takes its place; in an error, nothing does."""
-    partial = path.with_name(path.name + ".partial")
-    partial.unlink(missing_ok=True)
+    partial = unfinished(path)
+    remove(partial)
     try:
         yield partial
-        os.replace(partial, path)
-        sync(path.parent)
+        put(partial, path)
     except BaseException:
-        partial.unlink(missing_ok=True)
+        remove(partial)
         raise
+
+
+def unfinished(path: Path) -> Path:
+    return path.with_name(path.name + ".partial")
+
+
+def put(partial: Path, path: Path) -> None:
+    """Moves what is whole to its place: in one go, unless there is a folder on either side."""
+    if is_folder(partial) or is_folder(path):
+        remove(path)
+    os.replace(partial, path)
+    sync(path.parent)
 
 
 def sync(path: Path) -> None:
@@ -89,8 +114,12 @@ def steps(folder: Path) -> dict[int, Path]:
     return dict(sorted((int(match[1]), path) for match, path in found if match))
 
 
+def is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
 def remove(checkpoint: Path) -> None:
-    if checkpoint.is_dir():
+    if is_folder(checkpoint):
         shutil.rmtree(checkpoint)
     else:
         checkpoint.unlink(missing_ok=True)
@@ -98,12 +127,15 @@ def remove(checkpoint: Path) -> None:
 
 def remove_partial(folder: Path) -> None:
     """Takes away what killed runs have left half-written."""
-    for pattern in ("*.ckpt.partial", "step_*.ckpt/*.ckpt.partial"):
-        for path in folder.glob(pattern):
-            path.unlink(missing_ok=True)
+    for path in folder.glob("*.ckpt.partial"):
+        remove(path)
 
 
-# ---------------------------------------------------------------------- reading
+# ---------------------------------------------------------------------- a folder of parts
+
+
+def part_name(process: int, processes: int) -> str:
+    return f"{process}-of-{processes}.ckpt"
 
 
 def parts(path: str | Path) -> list[Path]:
@@ -121,32 +153,80 @@ def parts(path: str | Path) -> list[Path]:
         raise ValueError(f"no checkpoint at {path}; a run writes its own to RUN/checkpoints/last.ckpt")
     total = max(of for _, of in numbers)
     wanted = [(number, total) for number in range(total)]
-    if numbers != set(wanted):
-        missing = sorted(set(wanted) - numbers) or sorted(numbers - set(wanted))
-        number, of = missing[0]
-        reason = f"{number}-of-{of}.ckpt is missing" if missing[0] in wanted else f"{number}-of-{of}.ckpt is too many"
-        raise ValueError(f"{path} is damaged: {reason}")
-    return [path / f"{number}-of-{of}.ckpt" for number, of in wanted]
+    for number in sorted(numbers ^ set(wanted)):
+        raise ValueError(f"{path} is damaged: {part_name(*number)} is {'missing' if number in wanted else 'too many'}")
+    return [path / part_name(*number) for number in wanted]
+
+
+def merge(checkpoints: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One checkpoint of the parts of all processes, in their order: shards put together, all else from the first."""
+    return rebuild(checkpoints, join)
+
+
+def join(shards: list[Tensor], shape: list[int]) -> Tensor:
+    whole = torch.cat(shards)
+    if list(whole.shape) != shape:
+        raise ValueError(f"the parts of the checkpoint make a tensor {list(whole.shape)} of what was {shape}")
+    return whole
+
+
+def rebuild(parts: Sequence[Any], make: Callable[[list[Tensor], list[int]], Tensor]) -> dict[str, Any]:
+    """The first of `parts`, with `make(shards, shape)` wherever it holds a shard of a weight or an optimizer state.
+
+    Raises:
+        ValueError: if the parts are not of one checkpoint.
+    """
+
+    def walk(values: list[Any]) -> Any:
+        first = values[0]
+        if isinstance(first, dict) and first.keys() == {"shard", "shape"}:
+            return make([value["shard"] for value in values], first["shape"])
+        if isinstance(first, dict):
+            return {key: walk([value[key] for value in values]) for key in first}
+        if isinstance(first, list):
+            return [walk(list(items)) for items in zip(*values, strict=True)]
+        return first
+
+    if len({part["global_step"] for part in parts}) != 1:
+        raise ValueError("the parts of the checkpoint were saved at different batches")
+    sharded = [key for key in ("state_dict", "optimizer_states") if key in parts[0]]
+    return parts[0] | {key: walk([part[key] for part in parts]) for key in sharded}
+
+
+# ---------------------------------------------------------------------- reading
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """What a checkpoint holds, on the CPU; a folder as the file that one process would have written.
+
+    Raises:
+        ValueError: if a part is missing, or the parts are not of one checkpoint.
+    """
+    contents = [torch.load(part, map_location="cpu", weights_only=True) for part in parts(path)]
+    return merge(contents) if Path(path).is_dir() else contents[0]
 
 
 def check_checkpoint(path: str | Path) -> dict[str, Any]:
     """Refuses a checkpoint that is missing, damaged or not ours, before anything is made of it. Runs no code in it.
 
     Returns:
-        What it holds, tensors without their values; of a folder, what its first file holds.
+        What it holds, tensors without their values.
 
     Raises:
         ValueError: with the reason.
     """
-    first, *_ = [check_file(part) for part in parts(path)]
+    contents = [check_file(part) for part in parts(path)]
     try:
-        ours = any(key.startswith("generator.") for key in first["state_dict"])
-        ours = ours and "_instantiator" in first["hyper_parameters"]
+        ours = any(key.startswith("generator.") for key in contents[0]["state_dict"])
+        ours = ours and "_instantiator" in contents[0]["hyper_parameters"]
     except Exception:  # no dictionaries, or with other keys
         ours = False
     if not ours:
         raise ValueError(f"{path} is a checkpoint of something else: it has no generator of this project")
-    return first
+    try:
+        return merge(contents) if Path(path).is_dir() else contents[0]
+    except Exception as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
 
 
 def newest_whole(folder: Path) -> tuple[Path, dict[str, Any], list[Path]] | None:

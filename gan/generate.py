@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gan.callbacks.images import image_grid, to_pil, to_uint8
-from gan.checkpoints import check_checkpoint
+from gan.checkpoints import check_checkpoint, read
 from gan.module import GAN
 
 BATCH = 250  # images made at a time
@@ -87,9 +87,14 @@ def load(ckpt: str) -> GAN:
         ValueError: if the file is missing, damaged, or not a checkpoint of this project.
     """
     check_checkpoint(ckpt)
+    file = ckpt
+    if Path(ckpt).is_dir():
+        file = io.BytesIO()  # Lightning takes one file
+        torch.save(read(ckpt), file)
+        file.seek(0)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "a checkpoint cannot rebuild")  # this one has, and no other follows
-        return GAN.load_from_checkpoint(ckpt, map_location="cpu", weights_only=True).eval()
+        return GAN.load_from_checkpoint(file, map_location="cpu", weights_only=True).eval()
 
 
 def generate(gan: GAN, num: int, seed: int) -> Tensor:

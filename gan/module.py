@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from gan.hparams import drop_unknown, given_by_cli, plain
 from gan.losses import Loss, NonSaturating
 from gan.networks import check_pair, evaluating, frozen, judges_each_alone
-from gan.parallel import check_strategy
+from gan.parallel import check_strategy, is_sharded, shard
 from gan.penalties import Penalty, clip_weights, mixes_batch
 from gan.schedulers import WarmupCosine
 
@@ -272,11 +272,13 @@ class GAN(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Checks, before anything is trained, that networks and data fit."""
+        check_strategy(self.trainer, self.penalties)
+        if is_sharded(self.generator):  # a second `fit`, or scores after it: neither network is new
+            return
         image_shape = getattr(self.trainer.datamodule, "image_shape", None)
         images = check_pair(self.generator, self.discriminator, image_shape)
         mixes = mixes_batch(self.discriminator)
         self.one_pass = not mixes and judges_each_alone(self.discriminator, images)
-        check_strategy(self.trainer)
         if self.penalties and self.trainer.precision in ("16-true", "bf16-true"):
             raise ValueError(
                 f"trainer.precision={self.trainer.precision} leaves no float32 weights to compute a penalty with: "
@@ -288,6 +290,16 @@ class GAN(L.LightningModule):
                     f"{type(penalty).__name__} is about each image's own gradient, and batch normalisation in the "
                     "discriminator mixes the images of a batch; set its norm to layer, group, spectral or none"
                 )
+
+    def configure_model(self) -> None:
+        """Shards each network on its own, under FSDP2. Called anew for each `fit` and each `validate`."""
+        if self.device_mesh is None or is_sharded(self.generator):
+            return
+        if self.trainer.state.fn != "fit" and self.generator_ema is None:
+            self.add_ema()  # a checkpoint may have one, and what is sharded cannot be copied
+        networks = (self.generator, self.discriminator, self.generator_ema)
+        present = [network for network in networks if network is not None]
+        shard(present, self.device_mesh, self.trainer.strategy.root_device)
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
         networks = (self.discriminator, self.generator)

@@ -23,10 +23,10 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasti
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from gan.checkpoints import AtomicCheckpointIO, check_checkpoint, newest_whole, replacing
+from gan.checkpoints import AtomicCheckpointIO, check_checkpoint, newest_whole, parts, replacing
 from gan.loggers import MetricsTable
 from gan.module import GAN
-from gan.parallel import replace_lightnings
+from gan.parallel import check_settings, replace_lightnings
 
 HELP = {
     "prog": "gan",
@@ -74,6 +74,7 @@ def quiet() -> None:
         r"Detected call of `lr_scheduler\.step\(\)` before",  # n_critic: a schedule counts all batches, steps or not
         "You requested to overfit but enabled",  # not so: the loader does not shuffle then
         "The number of training batches .* is smaller than the logging interval",  # steps are counted over epochs
+        "FSDP2-wrapped module .* returned a view tensor",  # which nothing here writes into
         r".*isinstance\(treespec, LeafSpec\)",  # Lightning 2.6.6 against torch 2.14
     ):
         warnings.filterwarnings("ignore", message)
@@ -113,7 +114,9 @@ class GANCLI(LightningCLI):
                 raise ValueError(f"{self.config.subcommand} needs a trained run: --ckpt_path RUN/checkpoints/last.ckpt")
             self.checkpoint = check_checkpoint(path)
             self.ckpt_path = path
-        super()._parse_ckpt_path()
+            self.config[self.config.subcommand].ckpt_path = parts(path)[0]  # each of them knows the networks
+            super()._parse_ckpt_path()
+            self.config[self.config.subcommand].ckpt_path = path
 
     def before_instantiate_classes(self) -> None:
         self.run_dir = None
@@ -121,7 +124,7 @@ class GANCLI(LightningCLI):
             config = self.config["fit"]
             if config.resume == "auto" and not config.run_dir:
                 raise ValueError("--resume auto needs the run to go on with: --run_dir RUN")
-            check_trainer_settings(config.trainer)
+            check_settings(config.trainer)
             config.trainer.callbacks = without_repeated(as_list(config.trainer.callbacks))
             self.run_dir = Path(config.run_dir) if config.run_dir else default_run_dir(config)
             self.ckpt_path, self.checkpoint = checkpoint_to_resume(self.run_dir, config.resume)
@@ -132,11 +135,11 @@ class GANCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings = self.config_init[self.subcommand]["trainer"]
+        kwargs["plugins"] = [*as_list(settings.plugins), AtomicCheckpointIO()]
         if self.run_dir is None:
             kwargs["logger"] = False if settings.logger is True else settings.logger  # scores are printed
         else:
             kwargs["default_root_dir"] = str(self.run_dir)
-            kwargs["plugins"] = [*as_list(settings.plugins), AtomicCheckpointIO()]
             # Not before training starts: a run that is refused must not leave its config to the run that it resumes.
             kwargs["callbacks"] = [*as_list(settings.callbacks), LambdaCallback(on_train_start=self.save_config)]
             if settings.logger is True:
@@ -197,21 +200,6 @@ def config_of_run(run_dir: str | None, checkpoint: str) -> Path | None:
         return None
     config = Path(run_dir if checkpoint == "auto" else Path(checkpoint).absolute().parent.parent, "config.yaml")
     return config if config.is_file() else None
-
-
-def check_trainer_settings(trainer: Any) -> None:
-    """Refuses what Lightning would not take for two networks, or not take in time to say so in a line.
-
-    Raises:
-        ValueError: with the way out.
-    """
-    if trainer.accumulate_grad_batches != 1:
-        raise ValueError("trainer.accumulate_grad_batches is for one optimizer: use model.accumulate")
-    strategy = str(trainer.strategy)
-    if strategy.startswith("fsdp") and strategy != "fsdp2":
-        raise ValueError(f"trainer.strategy {strategy} (FSDP1) cannot save two networks that step in turn: use fsdp2")
-    if strategy.startswith(("ddp_spawn", "ddp_fork", "ddp_notebook")):
-        raise ValueError(f"trainer.strategy {strategy} is for Python sessions: on the command line use ddp")
 
 
 def default_run_dir(config: Any) -> Path:

@@ -85,8 +85,8 @@ def table(run_dir) -> list[dict[str, str]]:
 def process(words, **settings) -> subprocess.Popen:
     """A command in a process of its own: what a user sees."""
     env = os.environ | {"OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(words, env=env, **(pipes | settings))
+    defaults = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": env}
+    return subprocess.Popen(words, **(defaults | settings))
 
 
 class Watch(Callback):

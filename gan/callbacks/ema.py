@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from lightning import Callback, Trainer
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from gan.module import GAN
 
@@ -42,8 +43,10 @@ class GeneratorEMA(Callback):
 
 
 def tensors(network: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-    """The parameters and the buffers of a network."""
-    return list(network.parameters()), list(network.buffers())
+    """The parameters and the buffers of a network; of parameters in shards, those of this process."""
+    parameters = [parameter.detach() for parameter in network.parameters()]
+    shards = [one.to_local() if isinstance(one, DTensor) else one for one in parameters]
+    return shards, list(network.buffers())
 
 
 @torch.no_grad()

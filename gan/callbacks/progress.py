@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gan.module import GAN
 from gan.networks import evaluating
+from gan.parallel import class_name
 
 
 class RunProgress(ProgressBar):
@@ -129,7 +130,7 @@ def describe(network: nn.Module, inputs: Tensor) -> str:
         network(inputs)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     multiply_adds = counter.get_total_flops() // 2
-    return f"{type(network).__name__}, {parameters:,} parameters, {multiply_adds:,} multiply-adds per image"
+    return f"{class_name(network)}, {parameters:,} parameters, {multiply_adds:,} multiply-adds per image"
 
 
 def total_batches(trainer: Trainer) -> int | None:

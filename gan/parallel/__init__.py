@@ -1,6 +1,16 @@
 """What one process does not need: two networks on several of them."""
 
 from gan.parallel.ddp import DDP
-from gan.parallel.strategies import check_strategy, replace_lightnings
+from gan.parallel.fsdp2 import FSDP2, class_name, is_sharded, shard
+from gan.parallel.strategies import check_settings, check_strategy, replace_lightnings
 
-__all__ = ["DDP", "check_strategy", "replace_lightnings"]
+__all__ = [
+    "DDP",
+    "FSDP2",
+    "check_settings",
+    "check_strategy",
+    "class_name",
+    "is_sharded",
+    "replace_lightnings",
+    "shard",
+]

@@ -1,23 +1,20 @@
 """Data-parallel training of two networks that step in turn."""
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from datetime import timedelta
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from lightning import LightningModule
 from lightning.pytorch.strategies import DDPStrategy
-from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gan.parallel.launcher import Launcher
+from gan.parallel.together import Together
 
 
-class DDP(DDPStrategy):
+class DDP(Together, DDPStrategy):
     """Data-parallel training of networks that step in turn: each step averages the gradients of its own network.
 
     Lightning's DDPStrategy wraps the whole module, so that every backward reduces both networks, or fails because one
@@ -51,7 +48,6 @@ class DDP(DDPStrategy):
                 "so that no parameter is ever unused"
             )
         self._flat: dict[Optimizer, list[tuple[Tensor, list[Tensor], list[Tensor]]]] = {}
-        self._unlimited: dist.ProcessGroup | None = None  # of barriers, where a process may take its time
 
     def optimizer_step(
         self,
@@ -80,72 +76,24 @@ class DDP(DDPStrategy):
             heard = [(view, p.grad) for p, view in zip(parameters, views, strict=True) if p.grad is not None]
             if heard:
                 torch._foreach_copy_(*map(list, zip(*heard, strict=True)))
-            with self.in_touch():
-                dist.all_reduce(flat)
+            dist.all_reduce(flat)
             flat.div_(self.world_size)
             for parameter, view in zip(parameters, views, strict=True):
                 if parameter.grad is not None or view.any():
                     parameter.grad = view
 
-    @contextmanager
-    def in_touch(self) -> Iterator[None]:
-        """Says in words of its own that the other processes do not answer.
-
-        Raises:
-            ConnectionError: if one is gone, or silent for longer than `patience`.
-        """
-        try:
-            yield
-        except RuntimeError as error:
-            raise ConnectionError(
-                f"process {self.global_rank} of {self.world_size} lost the others: one has ended, or did not answer "
-                f"for {self.patience:g} s (the strategy's patience). What that one printed says why; here it was: "
-                f"{str(error).splitlines()[0]}"
-            ) from error
-
     # ------------------------------------------------------------------ Lightning's hooks
-
-    def setup_distributed(self) -> None:
-        super().setup_distributed()
-        self._unlimited = dist.new_group(backend="gloo")  # with torch's half an hour
 
     def configure_ddp(self) -> None:
         self.broadcast_from_first([*self.model.parameters(), *self.model.buffers()])
 
-    def on_train_start(self) -> None:
-        limit = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout  # before torch 2.14
-        limit(timedelta(seconds=self.patience))
-
     def on_validation_start(self) -> None:
         self.broadcast_from_first(self.model.buffers())
 
-    def barrier(self, *args: Any, **kwargs: Any) -> None:
-        if self._unlimited is not None:
-            with self.in_touch():
-                dist.barrier(group=self._unlimited)
-
-    def broadcast(self, obj: Any, src: int = 0) -> Any:
-        with self.in_touch():
-            return super().broadcast(obj, src)
-
-    def reduce(self, *args: Any, **kwargs: Any) -> Tensor:
-        with self.in_touch():
-            return super().reduce(*args, **kwargs)
-
-    def all_gather(self, *args: Any, **kwargs: Any) -> Tensor:
-        with self.in_touch():
-            return super().all_gather(*args, **kwargs)
-
     @torch.no_grad()
     def broadcast_from_first(self, tensors: Iterable[Tensor]) -> None:
-        with self.in_touch():
-            for tensor in tensors:
-                dist.broadcast(tensor.detach(), src=0)
-
-    def _configure_launcher(self) -> None:  # private, as is Lightning's launcher
-        super()._configure_launcher()
-        if isinstance(self._launcher, _SubprocessScriptLauncher):
-            self._launcher = Launcher(self.cluster_environment, self.num_processes, self.num_nodes)
+        for tensor in tensors:
+            dist.broadcast(tensor.detach(), src=0)
 
 
 def by_dtype(optimizer: Optimizer) -> list[list[Tensor]]:

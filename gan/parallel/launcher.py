@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import torch.distributed as dist
 from lightning import Trainer
 from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
@@ -23,8 +24,16 @@ class Launcher(_SubprocessScriptLauncher):
 
     GRACE = 10
 
+    def __init__(self, cluster_environment: Any, num_processes: int, num_nodes: int, patience: float) -> None:
+        super().__init__(cluster_environment, num_processes, num_nodes)
+        self.patience = patience
+
     def launch(self, function: Callable[..., Any], *args: Any, trainer: Trainer | None = None, **kwargs: Any) -> Any:
-        """Runs `function` here and in the other processes."""
+        """Runs `function` here and in the other processes.
+
+        Raises:
+            ConnectionError: if another process is gone, or silent for longer than `patience`.
+        """
         self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
         if not self.cluster_environment.creates_processes_externally:
             self._call_children_scripts()
@@ -32,9 +41,16 @@ class Launcher(_SubprocessScriptLauncher):
         _set_num_threads_if_needed(num_processes=self.num_processes)
         try:
             return function(*args, **kwargs)
-        except BaseException:
+        except BaseException as error:
             self.end_others()
-            raise
+            if not is_broken_off(error):
+                raise
+            environment = self.cluster_environment
+            raise ConnectionError(
+                f"process {environment.global_rank()} of {environment.world_size()} lost the others: one has ended, or "
+                f"did not answer for {self.patience:g} s (the strategy's patience). What that one printed says why; "
+                f"here it was: {str(error).splitlines()[0]}"
+            ) from error
 
     def watch(self) -> None:
         """Ends this process where one of the others failed and nothing else tells it so."""
@@ -57,3 +73,8 @@ class Launcher(_SubprocessScriptLauncher):
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def is_broken_off(error: BaseException) -> bool:
+    """Whether an error is torch's word for: what processes exchange has come to an end."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))

@@ -1,24 +1,64 @@
 """Which strategies there are, under which names, and which ones are refused."""
 
+from collections.abc import Iterable
+from typing import Any
+
 from lightning import Trainer
-from lightning.pytorch.strategies import SingleDeviceStrategy, StrategyRegistry
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, SingleDeviceStrategy, StrategyRegistry
 
 from gan.parallel.ddp import DDP
+from gan.parallel.fsdp2 import FSDP2, PRECISIONS
+
+FSDP1 = "is FSDP1, which cannot save two networks that step in turn: set it to fsdp2"
+TENSOR_PARALLEL = "splits layers (tensor parallelism), which is not supported: set it to fsdp2"
 
 
-def check_strategy(trainer: Trainer) -> None:
+def check_settings(trainer: Any) -> None:
+    """Refuses settings of `trainer` that Lightning would not take, or not in time to say so in a line.
+
+    Raises:
+        ValueError: with the way out.
+    """
+    if trainer.accumulate_grad_batches != 1:
+        raise ValueError("trainer.accumulate_grad_batches is for one optimizer: use model.accumulate")
+    name = getattr(trainer.strategy, "class_path", str(trainer.strategy)).rpartition(".")[2]
+    if name.lower().startswith("fsdp") and name.lower() != "fsdp2":
+        raise ValueError(f"trainer.strategy={name} {FSDP1}")
+    if name == ModelParallelStrategy.__name__:
+        raise ValueError(f"trainer.strategy={name} {TENSOR_PARALLEL}")
+    if name.startswith(("ddp_spawn", "ddp_fork", "ddp_notebook")):
+        raise ValueError(f"trainer.strategy={name} is for Python sessions: on the command line use ddp")
+    if name.lower() == "fsdp2" and str(trainer.precision) not in (*PRECISIONS, "32", "bf16", "None"):
+        raise ValueError(
+            f"trainer.strategy=fsdp2 does not know trainer.precision={trainer.precision}: "
+            f"set it to one of {', '.join(PRECISIONS)}, or trainer.strategy to ddp"
+        )
+
+
+def check_strategy(trainer: Trainer, penalties: Iterable[Any]) -> None:
     """Refuses what would train two networks in turn wrongly, or not at all.
 
     Raises:
         ValueError: with the way out.
     """
     strategy = trainer.strategy
-    if not isinstance(strategy, SingleDeviceStrategy | DDP):
+    if isinstance(strategy, FSDPStrategy):
+        raise ValueError(f"trainer.strategy={type(strategy).__name__} {FSDP1}")
+    if type(strategy) is ModelParallelStrategy:
+        raise ValueError(f"trainer.strategy={type(strategy).__name__} {TENSOR_PARALLEL}")
+    if not isinstance(strategy, SingleDeviceStrategy | DDP | FSDP2):
         raise ValueError(
-            f"trainer.strategy {type(strategy).__name__} cannot train two networks in turn: take ddp on the command "
+            f"trainer.strategy={type(strategy).__name__} cannot train two networks in turn: take ddp on the command "
             "line, or Trainer(strategy=gan.parallel.DDP()) in Python"
         )
-    if getattr(strategy, "_layer_sync", None) and strategy.root_device.type == "cpu":
+    if isinstance(strategy, FSDP2):
+        due = [type(penalty).__name__ for penalty in penalties if penalty.weight > 0]
+        if trainer.state.fn == "fit" and due:
+            raise ValueError(
+                f"model.penalties=[{', '.join(due)}] differentiate twice, which fails under trainer.strategy=fsdp2: "
+                "set trainer.strategy to ddp, or model.penalties to []; configs/hinge_sn.yaml is a recipe without"
+            )
+    elif getattr(strategy, "_layer_sync", None) and strategy.root_device.type == "cpu":
         raise ValueError(
             "trainer.sync_batchnorm needs GPUs, which torch's SyncBatchNorm is for: leave it out, or choose networks "
             "with norm: layer, group, spectral or none, which need no other process"
@@ -27,6 +67,7 @@ def check_strategy(trainer: Trainer) -> None:
 
 def replace_lightnings() -> None:
     """Puts `DDP` in the place of Lightning's own, under all its names and as what is taken for several devices."""
+    StrategyRegistry.register("fsdp2", FSDP2, override=True)
     for name, start_method in {
         "ddp": "popen",
         "ddp_spawn": "spawn",
