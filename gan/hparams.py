@@ -5,16 +5,45 @@ The form is jsonargparse's, the one that YAML configs and Lightning's own checkp
 """
 
 import inspect
+import warnings
 from functools import partial
 from typing import Any
 
 from jsonargparse import ArgumentParser
+from lightning import LightningModule
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from torch import nn
 
 from gan.losses import Loss
 from gan.networks import Network
 from gan.penalties import Penalty
+
+
+def save_hparams(module: LightningModule, arguments: dict[str, Any]) -> None:
+    """Stores a module's constructor arguments as plain data, in the form that the command line stores them in.
+
+    Args:
+        module: Under construction.
+        arguments: `dict(locals())` of its constructor.
+    """
+    if given_by_cli():
+        module.save_hyperparameters(frame=inspect.currentframe().f_back)
+        for network in ("generator", "discriminator"):
+            drop_unknown(module.hparams[network], arguments[network])
+        return
+    hparams: dict[str, Any] = {"_instantiator": "lightning.pytorch.cli.instantiate_module"}
+    for name, value in arguments.items():
+        if name in ("self", "__class__"):
+            continue
+        try:
+            hparams[name] = plain(value)
+        except TypeError as error:
+            warnings.warn(
+                f"a checkpoint cannot rebuild {name}, since {error}: load it with "
+                f"GAN.load_from_checkpoint(path, {name}=...)",
+                stacklevel=3,
+            )
+    module.save_hyperparameters(hparams)
 
 
 def given_by_cli() -> bool:

@@ -4,7 +4,6 @@ Goodfellow et al. 2014, arXiv 1406.2661.
 """
 
 import hashlib
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from functools import partial
@@ -15,15 +14,15 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
-from torch.optim import LBFGS, Adam, Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim import Adam, Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
-from gan.hparams import drop_unknown, given_by_cli, plain
+from gan.hparams import save_hparams
 from gan.losses import Loss, NonSaturating
 from gan.networks import check_pair, evaluating, frozen, judges_each_alone
+from gan.optimizers import make_optimizers
 from gan.parallel import check_strategy, is_sharded, shard
 from gan.penalties import Penalty, clip_weights, mixes_batch
-from gan.schedulers import WarmupCosine
 
 
 class GAN(L.LightningModule):
@@ -82,7 +81,7 @@ class GAN(L.LightningModule):
             raise ValueError(f"model.accumulate must be at least 1, and is {accumulate}")
         if weight_clip is not None and weight_clip <= 0:
             raise ValueError(f"model.weight_clip must be above 0, and is {weight_clip}; leave it out for no clipping")
-        self._save_hparams(dict(locals()))
+        save_hparams(self, dict(locals()))
         self.automatic_optimization = False
 
         if not isinstance(getattr(generator, "latent_dim", None), int):
@@ -302,30 +301,8 @@ class GAN(L.LightningModule):
         shard(present, self.device_mesh, self.trainer.strategy.root_device)
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
-        networks = (self.discriminator, self.generator)
-        optimizers = []
-        for name, make, network in zip(("discriminator", "generator"), self.make_optimizer, networks, strict=True):
-            try:
-                optimizers.append(make(network.parameters()))
-            except ValueError as error:
-                raise ValueError(f"model.{name}_optimizer: {error}") from error
-            if isinstance(optimizers[-1], LBFGS):
-                raise ValueError(f"model.{name}_optimizer: LBFGS evaluates a batch several times, which a GAN cannot")
-        pairs = zip(self.make_scheduler, optimizers, strict=True)
-        schedulers = [make(optimizer) for make, optimizer in pairs if make is not None]
-        for scheduler in schedulers:
-            if isinstance(scheduler, ReduceLROnPlateau):
-                raise ValueError(
-                    "ReduceLROnPlateau waits for a loss to fall, and those of a GAN do not: choose another"
-                )
-            if isinstance(scheduler, WarmupCosine):
-                scheduler.end(self.trainer.max_steps)
-        # Torch's own schedulers compute a rate from the one before it: those take the checkpoint's settings.
-        foreign = [scheduler.optimizer for scheduler in schedulers if not isinstance(scheduler, WarmupCosine)]
-        for optimizer in optimizers:
-            if optimizer not in foreign:
-                optimizer.register_load_state_dict_pre_hook(keep_settings)
-        return optimizers, schedulers
+        networks = {"discriminator": self.discriminator, "generator": self.generator}
+        return make_optimizers(networks, self.make_optimizer, self.make_scheduler, self.trainer.max_steps)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what a run that goes on needs to log as before, and to know whether it is the same bit for bit."""
@@ -356,36 +333,9 @@ class GAN(L.LightningModule):
         """Adds `generator_ema`, a copy of the generator that no gradient reaches."""
         self.generator_ema = deepcopy(self.generator).requires_grad_(False)
 
-    def _save_hparams(self, arguments: dict[str, Any]) -> None:
-        """Stores the constructor's arguments as plain data, in the form that the command line stores them in."""
-        if given_by_cli():
-            self.save_hyperparameters()
-            for network in ("generator", "discriminator"):
-                drop_unknown(self.hparams[network], arguments[network])
-            return
-        hparams: dict[str, Any] = {"_instantiator": "lightning.pytorch.cli.instantiate_module"}
-        for name, value in arguments.items():
-            if name in ("self", "__class__"):
-                continue
-            try:
-                hparams[name] = plain(value)
-            except TypeError as error:
-                warnings.warn(
-                    f"a checkpoint cannot rebuild {name}, since {error}: load it with "
-                    f"GAN.load_from_checkpoint(path, {name}=...)",
-                    stacklevel=3,
-                )
-        self.save_hyperparameters(hparams)
-
 
 def mean(passes: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """The mean of each scalar over the passes of a batch."""
     if len(passes) == 1:
         return passes[0]
     return {name: torch.stack([scalars[name] for scalars in passes]).mean() for name in passes[0]}
-
-
-def keep_settings(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-    """The state to load, with the optimizer's own rates and betas: a run that is resumed with others follows those."""
-    pairs = zip(optimizer.param_groups, state["param_groups"], strict=False)  # torch complains of another number
-    return state | {"param_groups": [own | {"params": saved["params"]} for own, saved in pairs]}

@@ -214,7 +214,7 @@ class Run:
 def survives(number: int, seed: int, real: bool, devices: int = 1) -> None:
     """Kills runs once to three times each, anywhere or in the middle of a save, and takes them to their end."""
     words = [*SHORT, *RUN, *every(3), "--trainer.max_steps", "60", "--trainer.check_val_every_n_epoch", "1"]
-    words += ["--trainer.devices", devices]
+    words += ["--trainer.accelerator", "cpu", "--trainer.devices", devices]
     begin = time.monotonic()
     Run("whole", words, real).wait()
     duration = time.monotonic() - begin
@@ -246,8 +246,12 @@ def test_survives_being_killed():
     survives(3, seed=0, real=False)
 
 
+def test_two_processes_survive_being_killed():
+    survives(1, seed=2, real=True, devices=2)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("devices", [1])
+@pytest.mark.parametrize("devices", [1, 2])
 def test_survives_being_killed_25_times(devices):
     """The real command, as a shell starts it: some of the moments lie in its start, before there is a run."""
     survives(25, seed=1, real=True, devices=devices)

@@ -163,6 +163,11 @@ class RunCheckpoint(Checkpoint):
             raise ValueError("RunCheckpoint must know when a checkpoint is whole: leave AsyncCheckpointIO out")
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        # What Lightning does about SIGTERM exchanges a tensor in every batch, and one from within the handler, wherever
+        # the other processes are then. Ours look together, every so many batches.
+        self._signal = None
+        trainer._signal_connector._sigterm_notifier_fn = self._on_signal  # private
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # private
         here = str(trainer.ckpt_path)
         first = trainer.strategy.broadcast(here)
         if self._any(trainer, here != first):
@@ -191,8 +196,6 @@ class RunCheckpoint(Checkpoint):
         self.saved_at = trainer.global_step if own else -1
         if trainer.is_global_zero and not trainer.fast_dev_run:
             remove_partial(folder)
-        # Lightning's own handler of SIGTERM talks to the other processes at once, which may be anywhere.
-        self._signal = signal.SIGTERM if trainer.received_sigterm else None
         if threading.current_thread() is threading.main_thread():  # elsewhere signals are not ours to handle
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._previous_handlers[number] = signal.getsignal(number)

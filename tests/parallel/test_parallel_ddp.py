@@ -171,6 +171,23 @@ def test_the_others_end_when_one_does(tmp_path, how):
         assert run.returncode == 2
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_they_stop_together(tmp_path, number, strategy):
+    """Ctrl-C, which a terminal sends to all of them, and SIGTERM to the first alone: saved, and said how to go on."""
+    words = ["--trainer.strategy", strategy, "--model.penalties", "[]", "--trainer.callbacks+", "RunCheckpoint"]
+    run = fit(tmp_path / "run", *ENDLESS, *words, start_new_session=True)
+    second = training(run, tmp_path / "run")
+    (os.killpg if number == signal.SIGINT else os.kill)(run.pid, number)
+    output, errors = run.communicate(timeout=60)
+    assert run.returncode == 128 + number, errors
+    assert errors == ""
+    assert output.count("--resume auto") == 1
+    assert ended(second)
+    step = load(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"]
+    assert f"stopped after batch {step:,}; saved as of batch {step:,}" in output
+
+
 def test_patience_ends_within_a_minute():
     assert DDP().patience + 10 < 60  # the wait, and the grace for those that are left
 
