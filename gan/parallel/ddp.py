@@ -23,10 +23,10 @@ class DDP(Together, DDPStrategy):
     unscaled and before any callback sees them. Double backward, several backwards to a step, and frozen
     networks need nothing special: nothing happens before the step.
 
-    One flat all-reduce or torch's DDP wrappers, which overlap theirs with the backward: measured on two gloo processes of
-    one thread each, there is nothing between them, so this is the simpler one. With the default networks (0.35 and
-    0.66 MB of gradients) a batch took 68.6 ms flat and 68.7 ms wrapped (1.000 of flat, 0.973 to 1.032 in 15 rounds); with
-    four times the channels (2.96 and 10.52 MB) 683 and 677 ms (0.991 of flat, 0.986 to 1.304):
+    One flat all-reduce, or torch's DDP wrappers, which overlap theirs with the backward? Measured on two gloo processes
+    of one thread each, nothing lies between them, so this is the simpler one. With the default networks (0.35 and 0.66
+    MB of gradients) a batch took 68.6 ms flat and 68.7 ms wrapped (1.000 of flat, 0.973 to 1.032 in 15 rounds); with
+    four times the channels (2.96 and 10.52 MB) 683 ms and 677 ms (0.991 of flat, 0.986 to 1.304):
     `python scripts/benchmark.py ddp`, 2 cores of an AMD EPYC, torch 2.14.1.
 
     Buffers follow rank 0 as in torch's DDP, but only when they are used: at the start, in evaluation and in

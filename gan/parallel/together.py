@@ -4,9 +4,11 @@ from datetime import timedelta
 from typing import Any
 
 import torch.distributed as dist
+from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
+from gan.checkpoints import AtomicCheckpointIO
 from gan.parallel.launcher import Launcher
 
 
@@ -19,6 +21,17 @@ class Together(ParallelStrategy):
 
     patience: float
     unlimited: dist.ProcessGroup | None = None  # a group without that limit, other than torch's half an hour
+
+    @property
+    def checkpoint_io(self) -> CheckpointIO:
+        """Ours, which reads a folder of parts too, unless the trainer was given another."""
+        if self._checkpoint_io is None:
+            self._checkpoint_io = AtomicCheckpointIO()
+        return self._checkpoint_io
+
+    @checkpoint_io.setter
+    def checkpoint_io(self, plugin: CheckpointIO) -> None:
+        self._checkpoint_io = plugin
 
     def setup_environment(self) -> None:
         super().setup_environment()

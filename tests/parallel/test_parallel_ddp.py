@@ -231,7 +231,7 @@ def refused(capsys, message, *words) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--trainer.strategy", "fsdp"], "use fsdp2"),
+        (["--trainer.strategy", "fsdp"], "is FSDP1, which cannot save two networks that step in turn: set it to fsdp2"),
         (["--trainer.strategy", "ddp_spawn"], "on the command line use ddp"),
         (["--trainer.strategy", "ddp_notebook"], "on the command line use ddp"),
         (["--trainer.accumulate_grad_batches", "2"], "use model.accumulate"),

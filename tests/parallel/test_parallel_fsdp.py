@@ -22,8 +22,6 @@ from gan.generate import sample
 from gan.losses import Hinge
 from gan.parallel import check_settings, check_strategy, replace_lightnings
 
-TOLERANCE = {"rtol": 0, "atol": 1e-6}
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
@@ -96,7 +94,10 @@ def test_trains_as_one_process(folder, name, settings, number):
     assert state.keys() == expected.keys()
     start = make_gan(**settings).state_dict()
     for key, value in expected.items():
-        torch.testing.assert_close(state[key], value, **TOLERANCE, msg=lambda text, key=key: f"{key}: {text}")
+        tolerance = 1e-5 if key.endswith(("._u", "._v")) else 1e-6  # power iterations enlarge what differs
+        torch.testing.assert_close(
+            state[key], value, rtol=0, atol=tolerance, msg=lambda text, key=key: f"{key}: {text}"
+        )
         if key.endswith(("weight", "original")):
             assert (value - start[key.replace("_ema", "")]).abs().max() > 1e-4  # it moved
 
