@@ -71,7 +71,15 @@ def killed(action) -> None:
     assert os.WTERMSIG(status) == signal.SIGKILL
 
 
-def check_same(whole, parts) -> None:
+def age(run_dir) -> None:
+    """Makes a run an older one: TensorBoard sorts its files by the second that they begin in, and no start of Python
+    lies between two runs here."""
+    for path in Path(run_dir, "tensorboard").glob("events.*"):
+        events, out, tfevents, second, *rest = path.name.split(".")
+        path.rename(path.with_name(".".join([events, out, tfevents, f"{int(second) - 1000:010}", *rest])))
+
+
+def check_same(whole, parts, pictures=True) -> None:
     """All of the last checkpoint, the table, and each point of each chart once."""
     one, two = load(Path(whole, "checkpoints", "last.ckpt")), load(Path(parts, "checkpoints", "last.ckpt"))
     assert one.keys() == two.keys()
@@ -79,18 +87,18 @@ def check_same(whole, parts) -> None:
         assert equal(one[name], two[name]), name
     assert table(whole) == table(parts)
     assert Path(whole, "config.yaml").read_text() == Path(parts, "config.yaml").read_text()
-    assert charts(whole) == charts(parts)
+    assert charts(whole, pictures) == charts(parts, pictures)
     assert not list(Path(parts).rglob("*.partial"))
 
 
-def charts(run_dir) -> dict[str, list]:
+def charts(run_dir, pictures) -> dict[str, list]:
     events = EventAccumulator(str(Path(run_dir, "tensorboard")), size_guidance={"scalars": 0, "images": 0})
     events.Reload()
     tags = events.Tags()
     points = {tag: [(one.step, one.value) for one in events.Scalars(tag)] for tag in tags["scalars"]}
     del points["hp_metric"]  # Lightning's, a constant that every start writes
     points["images_per_second"] = [step for step, _ in points["images_per_second"]]
-    return points | {tag: [one.step for one in events.Images(tag)] for tag in tags["images"]}
+    return points | {tag: [one.step for one in events.Images(tag)] for tag in tags["images"] if pictures}
 
 
 # ---------------------------------------------------------------------- one moment
@@ -103,6 +111,7 @@ def test_killed_and_resumed_equals_uninterrupted(batch):
     words += ["--trainer.callbacks+", "ImageLogger", "--trainer.callbacks.every", "4"]
     fit("whole", *words)
     killed(lambda: fit("parts", *words, callbacks=[KillAt("on_train_batch_start", batch)]))
+    age("parts")
     assert load("parts/checkpoints/last.ckpt")["global_step"] == (20 if batch > 19 else 15)
     resume("parts")
     check_same("whole", "parts")
@@ -120,12 +129,17 @@ VALIDATIONS = {
     "by epochs": ["--trainer.check_val_every_n_epoch", "1", "--trainer.max_epochs", "3", "--trainer.max_steps", "30"],
     "none": ["--data.validation_size", "0"],
 }
-MOMENTS = [("on_train_batch_start", batch) for batch in (5, 6, 7, 8, 9, 10)]
+MOMENTS = [("on_train_batch_start", batch) for batch in (7, 8, 9)]
 MOMENTS += [("on_validation_start", 6), ("on_validation_start", 8), ("on_validation_end", 8)]
 MOMENTS += [("on_train_epoch_end", 8), ("on_train_epoch_start", 8)]
 
 
-@pytest.mark.parametrize("validation", VALIDATIONS)
+LONG = ("each second epoch", "by epochs")
+
+
+@pytest.mark.parametrize(
+    "validation", [pytest.param(one, marks=[pytest.mark.slow] if one in LONG else []) for one in VALIDATIONS]
+)
 def test_killed_around_the_end_of_an_epoch(validation):
     words = [*RUN, *every(1), "--trainer.max_steps", "14", *VALIDATIONS[validation]]
     fit("whole", *words)
@@ -135,10 +149,11 @@ def test_killed_around_the_end_of_an_epoch(validation):
         run_dir = f"{hook}-{batch}"
         _, status = os.waitpid(child(lambda: fit(run_dir, *words, callbacks=[KillAt(hook, batch)])), 0)  # noqa: B023
         if os.WIFSIGNALED(status):  # else there is no such moment in this run
+            age(run_dir)
             resume(run_dir)
             done += 1
         check_same("whole", run_dir)
-    assert done >= 8
+    assert done >= 5
 
 
 def test_longer_run_goes_on_in_the_middle_of_an_epoch():
@@ -147,8 +162,9 @@ def test_longer_run_goes_on_in_the_middle_of_an_epoch():
     words += ["--model.generator_scheduler", "null", "--model.discriminator_scheduler", "null"]
     fit("whole", *words, "--trainer.max_steps", "9")
     fit("parts", *words, "--trainer.max_steps", "6")
+    age("parts")
     resume("parts", "--trainer.max_steps", "9")
-    check_same("whole", "parts")
+    check_same("whole", "parts", pictures=False)  # a run draws at its end
 
 
 def test_checkpoint_of_an_earlier_version_still_loads():
@@ -208,6 +224,7 @@ class Run:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
+        age(self.folder.parent)
         return not ended
 
 
