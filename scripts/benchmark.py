@@ -52,8 +52,11 @@ def main() -> None:
     command = commands.add_parser("ddp", help="two processes of one thread each: how they reduce, and how they scale")
     command.add_argument("--base_channels", type=int, nargs="+", default=[32, 128], help="sizes of the networks")
     command.add_argument("--rounds", type=int, default=20, help="times to measure each way to reduce")
-    command.add_argument("--runs", type=int, default=5, help="times to run the real command in each way")
-    command.add_argument("--batches", type=int, default=1000, help="training batches of one run")
+    command.add_argument(
+        "--batch_size", type=int, nargs="+", default=[64, 128], help="of one process, in the real command"
+    )
+    command.add_argument("--runs", type=int, default=3, help="times to run the real command in each way")
+    command.add_argument("--images", type=int, default=40_000, help="training images of one process in one run")
     command.set_defaults(run=benchmark_ddp)
 
     args = parser.parse_args()
@@ -163,26 +166,29 @@ def benchmark_ddp(args: argparse.Namespace) -> None:
             settings = (base_channels, args.rounds, f"{folder}/{base_channels}")
             torch.multiprocessing.spawn(compare_reductions, settings, nprocs=2)
 
-        rates = {way: [] for way in FITS}
-        for number in range(args.runs):
-            for way, (runs, devices) in FITS.items():
-                rates[way].append(fit_rate(Path(folder, f"{number} {way}"), runs, devices, args.batches))
-    for way in FITS:
-        print(f"ddp       fit, {way:16} {statistics.median(rates[way]):9,.0f} images/s", end="")
-        print(f" ({min(rates[way]):,.0f} to {max(rates[way]):,.0f})")
-    alone, at_once, together = rates.values()
-    print(f"ddp       scaling {spread(together, alone)}, without what goes to communication {spread(at_once, alone)}")
-    print(f"ddp       share of communication {1 - statistics.median(map(truediv, together, at_once)):.1%}")
+        for batch_size in args.batch_size:
+            rates = {way: [] for way in FITS}
+            for number in range(args.runs):
+                for way, (runs, devices) in FITS.items():
+                    run_dir = Path(folder, f"{batch_size} {number} {way}")
+                    rates[way].append(fit_rate(run_dir, runs, devices, batch_size, args.images // batch_size))
+            print(f"ddp       fit, batches of {batch_size} images in each process")
+            for way, values in rates.items():
+                print(f"          {way:16} {statistics.median(values):6,.0f} images/s", end="")
+                print(f" ({min(values):,.0f} to {max(values):,.0f})")
+            alone, at_once, together = rates.values()
+            print(f"          scaling {spread(together, alone)}; of two runs at once {spread(at_once, alone)}")
+            print(f"          share of communication {1 - statistics.median(map(truediv, together, at_once)):.1%}")
 
 
 FITS = {"one process": (1, 1), "two runs at once": (2, 1), "two processes": (1, 2)}  # runs, and devices of each
 
 
-def fit_rate(folder: Path, runs: int, devices: int, batches: int) -> float:
+def fit_rate(folder: Path, runs: int, devices: int, batch_size: int, batches: int) -> float:
     """Images per second of the real command, summed over runs at once, one thread a process, after 50 batches."""
     folders = [folder / str(number) for number in range(runs)]
     fit = [sys.executable, "-m", "gan.cli", "fit", "--trainer.accelerator", "cpu", "--trainer.devices", str(devices)]
-    fit += ["--trainer.max_steps", str(batches), "--run_dir"]
+    fit += ["--data.batch_size", str(batch_size), "--trainer.max_steps", str(batches), "--run_dir"]
     settings = {"env": os.environ | {"OMP_NUM_THREADS": "1"}, "stdout": subprocess.DEVNULL}
     processes = [subprocess.Popen([*fit, str(run_dir)], **settings) for run_dir in folders]
     statuses = [process.wait() for process in processes]
