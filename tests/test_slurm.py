@@ -98,7 +98,7 @@ def test_two_pieces_equal_one_run(sbatch, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("sbatch") is None, reason="SLURM is not here")
-@pytest.mark.parametrize("tasks", [1])
+@pytest.mark.parametrize("tasks", [1, 2])
 def test_under_slurm(tmp_path, tasks):
     """Two real jobs, one of them stopped as at its time limit: it goes on, and ends with the same checkpoint."""
     words = [*SHORT, "--trainer.accelerator", "cpu", "--trainer.max_steps", 2000, "--trainer.log_every_n_steps", 100]

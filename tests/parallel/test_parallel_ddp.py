@@ -118,6 +118,23 @@ def test_two_devices_by_one_flag(tmp_path):
     assert rows[0] == rows[1] == 5
 
 
+@pytest.mark.parametrize("first", [2, pytest.param(1, marks=pytest.mark.slow)])
+def test_goes_on_with_another_number_of_processes(tmp_path, first):
+    """In the middle of an epoch, with batches as large as before: as one process would have gone on."""
+    words = ["--trainer.max_steps", "50", "--data.validation_size", "16", "--trainer.log_every_n_steps", "1"]
+    command("fit", "--config", FAST, *MLPS, *SMALL, *words, "--data.batch_size", 16, "--run_dir", tmp_path / "one")
+    run = tmp_path / "run"
+    finished(fit(run, *words, "--trainer.max_steps", 40, "--trainer.devices", first, "--data.batch_size", 16 // first))
+    then = 3 - first
+    again = ["--resume", "auto", "--trainer.max_steps", 50, "--trainer.devices", then, "--data.batch_size", 16 // then]
+    output, _ = finished(fit(run, *again))
+    assert f"processes      {first} -> {then}: goes on correctly from batch 40, but not bit for bit as before" in output
+    assert "images/batch" not in output
+    one, two = (load(folder / "checkpoints" / "last.ckpt") for folder in (tmp_path / "one", run))
+    for name, value in one["state_dict"].items():
+        torch.testing.assert_close(two["state_dict"][name], value, rtol=0, atol=2e-4)
+
+
 def test_default_folder_is_one_for_all(tmp_path):
     words = [sys.executable, "-m", "gan.cli", "fit", "--config", FAST, *MLPS, *TWO, "--trainer.max_steps", "2"]
     words += ["--trainer.logger", "false", "--data.batch_size", "4"]
