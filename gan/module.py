@@ -110,6 +110,7 @@ class GAN(L.LightningModule):
         real, _ = batch
         step = self.global_step
         rng = self.rng("batch", step)
+        self.seed_layers(step)
 
         self._scalars |= self.discriminator_step(real, step, rng)
         if (step + 1) % self.n_critic == 0:
@@ -234,6 +235,13 @@ class GAN(L.LightningModule):
         digest = hashlib.blake2b(repr((self.seed, *key)).encode(), digest_size=8).digest()
         return torch.Generator(self.device).manual_seed(int.from_bytes(digest) >> 1)
 
+    def seed_layers(self, step: int) -> None:
+        """Keys what layers draw by themselves, as dropout does, by the seed, the batch and the process."""
+        seed = self.rng("layers", step, self.global_rank).initial_seed()
+        torch.default_generator.manual_seed(seed)
+        if self.device.type != "cpu":
+            torch.get_device_module(self.device).manual_seed(seed)
+
     def noise(self, draw: Callable[..., Tensor], rng: torch.Generator, num: int, *shape: int) -> Tensor:
         """This process's part (num, *shape) of a training batch's noise, `draw` being torch.randn or torch.rand.
 
@@ -250,6 +258,8 @@ class GAN(L.LightningModule):
 
     def over_processes(self, scalars: dict[str, Tensor]) -> dict[str, Tensor]:
         """The means of scalars over all processes, which each must call."""
+        if not scalars:
+            return {}
         values = self.trainer.strategy.reduce(torch.stack(list(scalars.values())), reduce_op="mean")
         return dict(zip(scalars, values, strict=True))
 
@@ -307,11 +317,13 @@ class GAN(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what a run that goes on needs to log as before, and to know whether it is the same bit for bit."""
         checkpoint["world_size"] = self.trainer.world_size
-        checkpoint["scalars"] = self._scalars
+        self._scalars = checkpoint["scalars"] = self.over_processes(self._scalars)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Brings the averaged generator of the checkpoint and that of this run together."""
-        self._scalars = checkpoint.get("scalars", {})
+        names = {"loss/discriminator", "loss/generator", *(f"loss/{penalty.name}" for penalty in self.penalties)}
+        scalars = checkpoint.get("scalars", {}).items()
+        self._scalars = {name: value.to(self.device) for name, value in scalars if name in names}
         state = checkpoint["state_dict"]
         average = {key for key in state if key.startswith("generator_ema.")}
         training = self._trainer is not None and self.trainer.state.fn == "fit"

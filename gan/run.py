@@ -23,7 +23,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasti
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from gan.checkpoints import AtomicCheckpointIO, check_checkpoint, newest_whole, parts, replacing
+from gan.checkpoints import AtomicCheckpointIO, check_checkpoint, newest_whole, parts, replacing, sync
 from gan.loggers import MetricsTable
 from gan.module import GAN
 from gan.parallel import check_settings, replace_lightnings
@@ -169,6 +169,7 @@ class GANCLI(LightningCLI):
                 print(line)
         with replacing(self.run_dir / "config.yaml") as partial:
             partial.write_text(text)
+            sync(partial)
 
     def fit(self, model: LightningModule, **kwargs: Any) -> None:
         self.trainer.ckpt_path = self.ckpt_path  # known from the start, so that RunCheckpoint can compare
@@ -250,7 +251,12 @@ def checkpoint_to_resume(run_dir: Path, resume: str) -> tuple[Path | None, dict[
         return path, checkpoint
     if rank_zero_only.rank == 0 and (run_dir / "config.yaml").exists():
         raise ValueError(f"{run_dir} already holds a run: go on with it by --resume auto, or choose another --run_dir")
-    return (None, {}) if resume == "never" else (Path(resume), check_checkpoint(resume))
+    if resume == "never":
+        return None, {}
+    checkpoint = check_checkpoint(resume)
+    if not {"optimizer_states", "loops", "callbacks"} <= checkpoint.keys():
+        raise ValueError(f"{resume} holds weights alone, without the optimizers and counters that a run goes on from")
+    return Path(resume), checkpoint
 
 
 def check_fits(path: str | Path, checkpoint: dict[str, Any], model: LightningModule) -> None:

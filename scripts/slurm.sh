@@ -19,7 +19,8 @@
 
 # Leave these:
 #SBATCH --job-name=gan            # Lightning takes a job named `bash` or `interactive` for one without SLURM
-#SBATCH --signal=TERM@120         # seconds before the limit: the run finishes its batch, saves, and ends with 143
+#SBATCH --signal=TERM@120         # seconds before the limit: the run finishes its batch, or on several processes up to
+                                  # ten, saves, and ends with 143; give it more where batches are slow
 #SBATCH --requeue                 # after a preemption or a broken node
 #SBATCH --open-mode=append        # one log for all pieces
 

@@ -17,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from gan.checkpoints import newest_whole
 from gan.cli import main
+from gan.networks import MLPDiscriminator
 from gan.run import changes
 
 # Four batches an epoch. Critic steps, lazy penalty and saves do not come at the same batches.
@@ -24,6 +25,7 @@ RUN = ["--data.batch_size", "100", "--model.n_critic", "2", "--data.validation_s
 RUN += ["--model.penalties", "[{class_path: gan.penalties.R1, init_args: {weight: 1, every: 16}}]"]
 for network in ("generator", "discriminator"):
     RUN += [f"--model.{network}_scheduler", "WarmupCosine", f"--model.{network}_scheduler.warmup", "3"]
+START = "on_train_batch_start"
 BATCH_NORM = ["--model.generator", "DCGANGenerator", "--model.generator.base_channels", "4"]
 
 
@@ -120,6 +122,32 @@ def test_killed_and_resumed_equals_uninterrupted(batch):
     assert content["loops"]["fit_loop"]["state_dict"]["combined_loader"] == [{"epoch": 6, "position": 200}]
 
 
+class Dropout(MLPDiscriminator):
+    """Draws from torch's own generator."""
+
+    def forward(self, images):
+        return super().forward(torch.nn.functional.dropout(images, 0.5, self.training))
+
+
+def test_layers_that_draw_by_themselves_resume_too():
+    words = ["--model.discriminator", "test_resume.Dropout", "--model.penalties", "[]"]
+    fit("whole", *words, "--trainer.max_steps", "8")
+    killed(lambda: fit("parts", *words, *every(3), "--trainer.max_steps", "8", callbacks=[KillAt(START, 5)]))
+    resume("parts")
+    whole, parts = (load(f"{run}/checkpoints/last.ckpt") for run in ("whole", "parts"))
+    assert equal(whole["state_dict"], parts["state_dict"])
+    assert table("whole")[-1] == table("parts")[-1]
+
+
+def test_weights_alone_cannot_go_on(capsys):
+    content = load(fit("run"))
+    del content["optimizer_states"], content["loops"]
+    torch.save(content, "weights.ckpt")
+    with pytest.raises(SystemExit, match="2"):
+        command("fit", "--run_dir", "new", "--resume", "weights.ckpt")
+    assert "weights.ckpt holds weights alone" in capsys.readouterr().err
+
+
 # Around the end of the second epoch, with a save after each batch. The trap: from a checkpoint that is made in the last
 # batch of an epoch, Lightning neither goes back to the validation that was due, nor counts the epochs right.
 VALIDATIONS = {
@@ -129,7 +157,7 @@ VALIDATIONS = {
     "by epochs": ["--trainer.check_val_every_n_epoch", "1", "--trainer.max_epochs", "3", "--trainer.max_steps", "30"],
     "none": ["--trainer.limit_val_batches", "0"],
 }
-MOMENTS = [("on_train_batch_start", batch) for batch in (7, 8, 9)]
+MOMENTS = [(START, batch) for batch in (7, 8, 9)]
 MOMENTS += [("on_validation_start", 6), ("on_validation_start", 8), ("on_validation_end", 8)]
 MOMENTS += [("on_train_epoch_end", 8), ("on_train_epoch_start", 8)]
 

@@ -82,6 +82,7 @@ class RunCheckpoint(Checkpoint):
                 name_again(path, path.with_name(LAST))
             except OSError as error:
                 failure = error
+        trainer.strategy.barrier()  # which may take longer than a batch may
         if self._any(trainer, failure is not None):
             kept = f"; the one of batch {self.saved_at} is kept" if self.saved_at >= 0 else ""
             reason = failure or "another process failed"
@@ -90,6 +91,7 @@ class RunCheckpoint(Checkpoint):
         self._written.add(step)
         if trainer.is_global_zero:
             self.prune(trainer)
+        trainer.strategy.barrier()
 
     def prune(self, trainer: Trainer) -> None:
         """Removes all but the newest checkpoints of this run, and those that it has overtaken without them."""

@@ -23,7 +23,7 @@ class InMemoryLoader:
     With `drop_last`, the global batch b of an epoch is `order[b*B*W : (b+1)*B*W]` for W = `world_size`, and a
     rank gets its slice of B images of it: W processes with batch B see the same global batches as one process
     with batch B*W. Without `drop_last`, a rank gets every W-th image: each image exactly once over all ranks,
-    the last batch may be short, and two ranks may differ by one image.
+    the last batches may be short, two ranks may differ by one image, and have the same number of batches.
 
     With `shuffle`, the order of epoch e depends on `(seed, e)` alone and is the same on every rank. An epoch
     that is iterated to its end is followed by the next one; an epoch left early starts again from its first
@@ -43,7 +43,7 @@ class InMemoryLoader:
         world_size: Number of processes that share each epoch.
 
     Raises:
-        ValueError: If `batch_size` is below 1, or `drop_last` would leave out everything.
+        ValueError: If `batch_size` is below 1, or a rank would get nothing.
     """
 
     batch_sampler = None  # Lightning asks for it wherever there is a `sampler`
@@ -66,6 +66,8 @@ class InMemoryLoader:
                 f"batch_size={batch_size} on {world_size} process(es) takes {batch_size * world_size} images "
                 f"a batch, but there are only {len(images)}: lower batch_size or use fewer processes"
             )
+        if len(images) < world_size:
+            raise ValueError(f"{len(images)} images are too few for {world_size} processes: each needs one at least")
         self.images = images
         self.labels = labels
         self.batch_size = batch_size
@@ -108,16 +110,19 @@ class InMemoryLoader:
         """Batches of this rank in a whole epoch, wherever in it the loader stands."""
         if self.drop_last:
             return len(self.images) // self._global_batch
-        mine = len(range(self.rank, len(self.images), self.world_size))
-        return -(-mine // self.batch_size)
+        most = -(-len(self.images) // self.world_size)  # of one rank: all have as many batches as that one
+        return -(-most // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         # A generator begins at the first `next`, and must: Lightning calls `iter` before `set_epoch`.
         epoch, position = self._begin()
         mine = self._mine(self._order(epoch)[position:]).to(self.images.device)
         labels = self.labels.index_select(0, mine)
-        for start in range(0, len(mine), self.batch_size):
-            batch = slice(start, start + self.batch_size)
+        ends = [*range(self.batch_size, len(mine), self.batch_size), len(mine)]
+        if not self.drop_last and position == 0 and len(ends) < len(self):
+            ends.insert(-1, len(mine) - 1)  # another rank has an image more, and a batch more for it
+        for start, end in zip([0, *ends], ends, strict=False):
+            batch = slice(start, end)
             position = min(position + self._global_batch, len(self.images))
             self.epoch, self.position = epoch, position
             images = self.images.index_select(0, mine[batch])

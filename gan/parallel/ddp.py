@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
@@ -73,8 +73,12 @@ class DDP(Together, DDPStrategy):
 
         A parameter that has no gradient on any process keeps none.
         """
-        if optimizer not in self._flat:
-            self._flat[optimizer] = [flat_views(group) for group in by_dtype(optimizer)]
+        groups = by_dtype(optimizer)
+        known = [[id(parameter) for parameter in parameters] for *_, parameters in self._flat.get(optimizer, [])]
+        if known != [
+            [id(parameter) for parameter in group] for group in groups
+        ]:  # at first, and where some are unfrozen
+            self._flat[optimizer] = [flat_views(group) for group in groups]
         for flat, views, parameters in self._flat[optimizer]:
             silent = [(p, view) for p, view in zip(parameters, views, strict=True) if p.grad is None]
             for _, view in silent:
@@ -89,6 +93,10 @@ class DDP(Together, DDPStrategy):
                     parameter.grad = view
 
     # ------------------------------------------------------------------ Lightning's hooks
+
+    def setup_optimizers(self, trainer: Trainer) -> None:
+        super().setup_optimizers(trainer)
+        self._flat = {}
 
     def configure_ddp(self) -> None:
         self.broadcast_from_first([*self.model.parameters(), *self.model.buffers()])

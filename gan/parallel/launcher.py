@@ -27,6 +27,7 @@ class Launcher(_SubprocessScriptLauncher):
     def __init__(self, cluster_environment: Any, num_processes: int, num_nodes: int, patience: float) -> None:
         super().__init__(cluster_environment, num_processes, num_nodes)
         self.patience = patience
+        self.returned = threading.Event()  # what was launched has come to its end here
 
     def launch(self, function: Callable[..., Any], *args: Any, trainer: Trainer | None = None, **kwargs: Any) -> Any:
         """Runs `function` here and in the other processes.
@@ -39,6 +40,7 @@ class Launcher(_SubprocessScriptLauncher):
             self._call_children_scripts()
             threading.Thread(target=self.watch, daemon=True).start()
         _set_num_threads_if_needed(num_processes=self.num_processes)
+        self.returned.clear()
         try:
             return function(*args, **kwargs)
         except BaseException as error:
@@ -51,14 +53,18 @@ class Launcher(_SubprocessScriptLauncher):
                 f"did not answer for {self.patience:g} s (the strategy's patience). What that one printed says why; "
                 f"here it was: {str(error).splitlines()[0]}"
             ) from error
+        finally:
+            self.returned.set()
 
     def watch(self) -> None:
         """Ends this process where one of the others failed and nothing else tells it so."""
         while not any(process.poll() for process in self.procs):
             if all(process.poll() == 0 for process in self.procs):
                 return
-            time.sleep(0.5)
-        time.sleep(2 * self.GRACE)
+            if self.returned.wait(0.5):
+                return
+        if self.returned.wait(2 * self.GRACE):
+            return
         # Still here: waiting for a GPU, say, that waits for the one that is gone.
         failed = next(rank for rank, process in enumerate(self.procs, 1) if process.poll())
         print(f"error: process {failed} ended with status {self.procs[failed - 1].poll()}", file=sys.stderr, flush=True)

@@ -83,17 +83,25 @@ def test_processes_share_the_batches_that_one_process_would_see():
     assert one == [list(itertools.chain(*parts)) for parts in zip(*ranks, strict=True)]
 
 
-@pytest.mark.parametrize("n", [1, 7, 40, 41, 50])
+@pytest.mark.parametrize("n", [3, 7, 11, 31, 40, 41, 50])
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_evaluation_sees_each_image_once_over_all_ranks(n, world_size):
-    seen = []
+    seen, lengths = [], set()
     for rank in range(world_size):
         mine = loader(n, 5, shuffle=False, drop_last=False, rank=rank, world_size=world_size)
         batches = labels(mine)
         assert len(mine) == len(batches)
         assert batches == labels(mine), "evaluation changed from one epoch to the next"
+        assert all(1 <= len(batch) <= 5 for batch in batches)
+        lengths.add(len(batches))  # where a network is in shards, each batch is work for all ranks
         seen += itertools.chain(*batches)
     assert sorted(seen) == list(range(n))
+    assert len(lengths) == 1
+
+
+def test_evaluation_of_fewer_images_than_ranks_is_refused():
+    with pytest.raises(ValueError, match="1 images are too few for 2 processes"):
+        loader(1, 5, drop_last=False, world_size=2)
 
 
 def test_epochs_follow_each_other_and_a_broken_one_starts_again():
