@@ -1,6 +1,12 @@
 """What the tests share: a little real data, small networks, and a trainer that is silent."""
 
+# ruff: noqa: E402
 import os
+
+# Before torch is loaded: the networks here are small, two pools of threads on one machine wait for each other, and a
+# process that has a pool cannot be forked.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 from functools import cache
 from pathlib import Path
 
@@ -14,8 +20,6 @@ from gan.data import InMemoryDataModule, MNISTDataModule
 from gan.networks import MLPDiscriminator, MLPGenerator
 
 ROOT = Path(__file__).parents[1]
-
-torch.set_num_threads(1)  # the networks here are small, and two pools of threads on one machine wait for each other
 
 
 @cache
