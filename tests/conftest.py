@@ -1,6 +1,5 @@
 """What the tests share: a little real data, small networks, and a trainer that is silent."""
 
-# ruff: noqa: E402
 import os
 
 # Before torch is loaded: the networks here are small, two pools of threads on one machine wait for each other, and a

@@ -265,7 +265,7 @@ def survives(number: int, seed: int, real: bool, devices: int = 1) -> None:
     duration = time.monotonic() - begin
     rng, kills = random.Random(seed), 0
     for one in range(number):
-        run_dir = f"run-{one}"
+        run_dir, complete = f"run-{one}", False
         for _ in range(rng.randint(1, 3)):
             run = Run(run_dir, words, real)
             if rng.random() < 0.5:
@@ -277,8 +277,10 @@ def survives(number: int, seed: int, real: bool, devices: int = 1) -> None:
             kills += run.kill()
             found = newest_whole(run.folder)  # raises if there are some and none is whole
             assert found or not had
+            complete |= found is not None and found[1]["global_step"] == 60
         Run(run_dir, words, real).wait()
-        check_same("whole", run_dir)
+        # Killed after its last save, a run has nothing left to train, and lacks the pictures of its end.
+        check_same("whole", run_dir, pictures=not complete)
         assert sorted(path.name for path in Path(run_dir, "checkpoints").iterdir()) == [
             "last.ckpt",
             "step_000057.ckpt",
