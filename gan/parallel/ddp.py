@@ -1,5 +1,6 @@
 """Data-parallel training of two networks that step in turn."""
 
+import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -12,6 +13,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gan.parallel.together import Together
+
+YIELD = getattr(os, "sched_yield", lambda: None)  # Windows has none
 
 
 class DDP(Together, DDPStrategy):
@@ -86,7 +89,7 @@ class DDP(Together, DDPStrategy):
             heard = [(view, p.grad) for p, view in zip(parameters, views, strict=True) if p.grad is not None]
             if heard:
                 torch._foreach_copy_(*map(list, zip(*heard, strict=True)))
-            dist.all_reduce(flat)
+            all_reduce(flat)
             flat.div_(self.world_size)
             for parameter, view in zip(parameters, views, strict=True):
                 if parameter.grad is not None or view.any():
@@ -108,6 +111,19 @@ class DDP(Together, DDPStrategy):
     def broadcast_from_first(self, tensors: Iterable[Tensor]) -> None:
         for tensor in tensors:
             dist.broadcast(tensor.detach(), src=0)
+
+
+def all_reduce(tensor: Tensor) -> None:
+    """Sums a tensor over the processes. On a CPU it waits awake, and lets whoever has work go first.
+
+    A core that falls asleep while its process waits takes milliseconds to wake: with the default networks an exchange
+    took 0.7 ms rather than 3.5, of 60 ms a batch.
+    """
+    work = dist.all_reduce(tensor, async_op=True)
+    if tensor.device.type == "cpu":
+        while not work.is_completed():
+            YIELD()
+    work.wait()
 
 
 def by_dtype(optimizer: Optimizer) -> list[list[Tensor]]:
