@@ -141,9 +141,7 @@ def evaluate(extractor: CNNFeatures, data: InMemoryDataModule, seed: int) -> str
     """
     generator = torch.Generator().manual_seed(seed)
     test_images, test_labels = whole(data, train=False)
-    train_images, train_labels = whole(data, train=True)
-    test, train = features_of(extractor, test_images), features_of(extractor, train_images)
-
+    test = features_of(extractor, test_images)
     accuracy = (extractor.classify(test).argmax(1) == test_labels).float().mean().item()
     real = moments(test)
     std = real[1].diagonal().sqrt()
@@ -155,6 +153,8 @@ def evaluate(extractor: CNNFeatures, data: InMemoryDataModule, seed: int) -> str
     if rank < extractor.dim:
         raise ValueError(f"the {extractor.dim} features have a covariance of rank {rank}: train longer or lower --dim")
 
+    train_images, train_labels = whole(data, train=True)
+    train = features_of(extractor, train_images)
     rows = ["| N | " + " | ".join(str(n) for n in FLOOR_SIZES if n <= len(train)) + " |"]
     rows += ["|---" * rows[0].count("| ") + "|", "| floor |"]
     for n in FLOOR_SIZES:
