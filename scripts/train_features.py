@@ -1,0 +1,289 @@
+"""Trains the feature extractor that FID is measured with: `python scripts/train_features.py --data MNIST --out FILE`.
+
+Writes the weights (`FILE.safetensors`) and a card that says how good they are (`FILE.md`). One thread and a seed: run
+again on the same machine and with the same versions, it writes the same bytes.
+"""
+
+import argparse
+import hashlib
+import math
+import platform
+import shlex
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+import gan.data.named
+from gan.data import InMemoryDataModule, InMemoryLoader, MNISTDataModule, NamedDataModule
+from gan.metrics import CNNFeatures, fingerprint, load_features, save_features
+
+BATCH = 100
+FLOOR_SIZES = (1000, 2000, 5000, 10000)
+FLOOR_DRAWS = 5
+DAMAGED_SIZE = 5000
+MIN_STD = 0.05  # of a feature over the test images; tanh bounds it by 1
+
+
+def main(args: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    names = ["MNIST", *get_args(gan.data.named.Name)]
+    parser.add_argument("--data", choices=names, default="MNIST", help="data set whose classes are learned")
+    parser.add_argument("--data_dir", default="datasets", help="folder of the data sets other than MNIST")
+    parser.add_argument("--out", type=Path, required=True, help="weights to write, .safetensors; the card gets .md")
+    parser.add_argument("--epochs", type=int, default=12, help="passes over the training images")
+    parser.add_argument("--lr", type=float, default=0.1, help="largest learning rate")
+    parser.add_argument("--weight_decay", type=float, default=5e-4, help="of SGD, on all parameters")
+    parser.add_argument("--flip", action="store_true", help="mirror half of the images; not for digits or letters")
+    parser.add_argument("--dim", type=int, default=64, help="number of features")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the weights, the order and the augmentation")
+    args = parser.parse_args(args)
+    if args.out.suffix != ".safetensors":
+        parser.error(f"--out must end in .safetensors, got {args.out}")
+
+    torch.set_num_threads(1)  # sums depend on how they are divided among threads
+    torch.use_deterministic_algorithms(True)
+    if args.data == "MNIST":
+        data = MNISTDataModule(BATCH, validation_size=0, seed=args.seed)
+    else:
+        data = NamedDataModule(args.data, args.data_dir, batch_size=BATCH, validation_size=0, seed=args.seed)
+
+    start = time.perf_counter()
+    extractor = train(data, args)
+    print(f"trained in {time.perf_counter() - start:.0f} s", flush=True)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    save_features(extractor, args.out)
+    report = evaluate(load_features(args.out), data, args.seed)
+    print(report)
+    args.out.with_suffix(".md").write_text(card(args, report))
+
+
+def train(data: InMemoryDataModule, args: argparse.Namespace) -> CNNFeatures:
+    """The extractor after training, its batch norms folded into the layers before them."""
+    torch.manual_seed(args.seed)
+    extractor = CNNFeatures(data.image_shape, data.num_classes, args.dim)
+    network = nn.Sequential(with_norms(extractor.layers), extractor.head).train()
+    optimizer = torch.optim.SGD(network.parameters(), momentum=0.9, nesterov=True, weight_decay=args.weight_decay)
+    loader = data.train_dataloader()
+    steps = args.epochs * len(loader)
+    step = 0
+    for epoch in range(args.epochs):
+        total, correct = 0.0, 0
+        for images, labels in loader:
+            for group in optimizer.param_groups:
+                group["lr"] = args.lr * schedule(step / steps)
+            logits = network(augment(images, args.flip))
+            loss = F.cross_entropy(logits, labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += loss.item()
+            correct += (logits.argmax(1) == labels).sum().item()
+            step += 1
+        accuracy = correct / (len(loader) * BATCH)
+        print(f"epoch {epoch + 1:2}/{args.epochs}  loss {total / len(loader):.4f}  ", end="")
+        print(f"accuracy on augmented training images {accuracy:.2%}", flush=True)
+    fold_norms(network.eval()[0], extractor.layers)
+    return extractor
+
+
+def schedule(progress: float) -> float:
+    """Up in the first tenth, then down to 0 on half a cosine."""
+    if progress < 0.1:
+        return progress / 0.1
+    return 0.5 + 0.5 * math.cos(math.pi * (progress - 0.1) / 0.9)
+
+
+def augment(images: Tensor, flip: bool) -> Tensor:
+    """Each image turned by up to 10 degrees, scaled by up to 10 % and moved by up to 7 % of its size."""
+    n = len(images)
+    angle = (2 * torch.rand(n) - 1) * math.radians(10)
+    scale = 1 + 0.1 * (2 * torch.rand(n) - 1)
+    shift = 2 * 0.07 * (2 * torch.rand(n, 2) - 1)
+    mirror = torch.where(torch.rand(n) < 0.5, -1.0, 1.0) if flip else torch.ones(n)
+    cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale
+    rows = torch.stack([cos * mirror, -sin, shift[:, 0], sin * mirror, cos, shift[:, 1]], dim=1)
+    grid = F.affine_grid(rows.view(n, 2, 3), images.shape, align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def with_norms(layers: nn.Sequential) -> nn.Sequential:
+    """The same layers, a batch norm after each that has weights."""
+    result = nn.Sequential()
+    for layer in layers:
+        result.append(layer)
+        if isinstance(layer, nn.Conv2d):
+            result.append(nn.BatchNorm2d(layer.out_channels))
+        elif isinstance(layer, nn.Linear):
+            result.append(nn.BatchNorm1d(layer.out_features))
+    return result
+
+
+def fold_norms(normed: nn.Sequential, layers: nn.Sequential) -> None:
+    """Give `layers` weights and biases with which they compute what `normed` does in eval mode."""
+    for layer, norm in pairwise(normed):
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            fuse = fuse_conv_bn_eval if isinstance(layer, nn.Conv2d) else fuse_linear_bn_eval
+            layer.load_state_dict(fuse(layer, norm).state_dict())
+
+
+def evaluate(extractor: CNNFeatures, data: InMemoryDataModule, seed: int) -> str:
+    """What the card says of the extractor, in Markdown.
+
+    Raises:
+        ValueError: If a feature hardly varies, or the features are linearly dependent.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    test_images, test_labels = whole(data, train=False)
+    test = features_of(extractor, test_images)
+    accuracy = (extractor.classify(test).argmax(1) == test_labels).float().mean().item()
+    real = moments(test)
+    std = real[1].diagonal().sqrt()
+    eigenvalues = torch.linalg.eigvalsh(real[1])
+    rank = int(torch.linalg.matrix_rank(real[1], hermitian=True))
+    if std.min() < MIN_STD:
+        dead = (std < MIN_STD).nonzero().flatten().tolist()
+        raise ValueError(f"features {dead} hardly vary on the test images, std {std.min():.3g}: train longer")
+    if rank < extractor.dim:
+        raise ValueError(f"the {extractor.dim} features have a covariance of rank {rank}: train longer or lower --dim")
+
+    train_images, train_labels = whole(data, train=True)
+    train = features_of(extractor, train_images)
+    rows = ["| N | " + " | ".join(str(n) for n in FLOOR_SIZES if n <= len(train)) + " |"]
+    rows += ["|---" * rows[0].count("| ") + "|", "| floor |"]
+    for n in FLOOR_SIZES:
+        if n <= len(train):
+            draws = [train[torch.randperm(len(train), generator=generator)[:n]] for _ in range(FLOOR_DRAWS)]
+            values = [frechet_distance(*moments(draw), *real) for draw in draws]
+            rows[-1] += f" {sum(values) / len(values):.3f} ({min(values):.3f} to {max(values):.3f}) |"
+
+    order = torch.randperm(len(train), generator=generator)
+    size = min(DAMAGED_SIZE, len(train))
+    clean = frechet_distance(*moments(train[order[:size]]), *real)
+    damage_rows = ["| damage | FID at rising strength |", "|---|---|", f"| none | {clean:.3f} |"]
+    for name, damage, strengths in DAMAGES:
+        cells = []
+        for strength in strengths:
+            images = damage(train_images[order], train_labels[order], size, strength, generator)
+            value = frechet_distance(*moments(features_of(extractor, images)), *real)
+            cells.append(f"{strength:g}: {value:.3g}")
+        damage_rows.append(f"| {name} | {', '.join(cells)} |")
+
+    return "\n".join(
+        [
+            f"- Accuracy on the {len(test)} test images: {accuracy:.2%}",
+            f"- Features: {extractor.dim}, in (-1, 1); std on the test images {std.min():.2f} to {std.max():.2f}",
+            f"- Covariance on the test images: rank {rank}, trace {eigenvalues.sum():.2f}, "
+            f"eigenvalues {eigenvalues[0]:.2g} to {eigenvalues[-1]:.2g}",
+            "",
+            f"Floor: FID of N random training images against the {len(test)} test images, "
+            f"mean and range of {FLOOR_DRAWS} draws. A score below it is too good to be true.",
+            "",
+            *rows,
+            "",
+            f"Damage: FID of {size} damaged training images against the {len(test)} test images.",
+            "",
+            *damage_rows,
+        ]
+    )
+
+
+def noise(images: Tensor, labels: Tensor, size: int, strength: float, generator: torch.Generator) -> Tensor:
+    images = images[:size]
+    return (images + strength * torch.randn(images.shape, generator=generator)).clamp(-1, 1)
+
+
+def blur(images: Tensor, labels: Tensor, size: int, strength: float, generator: torch.Generator) -> Tensor:
+    taps = torch.arange(-4, 5, dtype=torch.float32)
+    taps = torch.softmax(-0.5 * (taps / strength).square(), dim=0)
+    channels = images.shape[1]
+    images = F.pad(images[:size], (4, 4, 4, 4), mode="replicate")
+    images = F.conv2d(images, taps.view(1, 1, 9, 1).repeat(channels, 1, 1, 1), groups=channels)
+    return F.conv2d(images, taps.view(1, 1, 1, 9).repeat(channels, 1, 1, 1), groups=channels)
+
+
+def contrast(images: Tensor, labels: Tensor, size: int, strength: float, generator: torch.Generator) -> Tensor:
+    return (images[:size] + 1) * (1 - strength) - 1
+
+
+def missing(images: Tensor, labels: Tensor, size: int, strength: float, generator: torch.Generator) -> Tensor:
+    classes = int(labels.max()) + 1
+    kept = labels >= max(1, round(strength * classes))
+    return images[kept].repeat(2, 1, 1, 1)[:size]
+
+
+def duplicates(images: Tensor, labels: Tensor, size: int, strength: float, generator: torch.Generator) -> Tensor:
+    return images[torch.arange(size) % round(size / strength)]
+
+
+def collapse(images: Tensor, labels: Tensor, size: int, strength: float, generator: torch.Generator) -> Tensor:
+    images = images[:size].clone()
+    collapsed = round(strength * size)
+    images[:collapsed] = images[0]
+    return (images + 0.01 * torch.randn(images.shape, generator=generator)).clamp(-1, 1)
+
+
+# what the card calls it; images (N, C, H, W), labels, how many to return, strength and generator to images; strengths
+DAMAGES: list[tuple[str, Callable[..., Tensor], tuple[float, ...]]] = [
+    ("normal noise, standard deviation (black is -1, white is 1)", noise, (0.05, 0.1, 0.2, 0.4)),
+    ("Gaussian blur, standard deviation in pixels", blur, (0.4, 0.6, 0.8, 1.2)),
+    ("contrast, share that is lost", contrast, (0.1, 0.25, 0.5, 0.75)),
+    ("classes missing, share", missing, (0.1, 0.3, 0.5, 0.8)),
+    ("each image repeated, times", duplicates, (2, 10, 50, 250)),
+    ("generator collapsed to one image, share of its images", collapse, (0.1, 0.3, 0.6, 1)),
+]
+
+
+def whole(data: InMemoryDataModule, train: bool) -> tuple[Tensor, Tensor]:
+    """All images of a set, float32 (N, C, H, W) in [-1, 1], and their labels."""
+    images, labels = zip(*InMemoryLoader(*data.load(train), 500), strict=True)
+    return torch.cat(images), torch.cat(labels)
+
+
+@torch.no_grad()
+def features_of(extractor: CNNFeatures, images: Tensor) -> Tensor:
+    return torch.cat([extractor(batch) for batch in images.split(500)])
+
+
+def moments(features: Tensor) -> tuple[Tensor, Tensor]:
+    features = features.double()
+    return features.mean(0), features.T.cov()
+
+
+def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> float:
+    values, vectors = torch.linalg.eigh(cov1)
+    root = vectors * values.clamp_min(0).sqrt() @ vectors.T
+    cross = torch.linalg.eigvalsh(root @ cov2 @ root).clamp_min(0).sqrt().sum()
+    return float((mean1 - mean2).square().sum() + cov1.trace() + cov2.trace() - 2 * cross)
+
+
+def card(args: argparse.Namespace, report: str) -> str:
+    """The model card: everything needed to judge the weights and to train them again."""
+    command = ["python", "scripts/train_features.py"]
+    for name, value in vars(args).items():
+        if value is not False:
+            command += [f"--{name}"] + ([] if value is True else [str(value)])
+    return f"""# {args.out.stem}
+
+A classifier of {args.data}. Its penultimate layer holds the features that FID and the other metrics compare images in.
+Scores by other extractors, Inception among them, do not compare with scores by this one.
+
+- Fingerprint: {fingerprint(load_features(args.out))}
+- SHA-256 of {args.out.name}: {hashlib.sha256(args.out.read_bytes()).hexdigest()}
+- Seed: {args.seed}
+{report}
+
+Command, the versions that ran it being Python {platform.python_version()} and torch {torch.__version__}:
+
+    {shlex.join(command)}
+"""
+
+
+if __name__ == "__main__":
+    main()

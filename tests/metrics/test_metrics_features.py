@@ -1,0 +1,331 @@
+"""The extractor that ships: how good it is, that it stays as it is, and the script that trains it."""
+
+import hashlib
+import importlib.util
+import pickle
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from gan.data import InMemoryLoader, MNISTDataModule
+from gan.metrics import CNNFeatures, features, fingerprint, load_features, save_features
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "scripts" / "train_features.py"
+
+
+def load_script():
+    spec = importlib.util.spec_from_file_location("train_features", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+script = load_script()
+
+
+@pytest.fixture(scope="module")
+def extractor() -> CNNFeatures:
+    return load_features("mnist_cnn")
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[torch.Tensor, torch.Tensor]:
+    return script.whole(MNISTDataModule(), train=False)
+
+
+@pytest.fixture(scope="module")
+def real(extractor, digits) -> torch.Tensor:
+    """The features of the 10,000 test images, float32 (10000, 64)."""
+    return script.features_of(extractor, digits[0])
+
+
+@pytest.fixture(scope="module")
+def training_digits() -> tuple[torch.Tensor, torch.Tensor]:
+    """4,000 training images, of which damage makes 2,000."""
+    images, labels = MNISTDataModule().load(train=True)
+    return next(iter(InMemoryLoader(images[:4000], labels[:4000], 4000)))
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch) -> Path:
+    """A copy of the shipped files, in the place of the real ones."""
+    for path in features.FILES.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    monkeypatch.setattr(features, "FILES", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", features.SHA256)
+def test_shipped(name):
+    path = features.FILES / f"{name}.safetensors"
+    assert path.stat().st_size < 1_000_000
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert digest == features.SHA256[name]
+    card = path.with_suffix(".md").read_text()
+    assert digest in card
+    assert f"Fingerprint: {fingerprint(load_features(name))}" in card
+
+
+def test_no_file_is_forgotten():
+    assert {path.stem for path in features.FILES.iterdir()} == set(features.SHA256)
+
+
+def test_accuracy(extractor, real, digits):
+    logits = extractor.classify(real)
+    assert logits.shape == (10_000, 10)
+    accuracy = (logits.argmax(1) == digits[1]).float().mean().item()
+    assert accuracy >= 0.995
+    card = (features.FILES / "mnist_cnn.md").read_text()
+    assert re.search(r"test images: (\S+)%", card)[1] == f"{100 * accuracy:.2f}"
+
+
+def test_features_are_bounded_alive_and_independent(real):
+    assert real.shape == (10_000, 64)
+    assert real.dtype == torch.float32
+    assert real.abs().max() <= 1
+    assert real.std(dim=0).min() > 0.1
+    assert torch.linalg.matrix_rank(real.double().T.cov(), hermitian=True) == 64
+
+
+def test_features_are_bounded_far_from_the_data(extractor):
+    images = 1000 * torch.randn(8, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    assert extractor(images).abs().max() <= 1
+
+
+def test_an_image_does_not_depend_on_its_batch(extractor, digits):
+    images = digits[0][:64]
+    torch.testing.assert_close(extractor(images)[:1], extractor(images[:1]), rtol=0, atol=1e-5)
+
+
+def test_locked(extractor, digits):
+    parent = nn.Sequential(extractor).train()  # what a trainer does to whatever it finds
+    assert parent.training
+    assert extractor.train() is extractor
+    assert not any(module.training for module in extractor.modules())
+    assert not any(parameter.requires_grad for parameter in extractor.parameters())
+    assert not extractor(digits[0][:2]).requires_grad
+
+
+def test_gradients_reach_the_images(extractor):
+    images = torch.zeros(2, 1, 28, 28, requires_grad=True)
+    extractor(images).sum().backward()
+    assert images.grad.abs().sum() > 0
+
+
+def test_autocast_changes_nothing(extractor, digits):
+    images = digits[0][:8]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(extractor(images), extractor(images))
+        inside = extractor(images)
+    assert torch.equal(inside, extractor(images))
+
+
+@pytest.mark.parametrize("damage", script.DAMAGES, ids=[damage.__name__ for _, damage, _ in script.DAMAGES])
+def test_damage_raises_the_score_by_its_strength(damage, extractor, real, training_digits):
+    _, function, strengths = damage
+    images, labels = training_digits
+    reference = script.moments(real)
+    scores = [script.frechet_distance(*script.moments(script.features_of(extractor, images[:2000])), *reference)]
+    for strength in strengths:
+        damaged = function(images, labels, 2000, strength, torch.Generator().manual_seed(0))
+        assert damaged.shape == (2000, 1, 28, 28)
+        assert damaged.abs().max() <= 1
+        values = script.moments(script.features_of(extractor, damaged))
+        scores.append(script.frechet_distance(*values, *reference))
+    assert scores == sorted(scores)
+    assert scores[1] > 1.05 * scores[0], "the least damage must show already"
+    assert scores[-1] > 5 * scores[0]
+
+
+def test_the_least_damages_are_what_they_are_called(training_digits):
+    images, labels = training_digits
+    generator = torch.Generator().manual_seed(0)
+    unique = {n: len(script.duplicates(images, labels, 2000, n, generator).unique(dim=0)) for n in (2, 250)}
+    assert unique == {2: 1000, 250: 8}
+    same = (script.collapse(images, labels, 2000, 0.3, generator) - images[0]).abs().amax((1, 2, 3)) < 0.1
+    assert same.sum() == 600
+    flat = script.blur(torch.full((2, 3, 28, 28), 0.5), labels, 2, 1.2, generator)
+    torch.testing.assert_close(flat, torch.full_like(flat, 0.5))
+
+
+def test_other_shapes_and_its_file(tmp_path):
+    torch.manual_seed(0)
+    path = tmp_path / "flowers.safetensors"
+    one = CNNFeatures(image_shape=(3, 64, 48), num_classes=47, dim=24)
+    save_features(one, path)
+    two = load_features(path)
+    images = torch.rand(5, 3, 64, 48) * 2 - 1
+    assert two(images).shape == (5, 24)
+    assert two.classify(two(images)).shape == (5, 47)
+    assert torch.equal(one(images), two(images))
+    assert not any(parameter.requires_grad for parameter in two.parameters())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"image_shape": (28, 28)}, "image_shape must be"),
+        ({"image_shape": (1, 8, 28)}, "12 at least"),
+        ({"num_classes": 1}, "num_classes must be >= 2"),
+        ({"dim": 0}, "dim >= 1"),
+    ],
+)
+def test_bad_settings(settings, message):
+    with pytest.raises(ValueError, match=message):
+        CNNFeatures(**settings)
+
+
+def test_wrong_images(extractor):
+    with pytest.raises(ValueError, match=r"\(N, \*\(1, 28, 28\)\), got \(2, 3, 28, 28\)"):
+        extractor(torch.zeros(2, 3, 28, 28))
+    with pytest.raises(ValueError, match=r"got torch.uint8"):
+        extractor(torch.zeros(2, 1, 28, 28, dtype=torch.uint8))
+
+
+def test_nothing_stands_in_for_a_missing_file(files):
+    with pytest.raises(ValueError, match="neither one of mnist_cnn"):
+        load_features("inception")
+    with pytest.raises(ValueError, match="neither one of mnist_cnn"):
+        load_features(files / "none.safetensors")
+    with pytest.raises(ValueError, match="neither one of mnist_cnn"):
+        load_features(files)  # a folder
+    (files / "mnist_cnn.safetensors").unlink()
+    with pytest.raises(ValueError, match="it is missing"):
+        load_features("mnist_cnn")
+
+
+def test_flipped_bit_of_a_shipped_file(files):
+    path = files / "mnist_cnn.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1000] ^= 1
+    path.write_bytes(content)
+    load_features(path)  # by its path it is a valid file, and only its SHA-256 tells
+    with pytest.raises(ValueError, match="SHA-256 differs"):
+        load_features("mnist_cnn")
+
+
+def test_foreign_files(files):
+    shipped = files / "mnist_cnn.safetensors"
+    path = files / "other.safetensors"
+
+    path.write_bytes(shipped.read_bytes()[:-4])
+    with pytest.raises(ValueError, match="cannot be read as safetensors"):
+        load_features(path)
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match="cannot be read as safetensors"):
+        load_features(path)
+    path.write_bytes(pickle.dumps(load_file(shipped)))
+    with pytest.raises(ValueError, match="cannot be read as safetensors"):
+        load_features(path)
+
+    weights = load_file(shipped)
+    save_file(weights, path)
+    with pytest.raises(ValueError, match="holds no extractor of this project"):
+        load_features(path)
+    for arguments in ('{"width": 3}', "{", '{"dim": 32}', "[]"):
+        save_file(weights, path, metadata={features.KEY: arguments})
+        with pytest.raises(ValueError, match="is not what this version"):
+            load_features(path)
+    weights["head.bias"][3] = float("nan")
+    save_file(weights, path, metadata={features.KEY: "{}"})
+    with pytest.raises(ValueError, match="not finite"):
+        load_features(path)
+
+
+def test_fingerprint(extractor):
+    class Other(CNNFeatures):
+        pass
+
+    first = fingerprint(extractor)
+    assert re.fullmatch("[0-9a-f]{12}", first)
+    same = CNNFeatures()
+    same.load_state_dict(extractor.state_dict())
+    assert fingerprint(same.to(memory_format=torch.contiguous_format)) == first
+    other = Other()
+    other.load_state_dict(extractor.state_dict())
+    assert fingerprint(other) != first
+    with torch.no_grad():
+        same.head.bias[0] = torch.nextafter(same.head.bias[0], torch.tensor(9.0))
+    assert fingerprint(same) != first
+    assert fingerprint(nn.Identity()) != fingerprint(nn.Flatten())
+    assert fingerprint(nn.BatchNorm1d(2)) == fingerprint(nn.BatchNorm1d(2))  # a buffer without dimensions
+
+
+def write_idx(path: Path, values: torch.Tensor) -> None:
+    sizes = b"".join(n.to_bytes(4, "big") for n in values.shape)
+    path.write_bytes(bytes([0, 0, 8, values.ndim]) + sizes + values.to(torch.uint8).numpy().tobytes())
+
+
+def test_script_twice_gives_the_same_bytes(tmp_path, monkeypatch):
+    folder = tmp_path / "FashionMNIST" / "raw"
+    folder.mkdir(parents=True)
+    for name, train, n in (("train", True, 1500), ("t10k", False, 500)):
+        images, labels = MNISTDataModule().load(train)
+        write_idx(folder / f"{name}-images-idx3-ubyte", images[:n, 0])
+        write_idx(folder / f"{name}-labels-idx1-ubyte", labels[:n])
+
+    outputs = []
+    for run, threads in (("one", "1"), ("two", "2")):
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+        (tmp_path / run).mkdir()
+        command = [sys.executable, SCRIPT, "--data", "FashionMNIST", "--data_dir", "..", "--epochs", "2"]
+        command += ["--out", "small.safetensors", "--flip"]
+        outputs.append(subprocess.check_output(command, cwd=tmp_path / run, text=True))
+    for name in ("small.safetensors", "small.md"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+    one = outputs[0]
+    assert len(re.findall(r"^epoch ", one, re.MULTILINE)) == 2
+    card = (tmp_path / "one" / "small.md").read_text()
+    assert "--epochs 2 --lr 0.1 --weight_decay 0.0005 --flip --dim 64 --seed 0" in card
+    assert "| N | 1000 |\n|---|---|\n| floor |" in card
+    assert hashlib.sha256((tmp_path / "one" / "small.safetensors").read_bytes()).hexdigest() in card
+    assert load_features(tmp_path / "one" / "small.safetensors").num_classes == 10
+
+
+def test_script_folds_what_it_trained():
+    torch.manual_seed(0)
+    extractor = CNNFeatures(dim=8)
+    normed = script.with_norms(extractor.layers)
+    images = torch.rand(50, 1, 28, 28) * 2 - 1
+    for norm in normed:
+        if hasattr(norm, "running_mean"):
+            nn.init.uniform_(norm.weight, 0.5, 2)
+            nn.init.uniform_(norm.bias)
+    for _ in range(3):
+        normed(images)
+    assert not torch.allclose(extractor(images), normed.eval()(images), atol=1e-2)
+    expected = normed.eval()(images)
+    script.fold_norms(normed, extractor.layers)
+    torch.testing.assert_close(extractor(images), expected, rtol=0, atol=1e-5)
+
+
+def test_script_augments_within_its_bounds():
+    torch.manual_seed(0)
+    images = torch.full((200, 1, 28, 28), -1.0)
+    images[:, :, 12:16, 4:8] = 1.0  # left of the middle
+    changed = script.augment(images, flip=False)
+    assert changed.min() == -1  # the background stays, at the border too
+    assert changed[..., 0].max() == -1
+    centres = (changed.clamp_min(0).sum((1, 2)) * torch.arange(28)).sum(1) / changed.clamp_min(0).sum((1, 2, 3))
+    assert centres.std() > 0.5
+    assert centres.max() < 11  # not mirrored
+    mirrored = script.augment(images, flip=True)[..., 14:].amax((1, 2, 3)) > 0
+    assert 60 < mirrored.sum() < 140
+
+
+def test_script_refuses_features_that_are_dead(tmp_path):
+    torch.manual_seed(0)
+    extractor = CNNFeatures()
+    data = MNISTDataModule()
+    with torch.no_grad():
+        extractor.layers[-2].weight[7] = 0
+    with pytest.raises(ValueError, match=r"features \[.*7.*\] hardly vary"):
+        script.evaluate(extractor, data, 0)
