@@ -1,11 +1,35 @@
-"""Scalars of a run as a table."""
+"""Scalars of a run: as a table, and in charts that belong together."""
 
 import csv
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
+
+# TensorBoard's Custom Scalars: each chart shows the scalars whose names match, and those that a run has not are absent.
+CHARTS = {
+    "run": {
+        "losses": ["Multiline", ["loss/.*"]],
+        "FID, and its floor": ["Multiline", ["fid/.*", "fid_floor/.*"]],
+        "gradients": ["Multiline", ["grad_norm/.*"]],
+        "throughput": ["Multiline", ["images_per_second"]],
+    }
+}
+
+
+class RunTensorBoard(TensorBoardLogger):
+    """TensorBoardLogger with the charts that one looks at first, under Custom Scalars."""
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        new = self._experiment is None
+        writer = super().experiment
+        if new:
+            writer.add_custom_scalars(CHARTS)
+        return writer
 
 
 class MetricsTable(Logger):

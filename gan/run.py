@@ -18,13 +18,12 @@ import yaml
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.cli import LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from gan.checkpoints import AtomicCheckpointIO, check_checkpoint, newest_whole, parts, replacing, sync
-from gan.loggers import MetricsTable
+from gan.loggers import MetricsTable, RunTensorBoard
 from gan.module import GAN
 from gan.parallel import check_settings, replace_lightnings
 
@@ -146,7 +145,7 @@ class GANCLI(LightningCLI):
                 # A run that was killed has logged batches after its checkpoint, which will come again.
                 again = self.checkpoint.get("global_step", -1) + 1
                 kwargs["logger"] = [
-                    TensorBoardLogger(self.run_dir, name="", version="tensorboard", purge_step=again),
+                    RunTensorBoard(self.run_dir, name="", version="tensorboard", purge_step=again),
                     MetricsTable(self.run_dir),
                 ]
         return super().instantiate_trainer(**kwargs)
