@@ -1,7 +1,8 @@
 """What a checkpoint is on the disk: written so that it is never half there, and never read where it is damaged.
 
 A checkpoint is a file of plain data, written by `torch.save`, or a folder of such files, one from each process:
-`0-of-2.ckpt` and `1-of-2.ckpt`. A run keeps its newest as `step_001000.ckpt`, and the last of them as `last.ckpt` too.
+`0-of-2.ckpt` and `1-of-2.ckpt`. A run keeps its newest as `step_001000.ckpt`, and the last of them as `last.ckpt` too,
+the best as `best.ckpt`.
 """
 
 import os
@@ -19,6 +20,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 LAST = "last.ckpt"
+BEST = "best.ckpt"
 
 # ---------------------------------------------------------------------- writing
 
@@ -108,6 +110,10 @@ def name_again(checkpoint: Path, path: Path) -> None:
 
 def step_path(folder: Path, step: int) -> Path:
     return folder / f"step_{step:06d}.ckpt"
+
+
+def best_path(run_dir: str | Path) -> Path:
+    return Path(run_dir, "checkpoints", BEST)
 
 
 def steps(folder: Path) -> dict[int, Path]:

@@ -1,10 +1,11 @@
-"""Measures the speed of this project: `python scripts/benchmark.py data|step|ddp`.
+"""Measures this project: `python scripts/benchmark.py data|step|ddp|fid|recipes`.
 
 Prints the machine and the versions first: a figure means nothing without them.
 """
 
 import argparse
 import csv
+import json
 import os
 import platform
 import statistics
@@ -26,11 +27,17 @@ from lightning import Callback, Trainer
 from torch import nn
 from torch.nn.functional import softplus
 from torch.nn.parallel import DistributedDataParallel
+from torchmetrics.image.fid import FrechetInceptionDistance
 
 from gan import GAN
+from gan.callbacks import FIDTracker
+from gan.callbacks.images import to_uint8
+from gan.callbacks.reals import extract
 from gan.cli import keep_memory
 from gan.data import InMemoryLoader, MNISTDataModule
+from gan.generate import generate
 from gan.networks import DCGANDiscriminator, DCGANGenerator
+from gan.parallel.ddp import all_reduce
 from gan.run import run
 
 
@@ -58,6 +65,18 @@ def main() -> None:
     command.add_argument("--runs", type=int, default=3, help="times to run the real command in each way")
     command.add_argument("--images", type=int, default=40_000, help="training images of one process in one run")
     command.set_defaults(run=benchmark_ddp)
+
+    command = commands.add_parser("fid", help="scores of the default's images, and what tracking them costs a run")
+    command.add_argument("--num", type=int, default=10_000, help="generated images to score")
+    command.add_argument("--rounds", type=int, default=5, help="times to measure that")
+    command.add_argument("--batches", type=int, default=1500, help="training batches before, to find the cost in a run")
+    command.set_defaults(run=benchmark_fid)
+
+    command = commands.add_parser("recipes", help="the table of the README: each config trained and scored")
+    command.add_argument("--configs", nargs="+", default=RECIPES, help="names in configs/")
+    command.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of the runs of each config")
+    command.add_argument("--out", type=Path, default=Path("runs/recipes"), help="folder of the runs; those there stay")
+    command.set_defaults(run=benchmark_recipes)
 
     args = parser.parse_args()
     print(f"machine   {processor()}, {platform.system()} {platform.machine()}")
@@ -252,7 +271,7 @@ def average_gradients(network: nn.Module) -> None:
     """All gradients over all processes, in one exchange."""
     gradients = [parameter.grad for parameter in network.parameters()]
     sums = flat(gradients)
-    dist.all_reduce(sums)
+    all_reduce(sums)
     sums /= dist.get_world_size()
     means = sums.split([gradient.numel() for gradient in gradients])
     torch._foreach_copy_(gradients, [mean.view_as(gradient) for mean, gradient in zip(means, gradients, strict=True)])
@@ -267,6 +286,126 @@ def in_ddp(network: nn.Module) -> nn.Module:
     warnings.filterwarnings("ignore", ".*`broadcast_buffers` is deprecated")  # its successor is newer than torch 2.7
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view")  # those of the 512 weights of one layer
     return DistributedDataParallel(network, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def benchmark_fid(args: argparse.Namespace) -> None:
+    """What tracking costs a run of the default, and what a large score costs; torchmetrics' FID beside it."""
+    keep_memory()
+    timer = ScoreTimer(args.num, args.rounds)
+    with tempfile.TemporaryDirectory() as folder:
+        run(["fit", "--run_dir", f"{folder}/run", "--trainer.max_steps", str(args.batches)], callbacks=[timer])
+    print(
+        f"fid       tracking took {timer.tracking:.2f} of {timer.training:.1f} s: {timer.tracking / timer.training:.1%}"
+    )
+    print(f"fid       {args.num:,} images, median of {args.rounds} (least to most)")
+    for what, seconds in timer.seconds.items():
+        print(f"          {what:48} {statistics.median(seconds):6.2f} s ({min(seconds):.2f} to {max(seconds):.2f})")
+
+
+class ScoreTimer(Callback):
+    """Times the scores of a run, as it trains and, larger ones, at its end."""
+
+    def __init__(self, num: int, rounds: int):
+        self.num, self.rounds = num, rounds
+        self.tracking = 0.0
+        self.seconds: dict[str, list[float]] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:
+        self.tracker = next(one for one in trainer.callbacks if isinstance(one, FIDTracker))
+        track = self.tracker.track
+
+        def timed(*args: Any) -> None:
+            start = time.perf_counter()
+            track(*args)
+            self.tracking += time.perf_counter() - start
+
+        self.tracker.track = timed
+        self.since = time.perf_counter()
+
+    def on_train_end(self, trainer: Trainer, pl_module: GAN) -> None:
+        self.training = time.perf_counter() - self.since
+        judge = self.tracker.judge
+        images = to_uint8(generate(pl_module, self.num, seed=0))
+        real = trainer.datamodule.test_dataloader().images
+        for _ in range(self.rounds):
+            start = time.perf_counter()
+            generated = judge.generate(pl_module, self.num, "benchmark")
+            self.note("images and their features", start)
+            ours = judge.fid(generated)
+            self.note("all that, and FID", start)
+            judge.scores(generated)
+            self.note("all that, and KID, precision to coverage, classes", start)
+
+            start = time.perf_counter()
+            fids = FrechetInceptionDistance(OnLevels(judge.extractor), normalize=False)
+            for batch in images.split(250):
+                fids.update(batch, real=False)
+            self.note("torchmetrics: features alone, of images at hand", start)
+            for batch in real.split(250):
+                fids.update(batch, real=True)
+            middle = time.perf_counter()
+            theirs = float(fids.compute())
+            self.note("torchmetrics: FID from there", middle)
+        print(f"fid       ours {ours:.5f}, torchmetrics {theirs:.5f}, of other latents")
+
+    def note(self, what: str, start: float) -> None:
+        self.seconds.setdefault(what, []).append(time.perf_counter() - start)
+
+
+class OnLevels(nn.Module):
+    """An extractor for torchmetrics, which passes uint8 images on."""
+
+    def __init__(self, extractor: nn.Module):
+        super().__init__()
+        self.extractor = extractor
+        self.num_features = extractor(torch.zeros(1, *MNISTDataModule.image_shape)).shape[1]
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return extract(self.extractor, images)
+
+
+RECIPES = ["default", "article", "dcgan", "resnet", "wgan_gp", "r3gan", "hinge_sn"]
+
+
+def benchmark_recipes(args: argparse.Namespace) -> None:
+    """Each config trained over several seeds, and the last checkpoint of each run scored: a table in Markdown."""
+    print("\n| config | FID | KID x 1000 | coverage | seconds |\n|---|---|---|---|---|")
+    for config in args.configs:
+        scores = [recipe(args.out / f"{config}-{seed}", config, seed) for seed in args.seeds]
+        columns = [mean_and_range([score[name] for score in scores], form) for name, form in RECIPE_COLUMNS.items()]
+        print(f"| `{config}.yaml` | {' | '.join(columns)} |", flush=True)
+    print(f"\nmean (least to most) of seeds {', '.join(map(str, args.seeds))}")
+
+
+RECIPE_COLUMNS = {"fid": "{:.3f}", "kid": "{:.2f}", "coverage": "{:.3f}", "seconds": "{:.0f}"}
+
+
+def recipe(run_dir: Path, config: str, seed: int) -> dict[str, float]:
+    """The scores of a run of the real command, and the seconds that it took; kept in its folder."""
+    kept = run_dir / "scores.json"
+    if not kept.exists():
+        fit = [sys.executable, "-m", "gan.cli", "fit", "--config", f"configs/{config}.yaml"]
+        start = time.perf_counter()
+        subprocess.run(
+            [*fit, "--seed_everything", str(seed), "--run_dir", str(run_dir)], check=True, stdout=subprocess.DEVNULL
+        )
+        seconds = time.perf_counter() - start
+        watch = Scores()
+        run(["validate", "--ckpt_path", str(run_dir / "checkpoints" / "last.ckpt")], callbacks=[watch])
+        scores = {name.partition("/")[0]: value for name, value in watch.scores.items()}
+        kept.write_text(json.dumps(scores | {"kid": 1000 * scores["kid"], "seconds": seconds}))
+    return json.loads(kept.read_text())
+
+
+class Scores(Callback):
+    """Keeps what `validate` has measured."""
+
+    def on_validation_end(self, trainer: Trainer, pl_module: GAN) -> None:
+        self.scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+def mean_and_range(values: list[float], form: str) -> str:
+    return f"{form} ({form} to {form})".format(statistics.mean(values), min(values), max(values))
 
 
 def spread(values: list[float], base: list[float]) -> str:

@@ -15,7 +15,8 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.plugins.io import AsyncCheckpointIO, TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from gan.checkpoints import LAST, AtomicCheckpointIO, name_again, remove, remove_partial, step_path, steps
+from gan.callbacks.fid import FIDTracker
+from gan.checkpoints import BEST, LAST, AtomicCheckpointIO, name_again, remove, remove_partial, step_path, steps
 from gan.module import GAN
 
 STOP_EVERY = 10  # batches between two looks, of several processes, at whether one of them is to stop
@@ -24,7 +25,8 @@ STOP_EVERY = 10  # batches between two looks, of several processes, at whether o
 class RunCheckpoint(Checkpoint):
     """Saves the run as `checkpoints/step_001000.ckpt` and, the same one again, as `checkpoints/last.ckpt`.
 
-    It does so every so many batches or minutes, at the end, and when the run is stopped. Ctrl-C ends the run after the
+    It does so every so many batches or minutes, at the end, when the run is stopped, and, where a FIDTracker is at
+    work, when its score is the best so far: that one is `checkpoints/best.ckpt` too. Ctrl-C ends the run after the
     batch in progress, so that what is saved is never half a step; a second Ctrl-C ends it at once, without saving.
     SIGTERM likewise ends the run after the batch. Several processes stop together, at most ten batches later. A save
     that fails, on a full disk say, is a warning while there is training left to do, and an error at the end;
@@ -33,7 +35,8 @@ class RunCheckpoint(Checkpoint):
     Args:
         every: Training batches between two saves.
         minutes: Minutes after which to save even so, by the clock of the first process; never if not given.
-        keep: How many of the newest `step_*.ckpt` stay. Where the disk damages one, the run goes on from another.
+        keep: How many of the newest `step_*.ckpt` stay, besides the best. Where the disk damages one, the run goes on
+            from another.
     """
 
     def __init__(self, every: int = 1000, minutes: float | None = None, keep: int = 2):
@@ -79,6 +82,8 @@ class RunCheckpoint(Checkpoint):
             trainer.strategy.barrier()  # the one at the end of `save_checkpoint`, where the other processes wait
         if not self._any(trainer, failure is not None) and trainer.is_global_zero:
             try:
+                if step == self.best_step(trainer):
+                    name_again(path, path.with_name(BEST))  # first, lest a run goes on from here without it
                 name_again(path, path.with_name(LAST))
             except OSError as error:
                 failure = error
@@ -98,9 +103,13 @@ class RunCheckpoint(Checkpoint):
         # Those beyond the checkpoint that the run went on from may be damaged: they do not count among the good ones.
         passed = {step: path for step, path in steps(self.folder(trainer)).items() if step <= self.saved_at}
         good = [step for step in passed if step <= self._began_at or step in self._written]
-        for step in passed.keys() - set(good[-self.keep :]):
+        for step in passed.keys() - {*good[-self.keep :], self.best_step(trainer)}:
             with suppress(OSError):  # it will be tried again
                 remove(passed[step])
+
+    def best_step(self, trainer: Trainer) -> int:
+        """The batches after which the images were best, by the first FIDTracker; -1 if nobody has measured it."""
+        return next((one.best_step for one in trainer.callbacks if isinstance(one, FIDTracker)), -1)
 
     # ------------------------------------------------------------------ stopping
 
@@ -121,7 +130,7 @@ class RunCheckpoint(Checkpoint):
     def _wanted(self, trainer: Trainer) -> tuple[bool, type[BaseException] | None]:
         """Whether to save now, and what to end the run with: the same in all processes."""
         step = trainer.global_step
-        due = step // self.every > self._looked_at // self.every or step == trainer.max_steps
+        due = step // self.every > self._looked_at // self.every or step in (trainer.max_steps, self.best_step(trainer))
         self._looked_at = step
         if trainer.world_size > 1 and step % STOP_EVERY:
             return due, None

@@ -66,31 +66,41 @@ class ImageLogger(Callback):
 
     def draw(self, trainer: Trainer, name: str, images: Tensor) -> None:
         """Writes images (N, C, H, W) in [-1, 1] as one grid, on the first rank. All ranks must have made them."""
-        if not trainer.is_global_zero:
-            return
-        grid = image_grid(images)
-        folder = Path(trainer.default_root_dir, "samples")
-        number = "" if name == "real" else f"_{trainer.global_step:06d}"
-        path = folder / f"{name}{number}.png"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            to_pil(grid).save(path)
-        except OSError as error:
-            warnings.warn(f"cannot write {path}: {error}. Training goes on without the picture", stacklevel=2)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image(f"samples/{name}", grid, trainer.global_step)
+        save_grid(trainer, name, images)
+
+
+def save_grid(trainer: Trainer, name: str, images: Tensor, columns: int | None = None) -> None:
+    """Writes images as one grid to `samples/` and to TensorBoard, on the first rank; a full disk is a warning."""
+    if not trainer.is_global_zero:
+        return
+    grid = image_grid(images, columns)
+    folder = Path(trainer.default_root_dir, "samples")
+    number = "" if name == "real" else f"_{trainer.global_step:06d}"
+    path = folder / f"{name}{number}.png"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        to_pil(grid).save(path)
+    except OSError as error:
+        warnings.warn(f"cannot write {path}: {error}. Training goes on without the picture", stacklevel=2)
+    for logger in tensorboards(trainer):
+        logger.experiment.add_image(f"samples/{name}", grid, trainer.global_step)
+
+
+def tensorboards(trainer: Trainer) -> list[TensorBoardLogger]:
+    """The TensorBoards of a trainer, on the first rank; none elsewhere."""
+    return [one for one in trainer.loggers if isinstance(one, TensorBoardLogger) and trainer.is_global_zero]
 
 
 def to_uint8(images: Tensor) -> Tensor:
     """Images in [-1, 1] as uint8: rounded and clamped, since a cast alone truncates, and wraps beyond the ends."""
-    return images.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).cpu()
+    return images.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
 
 
-def image_grid(images: Tensor) -> Tensor:
-    """Images (N, C, H, W) in [-1, 1] side by side, as near to a square as it goes: uint8 (C, H', W')."""
-    columns = math.ceil(len(images) ** 0.5)
-    grid = make_grid(to_uint8(images), nrow=columns, padding=2, pad_value=255)
+def image_grid(images: Tensor, columns: int | None = None) -> Tensor:
+    """Images (N, C, H, W), uint8 or in [-1, 1], as one uint8 picture (C, H', W'), by default as square as it goes."""
+    columns = columns or math.ceil(len(images) ** 0.5)
+    levels = images if images.dtype == torch.uint8 else to_uint8(images)
+    grid = make_grid(levels.cpu(), nrow=columns, padding=2, pad_value=255)
     return grid[: images.shape[1]]  # make_grid makes grey images colourful, which takes three times as long to write
 
 

@@ -144,11 +144,12 @@ def total_batches(trainer: Trainer) -> int | None:
 
 
 def scalars(trainer: Trainer) -> str:
-    """The losses and the speed, as one line."""
+    """The losses, the FID and the speed, as one line."""
     metrics = trainer.progress_bar_metrics
     short = {"discriminator": "D", "generator": "G"}
     losses = {name.removeprefix("loss/"): value for name, value in metrics.items() if name.startswith("loss/")}
     parts = [f"{short.get(name, name)} {value:.2f}" for name, value in losses.items()]
+    parts += [f"FID {value:.3f}" for name, value in metrics.items() if name.startswith("fid/")]
     if "images_per_second" in metrics:
         parts.append(f"{metrics['images_per_second']:,.0f} images/s")
     return "  ".join(parts)

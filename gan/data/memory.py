@@ -189,6 +189,9 @@ class InMemoryDataModule(L.LightningDataModule):
     num_classes: int
     """Labels are 0 to `num_classes - 1`."""
 
+    extractor: str | None = None
+    """The features shipped with this package that can judge such images, see `gan.metrics.load_features`."""
+
     def __init__(self, batch_size: int = 32, validation_size: int = 5000, seed: int = 42) -> None:
         super().__init__()
         if batch_size < 1:

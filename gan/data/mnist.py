@@ -36,6 +36,7 @@ class MNISTDataModule(InMemoryDataModule):
 
     image_shape = (1, 28, 28)
     num_classes = 10
+    extractor = "mnist_cnn"
 
     def load(self, train: bool) -> tuple[Tensor, Tensor]:
         """uint8 images `(60000 or 10000, 1, 28, 28)`, 0 the background, and int64 labels, the digits."""

@@ -4,7 +4,6 @@ from gan.metrics.accuracy import classification_accuracy_score
 from gan.metrics.classes import ClassScores, class_scores
 from gan.metrics.features import CNNFeatures, fingerprint, load_features, save_features
 from gan.metrics.frechet import fid_infinity, frechet_distance
-from gan.metrics.inception import Inception
 from gan.metrics.kernel import kernel_distance
 from gan.metrics.moments import Moments
 from gan.metrics.neighbours import NeighbourScores, nearest, neighbour_scores
@@ -12,7 +11,6 @@ from gan.metrics.neighbours import NeighbourScores, nearest, neighbour_scores
 __all__ = [
     "CNNFeatures",
     "ClassScores",
-    "Inception",
     "Moments",
     "NeighbourScores",
     "class_scores",

@@ -1,0 +1,191 @@
+"""How well a generator does: its images held against real ones, by all processes together."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from lightning import Trainer
+from torch import Tensor, nn
+
+from gan.callbacks.images import to_uint8
+from gan.callbacks.reals import CHUNK, extract, gather, images_at, real_features, share, to_float, turns
+from gan.data import InMemoryLoader
+from gan.metrics import (
+    Moments,
+    class_scores,
+    classification_accuracy_score,
+    fid_infinity,
+    fingerprint,
+    frechet_distance,
+    kernel_distance,
+    nearest,
+    neighbour_scores,
+)
+from gan.module import GAN
+
+REALS = 10_000  # real images on either side, at most: test images to compare with, training images for the floor
+DRAWS = 5  # of training images, at most, whose mean distance is the floor
+NEIGHBOURS = 6  # rows that precision to coverage need at least: five neighbours and the image itself
+
+
+class NotFinite(Exception):
+    """Generated images, or their features, are NaN or infinite: there is no score."""
+
+
+@dataclass
+class Generated:
+    """Generated images as an extractor sees them: the same on every process."""
+
+    features: Tensor  # (N, D)
+    moments: Moments
+
+
+@dataclass
+class Judge:
+    """Scores generators by the features of their images, against test images.
+
+    Args:
+        trainer: Whose processes share the work. All of them must call each method.
+        extractor: Images (N, C, H, W) in [-1, 1] to features (N, D), on the trainer's device; see `gan.metrics`.
+        train: Loader of the training images.
+        test: Loader of the test images.
+
+    Raises:
+        ValueError: if the extractor does not take the images or gives no features (N, D), there are too few images, or
+            a loader's data cannot be indexed.
+    """
+
+    trainer: Trainer
+    extractor: nn.Module
+    train: Any
+    test: Any
+    floors: dict[int, float] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        self.id = fingerprint(self.extractor)
+        self.real, _ = real_features(self.trainer, self.test, self.extractor, REALS)
+        self.training, _ = real_features(self.trainer, self.train, self.extractor, REALS)
+        for features, split in ((self.real, "test"), (self.training, "training")):
+            if len(features) < NEIGHBOURS:
+                raise ValueError(
+                    f"FIDTracker needs at least {NEIGHBOURS} {split} images, and there are {len(features)}: "
+                    "leave it out, or use more"
+                )
+        self.moments = moments(self.real)
+
+    # ------------------------------------------------------------------ images to features
+
+    def generate(self, gan: GAN, num: int, noise: str) -> Generated:
+        """`num` images by the averaged generator, where there is one.
+
+        Chunk i has the noise of (seed, `noise`, i): whatever the number of processes, these are the same images.
+
+        Raises:
+            NotFinite: on every process, if images or features are NaN or infinite.
+        """
+        made, broken = [], torch.zeros((), device=gan.device)
+        for number in turns(self.trainer, num):
+            images = gan(self.latents(gan, noise, number))
+            broken += images.isfinite().logical_not().any()
+            made.append(extract(self.extractor, to_uint8(images)))
+        own = moments(torch.cat(made)[: share(self.trainer, num)])
+        for tensor in (*own.tensors(), broken):
+            self.add_up(tensor)
+        if broken > 0:
+            raise NotFinite("the generator makes images that are NaN or infinite")
+        if not own.is_finite:
+            raise NotFinite("the extractor makes features of generated images that are NaN or infinite")
+        return Generated(gather(self.trainer, made, num), own)
+
+    def latents(self, gan: GAN, noise: str, number: int) -> Tensor:
+        """The latents (CHUNK, latent_dim) of a chunk."""
+        return gan.latents(CHUNK, gan.rng("score", noise, number))
+
+    def add_up(self, tensor: Tensor) -> None:
+        """Sums a tensor over all processes, in place."""
+        if self.trainer.world_size > 1:
+            tensor.copy_(self.trainer.strategy.reduce(tensor, reduce_op="sum"))
+
+    # ------------------------------------------------------------------ features to scores
+
+    def fid(self, generated: Generated) -> float:
+        return frechet_distance(
+            generated.moments.mean, generated.moments.covariance, self.moments.mean, self.moments.covariance
+        )
+
+    def floor(self, num: int) -> float:
+        """The FID of `num` real training images: the mean over a few draws. A generator does not get below it."""
+        num = min(num, len(self.training))
+        if num not in self.floors:
+            draws = self.training[: len(self.training) // num * num].split(num)[:DRAWS]
+            self.floors[num] = sum(self.fid(Generated(draw, moments(draw))) for draw in draws) / len(draws)
+        return self.floors[num]
+
+    def scores(self, generated: Generated) -> dict[str, float]:
+        """FID, KID, precision to coverage and, where the extractor is a classifier, what it makes of the classes."""
+        features = generated.features
+        real = self.real[: len(features)]
+        kid, _ = kernel_distance(real, features, subsets=max(10, len(features) // 100))
+        scores = {"fid": self.fid(generated), "kid": kid} | neighbour_scores(real, features[: len(real)])._asdict()
+        logits = self.logits(features)
+        if logits is not None:
+            classes = class_scores(logits)._asdict()
+            scores |= {name: classes[name] for name in ("modes_covered", "entropy", "inception_score")}
+        return scores
+
+    def logits(self, features: Tensor) -> Tensor | None:
+        """What the extractor's classifier makes of features: (N, K), or None where it has none."""
+        if not hasattr(self.extractor, "classify"):
+            return None
+        with torch.no_grad():
+            return self.extractor.classify(features)
+
+    def real_scores(self, num: int) -> dict[str, float]:
+        """The scores of `num` training images: what a generator can hope for."""
+        draw = self.training[:num]
+        return self.scores(Generated(draw, moments(draw))) | {"fid": self.floor(num)}
+
+    def fid_infinity(self, generated: Generated) -> float:
+        return fid_infinity(generated.features, self.moments.mean, self.moments.covariance)
+
+    # ------------------------------------------------------------------ images
+
+    def accuracy_score(self, gan: GAN, num: int, noise: str) -> float | None:
+        """The accuracy on test images of a classifier that has seen nothing but `num` generated ones.
+
+        None for a generator that does not say what it was asked for, by a method `labels(latents) -> int64 (N,)`, and
+        for real images that are not in memory.
+        """
+        if not hasattr(gan.generator, "labels") or not isinstance(self.test, InMemoryLoader):
+            return None
+        latents = [self.latents(gan, noise, number) for number in turns(self.trainer, num)]
+        images = gather(self.trainer, [to_uint8(gan(part)) for part in latents], num)
+        labels = gather(self.trainer, [gan.generator.labels(part) for part in latents], num)
+        score = None
+        if self.trainer.is_global_zero:
+            real = self.test.images
+            score = classification_accuracy_score(to_float(images), labels, to_float(real), self.test.labels)
+        return self.trainer.strategy.broadcast(score)
+
+    def nearest_images(self, gan: GAN, num: int, noise: str) -> Tensor:
+        """Generated images, and the training images nearest to each, by feature and by pixel: uint8 (3, num, C, H, W).
+
+        Where they are the same picture, the generator has learnt it by heart.
+        """
+        generated = to_uint8(gan(self.latents(gan, noise, 0)[:num]))
+        features, order = real_features(self.trainer, self.train, self.extractor)
+        _, by_feature = nearest(extract(self.extractor, generated), features)
+        (like,) = images_at(self.train, [order[by_feature.cpu()]])
+        best, same = torch.full((num,), torch.inf, device=generated.device), generated.clone()
+        for images in images_at(self.train, order.split(CHUNK)):
+            images = images.to(generated.device)
+            distances, indices = nearest(generated.flatten(1).float(), images.flatten(1).float())
+            closer = distances < best
+            best[closer], same[closer] = distances[closer].to(best), images[indices[closer]]
+        return torch.stack([generated, like.to(generated.device), same])
+
+
+def moments(features: Tensor) -> Moments:
+    sums = Moments(features.shape[1], "cpu" if features.device.type == "mps" else features.device)  # it has no float64
+    sums.update(features)
+    return sums

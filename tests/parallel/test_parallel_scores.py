@@ -1,0 +1,55 @@
+"""Scores of one, two and three processes: the same, of the same images, and nobody waits for anybody."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from commands import load, process
+from conftest import ROOT
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """What one, two and three processes have written."""
+    folder = tmp_path_factory.mktemp("scores")
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), "OMP_NUM_THREADS": "1"}
+    env["GAN_CACHE"] = str(folder / "cache")
+    started = process([sys.executable, ROOT / "tests" / "parallel" / "scored.py", folder], cwd=ROOT, env=env)
+    _, errors = started.communicate(timeout=500)
+    assert started.returncode == 0, errors
+    return folder
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("processes", [2, 3])
+def test_as_many_processes_as_one_likes_give_the_same_scores(folder, name, processes):
+    one = load(folder / "ddp-1-0.pt")
+    assert len(one) == 12  # eleven scores and the loss of the discriminator
+    for rank in range(processes):
+        scores = load(folder / f"{name}-{processes}-{rank}.pt")
+        assert scores.keys() == one.keys()
+        for metric in one:
+            if metric != "validation/discriminator":
+                assert scores[metric] == pytest.approx(one[metric], rel=1e-9, abs=1e-9), metric
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_a_run_is_scored_as_on_one_process(folder, processes):
+    one = load(folder / "float64-1-0.pt")
+    for rank in range(processes):
+        result = load(folder / f"float64-{processes}-{rank}.pt")
+        assert result["best"] == pytest.approx(one["best"], rel=1e-6)
+        assert result["step"] == result["kept"] == one["step"]
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_a_run_in_shards_is_scored(folder, processes):
+    results = [load(folder / f"fsdp2 run-{processes}-{rank}.pt") for rank in range(processes)]
+    assert all(result == results[0] for result in results)
+    assert results[0]["step"] == results[0]["kept"] > 0
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_images_that_are_nan_on_one_process_have_no_score_on_any(folder, processes):
+    assert {load(folder / f"broken-{processes}-{rank}.pt") for rank in range(processes)} == {4}
