@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import mean
 from typing import Any, Literal
 
 import torch
@@ -41,10 +42,10 @@ class FIDTracker(Callback):
     """Scores the generator during training and in `validate`: FID, KID, precision, recall, density, coverage.
 
     Where the extractor is a classifier, also the classes covered, their entropy and the inception score. The averaged
-    generator is scored where there is one. Generated images are held against the test images; the `floor` is the FID
-    that real training images have there, as many of them. Below it a generator has learnt images by heart, or
-    something is measured wrongly: that is a warning. Nothing here touches training, and no score is ever NaN: where
-    there is none, a warning says why.
+    generator is scored where there is one. Generated images are held against the test images; the floor is the mean
+    FID that real training images have there, of up to five draws of as many of them. Below all of these a generator
+    has learnt images by heart, or something is measured wrongly: that is a warning. Nothing here touches training,
+    and no score is ever NaN: where there is none, a warning says why.
 
     During training all scores are of the same latents, so that a curve shows the weights and not the draw. At the end,
     the generator of the best score is scored again, with other latents and more of them: the lowest of many scores
@@ -145,7 +146,7 @@ class FIDTracker(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:
         if self.active:
-            floor = self.judge.floor(self.num_samples)
+            floor = mean(self.judge.floor(self.num_samples))
             self.say(trainer, f"FID            by {self.id}, {self.num_samples:,} images; floor {floor:.4f}")
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: GAN, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -165,7 +166,7 @@ class FIDTracker(Callback):
         generated = self.generate(pl_module, self.num_samples, "curve")
         if generated is None:
             return
-        scores = self.judge.scores(generated) | {"fid_floor": self.judge.floor(self.num_samples)}
+        scores = self.judge.scores(generated) | {"fid_floor": mean(self.judge.floor(self.num_samples))}
         pl_module.log_scalars(self.named(scores))
         self.draw_classes(trainer, generated)
         if self.best is None or scores["fid"] < self.best:
@@ -178,12 +179,12 @@ class FIDTracker(Callback):
         except NotFinite as error:
             rank_zero_warn(f"no FID of batch {pl_module.global_step:,}: {error}")
             return None
-        fid, floor = self.judge.fid(generated), self.judge.floor(num)
-        if fid < floor:
+        fid, draws = self.judge.fid(generated), self.judge.floor(num)
+        if fid < min(draws):
             rank_zero_warn(
-                f"FID {fid:.4f} is below the floor of {floor:.4f}, which real training images have: too good to be "
-                "true. The generator has learnt images by heart (see samples/nearest), or test images are among "
-                "those it trains on"
+                f"FID {fid:.4f} is below the floor, {min(draws):.4f} to {max(draws):.4f} for real training images: too "
+                "good to be true. The generator has learnt images by heart (see samples/nearest), or test images are "
+                "among those it trains on"
             )
         return generated
 
@@ -207,7 +208,7 @@ class FIDTracker(Callback):
             if generated is None:
                 return
             sheet = self.judge.nearest_images(pl_module, 16, "report")
-        fid, floor = self.judge.fid(generated), self.judge.floor(self.final_samples)
+        fid, floor = self.judge.fid(generated), mean(self.judge.floor(self.final_samples))
         for logger in trainer.loggers:
             logger.log_metrics(self.named({"fid_of_best": fid}), step=trainer.global_step)
         save_grid(trainer, "nearest", sheet.flatten(0, 1), columns=sheet.shape[1])

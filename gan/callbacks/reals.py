@@ -23,9 +23,7 @@ CHUNK = 250  # images that go through a network together, whatever the number of
 PREPROCESSING = "256 grey levels as float32 in [-1, 1]"
 
 
-def real_features(
-    trainer: Trainer, loader: Any, extractor: nn.Module, limit: int | None = None
-) -> tuple[Tensor, Tensor]:
+def real_features(trainer: Trainer, loader: Any, extractor: nn.Module, limit: int) -> tuple[Tensor, Tensor]:
     """Features of the images of a data loader, on every process.
 
     Those of an in-memory loader are kept in `cache_folder()`, by the images, the extractor and the preprocessing.
@@ -35,7 +33,7 @@ def real_features(
         loader: An `InMemoryLoader`, or a DataLoader over a data set that can be indexed, of batches whose first
             element is images in [-1, 1].
         extractor: On the trainer's device.
-        limit: How many of the images, chosen at random but always the same ones; all if not given.
+        limit: How many of the images, chosen at random but always the same ones.
 
     Returns:
         float32 (N, D) on the trainer's device, and the int64 (N,) indices of these images in the data set.
@@ -147,7 +145,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("GAN_CACHE") or home / "gan")
 
 
-def key(images: Tensor, extractor: nn.Module, limit: int | None) -> str:
+def key(images: Tensor, extractor: nn.Module, limit: int) -> str:
     digest = hashlib.blake2b(images.cpu().contiguous().numpy(), digest_size=16)
     digest.update(repr((tuple(images.shape), fingerprint(extractor), limit, CHUNK, PREPROCESSING)).encode())
     return digest.hexdigest()

@@ -1,6 +1,7 @@
 """How well a generator does: its images held against real ones, by all processes together."""
 
 from dataclasses import dataclass, field
+from statistics import mean
 from typing import Any
 
 import torch
@@ -23,8 +24,8 @@ from gan.metrics import (
 )
 from gan.module import GAN
 
-REALS = 10_000  # real images on either side, at most: test images to compare with, training images for the floor
-DRAWS = 5  # of training images, at most, whose mean distance is the floor
+TEST, TRAINING = 10_000, 60_000  # real images that are looked at, at most; all of MNIST's
+DRAWS = 5  # of training images, at most, whose distances are the floor
 NEIGHBOURS = 6  # rows that precision to coverage need at least: five neighbours and the image itself
 
 
@@ -59,12 +60,12 @@ class Judge:
     extractor: nn.Module
     train: Any
     test: Any
-    floors: dict[int, float] = field(default_factory=dict, init=False)
+    floors: dict[int, list[float]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self.id = fingerprint(self.extractor)
-        self.real, _ = real_features(self.trainer, self.test, self.extractor, REALS)
-        self.training, _ = real_features(self.trainer, self.train, self.extractor, REALS)
+        self.real, _ = real_features(self.trainer, self.test, self.extractor, TEST)
+        self.training, self.order = real_features(self.trainer, self.train, self.extractor, TRAINING)
         for features, split in ((self.real, "test"), (self.training, "training")):
             if len(features) < NEIGHBOURS:
                 raise ValueError(
@@ -113,12 +114,12 @@ class Judge:
             generated.moments.mean, generated.moments.covariance, self.moments.mean, self.moments.covariance
         )
 
-    def floor(self, num: int) -> float:
-        """The FID of `num` real training images: the mean over a few draws. A generator does not get below it."""
+    def floor(self, num: int) -> list[float]:
+        """The FIDs of a few draws of `num` real training images: a generator does not get below them."""
         num = min(num, len(self.training))
         if num not in self.floors:
             draws = self.training[: len(self.training) // num * num].split(num)[:DRAWS]
-            self.floors[num] = sum(self.fid(Generated(draw, moments(draw))) for draw in draws) / len(draws)
+            self.floors[num] = [self.fid(Generated(draw, moments(draw))) for draw in draws]
         return self.floors[num]
 
     def scores(self, generated: Generated) -> dict[str, float]:
@@ -143,7 +144,7 @@ class Judge:
     def real_scores(self, num: int) -> dict[str, float]:
         """The scores of `num` training images: what a generator can hope for."""
         draw = self.training[:num]
-        return self.scores(Generated(draw, moments(draw))) | {"fid": self.floor(num)}
+        return self.scores(Generated(draw, moments(draw))) | {"fid": mean(self.floor(num))}
 
     def fid_infinity(self, generated: Generated) -> float:
         return fid_infinity(generated.features, self.moments.mean, self.moments.covariance)
@@ -173,11 +174,10 @@ class Judge:
         Where they are the same picture, the generator has learnt it by heart.
         """
         generated = to_uint8(gan(self.latents(gan, noise, 0)[:num]))
-        features, order = real_features(self.trainer, self.train, self.extractor)
-        _, by_feature = nearest(extract(self.extractor, generated), features)
-        (like,) = images_at(self.train, [order[by_feature.cpu()]])
+        _, by_feature = nearest(extract(self.extractor, generated), self.training)
+        (like,) = images_at(self.train, [self.order[by_feature.cpu()]])
         best, same = torch.full((num,), torch.inf, device=generated.device), generated.clone()
-        for images in images_at(self.train, order.split(CHUNK)):
+        for images in images_at(self.train, self.order.split(CHUNK)):
             images = images.to(generated.device)
             distances, indices = nearest(generated.flatten(1).float(), images.flatten(1).float())
             closer = distances < best

@@ -75,7 +75,8 @@ def train(name: str, folder: Path, strategy, **settings) -> None:
     gan, scores = make_gan("dcgan", "adam", loss=Hinge()), tracker(num=280)
     run_dir = folder / f"{name}-{sharded.PROCESSES}"
     callbacks = [GeneratorEMA(half_life=50), scores, RunCheckpoint(every=2)]
-    make_trainer(run_dir, sharded.PROCESSES, callbacks, strategy=strategy, **settings).fit(gan, make_data())
+    settings |= {"strategy": strategy, "enable_checkpointing": True}
+    make_trainer(run_dir, sharded.PROCESSES, callbacks, **settings).fit(gan, make_data())
     kept = torch.load(run_dir / "checkpoints" / "best.ckpt", weights_only=True)["global_step"] if strategy else None
     result = {"best": scores.best, "step": scores.best_step, "kept": kept}
     torch.save(result, folder / f"{name}-{sharded.PROCESSES}-{sharded.RANK}.pt")
