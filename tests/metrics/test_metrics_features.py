@@ -257,6 +257,9 @@ def test_fingerprint(extractor):
         same.head.bias[0] = torch.nextafter(same.head.bias[0], torch.tensor(9.0))
     assert fingerprint(same) != first
     assert fingerprint(nn.Identity()) != fingerprint(nn.Flatten())
+    wide, tall = nn.Linear(2, 3, bias=False), nn.Linear(3, 2, bias=False)
+    tall.load_state_dict({"weight": wide.weight.view(2, 3)})
+    assert fingerprint(wide) != fingerprint(tall)
     assert fingerprint(nn.BatchNorm1d(2)) == fingerprint(nn.BatchNorm1d(2))  # a buffer without dimensions
 
 
