@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 FILES = Path(__file__).parent / "files"
 
-SHA256 = {}
+SHA256 = {  # of the files that are part of this package, each by its name
+    "mnist_cnn": "1c7b63f47ec887cde1cdfd9ed8c6eea6e6d64a8ddf993060f6438898041e8d09",
+}
 
 KEY = "gan.metrics.CNNFeatures"  # of the constructor's arguments in a file's metadata
 
