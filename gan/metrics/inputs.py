@@ -1,6 +1,5 @@
 """What every metric asks of the tensors it is given."""
 
-import torch
 from torch import Tensor
 
 

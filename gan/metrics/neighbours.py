@@ -69,9 +69,9 @@ def neighbour_scores(real: Tensor, fake: Tensor, manifold_k: int = 3, density_k:
     # A copy of a real image has the same distances as that one, and so lies exactly on balls. It is not
     # inside, and round-off must not decide: hence a little is added to these distances.
     for rows, squared in _blocks(real, fake, 1 + ROUND_OFF):
-        in_wide = squared < wide_radii[rows, None]
-        inside = inside + in_wide.count_nonzero()
-        covered = covered + in_wide.any(1).count_nonzero()
+        hits = (squared < wide_radii[rows, None]).count_nonzero(1)
+        inside = inside + hits.sum()
+        covered = covered + hits.count_nonzero()
         precise |= (squared < real_radii[rows, None]).any(0)
         recalled = recalled + (squared < fake_radii).any(1).count_nonzero()
     return NeighbourScores(
