@@ -32,8 +32,8 @@ def kernel_distance(
 
     Returns:
         Mean and population standard deviation over the subsets. The mean of equal distributions is about 0
-        and often below. The standard error of the mean is at most the deviation over the root of
-        N / `subset_size`; the root of `subsets` would promise too much, since subsets share images.
+        and often below. The standard error of the mean is about the deviation over the root of
+        N / `subset_size`, or less; the root of `subsets` promises too much, since subsets share images.
 
     Raises:
         ValueError: If there are fewer than 4 images of a kind, fewer than 1 subset or a `subset_size` below 2,

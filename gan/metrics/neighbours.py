@@ -92,13 +92,15 @@ def nearest(query: Tensor, base: Tensor) -> tuple[Tensor, Tensor]:
         base: (N, D), on the same device.
 
     Returns:
-        Distances (Q,), float64 and exactly 0 for a copy; and indices (Q,), int64, the first of equally near.
+        Distances (Q,), float64 and exactly 0 for a copy; and indices (Q,), int64.
 
     Raises:
         ValueError: If a set is empty, shapes do not fit, or values are not finite.
     """
     query = checked(query, "query")
     check_same_width(query, base, "query and base")
+    if len(base) == 0:
+        raise ValueError("base: at least 1 rows are needed, got 0: use more images")
     best = torch.full((len(query),), torch.inf, dtype=torch.float64, device=query.device)
     index = torch.zeros(len(query), dtype=torch.int64, device=query.device)
     rows = max(1, BLOCK // max(query.shape))
@@ -124,8 +126,7 @@ def _blocks(x: Tensor, y: Tensor, weight: float = 1.0) -> Iterator[tuple[slice, 
 
     One product gives |x|^2 + |y|^2 - 2 x.y, and no further pass over the large matrix: norms are columns.
     """
-    norms, ones = (weight * x.square().sum(1, keepdim=True), torch.ones_like(x[:, :1]))
-    left = torch.cat([x, norms, ones], 1)
+    left = torch.cat([x, weight * x.square().sum(1, keepdim=True), torch.ones_like(x[:, :1])], 1)
     right = torch.cat([-2 * y, torch.ones_like(y[:, :1]), weight * y.square().sum(1, keepdim=True)], 1)
     rows = max(1, BLOCK // len(y))
     for start in range(0, len(x), rows):
