@@ -6,12 +6,12 @@ from torch.nn.functional import cross_entropy, interpolate
 
 from gan.metrics.inputs import check_finite
 
-BATCH_SIZE = 128  # images in a step of training
+BATCH_SIZE = 64  # images in a step of training
 LARGEST = 32  # pixels of a side that the classifier sees
 
 
 def classification_accuracy_score(
-    images: Tensor, labels: Tensor, test_images: Tensor, test_labels: Tensor, steps: int = 400, seed: int = 0
+    images: Tensor, labels: Tensor, test_images: Tensor, test_labels: Tensor, steps: int = 200, seed: int = 0
 ) -> float:
     """Accuracy on real images of a classifier that was trained on generated ones.
 
@@ -27,7 +27,7 @@ def classification_accuracy_score(
         labels: (N,) the class asked for, int64 from 0.
         test_images: (M, C, H, W) real, in the same range, on the same device.
         test_labels: (M,) their classes.
-        steps: Steps of training, of 128 images each.
+        steps: Steps of training, of 64 images each.
         seed: Of the classifier's weights and the order of the images.
 
     Returns:

@@ -16,7 +16,8 @@ def frechet_distance(mean1: Tensor, covariance1: Tensor, mean2: Tensor, covarian
     The trace of the root is the nuclear norm of C1^(1/2) C2^(1/2): real by construction, and as exact where
     the covariances lack rank (fewer images than dimensions, dead dimensions, constant images) as elsewhere.
 
-    Estimated covariances should be float64: the root of a rounding error is not small.
+    Estimated covariances should be float64: the root of a rounding error is not small. For that reason, a
+    variance in some direction below 1e-11 of |mean|^2 counts as none: it would be round-off of the estimate.
 
     Args:
         mean1: (D,).
@@ -41,8 +42,8 @@ def fid_infinity(features: Tensor, mean: Tensor, covariance: Tensor, points: int
     images, and fitted by a line over 1 / size: the intercept is the estimate. Only the bias of the
     generated side is removed, so `mean` and `covariance` should be of many images.
 
-    The line is a good fit while the smallest subset has several times more images than dimensions. Below
-    that a value is returned all the same, still too large.
+    The bias is no line where a subset has hardly more images than dimensions, and the intercept then falls
+    below 0 by more than the distance itself. So no subset has fewer than 3 D images.
 
     Args:
         features: (N, D) of generated images.
@@ -55,19 +56,21 @@ def fid_infinity(features: Tensor, mean: Tensor, covariance: Tensor, points: int
         The intercept, which noise can bring below 0 if the distance is about 0.
 
     Raises:
-        ValueError: If there are fewer than 20 images or 2 points, or as `frechet_distance`.
+        ValueError: If there are fewer than 4 D or 20 images, or 2 points, or as `frechet_distance`.
     """
     if points < 2:
         raise ValueError(f"points must be at least 2 to fit a line, got {points}")
-    features = checked(features, "features", at_least=20)
     real = _Gaussian(mean, covariance, "")
+    dim = len(real.mean)
+    features = checked(features, "features", at_least=max(20, 4 * dim))
     check_same_width(features, real.root, "features and covariance")
-    sizes = torch.linspace(len(features) / 10, len(features), points, dtype=torch.float64).round().long().tolist()
+    smallest = max(len(features) / 10, 3 * dim)
+    sizes = torch.linspace(smallest, len(features), points, dtype=torch.float64).round().long().tolist()
     generator = torch.Generator().manual_seed(seed)
     distances = []
     for size in sizes:
         chosen = torch.randperm(len(features), generator=generator)[:size].to(features.device)
-        moments = Moments(features.shape[1], features.device)
+        moments = Moments(dim, features.device)
         moments.update(features[chosen])
         distances.append(_distance(_Gaussian(moments.mean, moments.covariance, "of a subset"), real))
     inverse = 1 / torch.tensor(sizes, dtype=torch.float64)
@@ -87,18 +90,16 @@ class _Gaussian:
                 f"got {tuple(mean.shape)} and {tuple(covariance.shape)}"
             )
         self.mean = checked(mean[None], f"mean{which}")[0]
-        self.trace = covariance.trace()
-        scale = covariance.abs().max()
-        if (covariance - covariance.T).abs().max() > 1e-5 * scale:
+        if (covariance - covariance.T).abs().max() > 1e-5 * covariance.abs().max():
             raise ValueError(f"{name} must be symmetric")
         values, vectors = torch.linalg.eigh(covariance)
-        if values[0] < -1e-5 * scale:
+        # Without full rank, the zero eigenvalues come out as round-off of either sign: that of the matrix, and
+        # that of the mean's product which an estimate subtracts. Their roots, above 1e-8, would add up.
+        noise = 1e-13 * values[-1].abs() + 1e-11 * self.mean.square().sum()
+        if values[0] < -1e-5 * values.abs().max() - noise:
             raise ValueError(f"{name} must be positive semi-definite, but has the eigenvalue {values[0].item():.3g}")
-        # The zero eigenvalues of a covariance without full rank come out as round-off of either sign. Their
-        # roots, 1e-8 of the largest one, would add up over the dimensions.
-        noise = len(values) * torch.finfo(torch.float64).eps * values[-1]
         values = torch.where(values > noise, values, 0)
-        self.root = vectors * values.sqrt()
+        self.root, self.trace = vectors * values.sqrt(), values.sum()
 
 
 def _distance(one: _Gaussian, two: _Gaussian) -> float:

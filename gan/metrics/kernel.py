@@ -5,6 +5,8 @@ from torch import Tensor
 
 from gan.metrics.inputs import check_same_width, checked
 
+BLOCK = 2**18  # kernel values in memory at a time; more is slower on a CPU, out of its caches
+
 
 def kernel_distance(
     features1: Tensor, features2: Tensor, subsets: int = 100, subset_size: int = 1000, seed: int = 0
@@ -14,8 +16,9 @@ def kernel_distance(
     Its expectation does not depend on the number of images, unlike the Frechet distance's: it can be compared
     between sets of any size, and tells more where there are few images.
 
-    A subset is drawn without replacement, and consecutive ones share no image as long as the images last:
-    `subsets` = N / `subset_size` use each image once, and more of them make the mean little better.
+    A subset is drawn without replacement, and consecutive ones share no image as long as the images last, so
+    that N / `subset_size` subsets use each image once. Their mean is as good as the estimate from all pairs
+    of images, unless the distance is about 0; with ten times as many subsets, it is everywhere.
 
     A subset holds at most half of the smaller set. More would make the subsets nearly the same images, whose
     spread is about 0 whatever the error is; and being unbiased, the mean does not change with the size.
@@ -29,8 +32,8 @@ def kernel_distance(
 
     Returns:
         Mean and population standard deviation over the subsets. The mean of equal distributions is about 0
-        and often below. Divide the deviation by the root of N / `subset_size`, rather than of `subsets`, for
-        the standard error of the mean.
+        and often below. The standard error of the mean is about the deviation over the root of
+        N / `subset_size`, or less; the root of `subsets` promises too much, since subsets share images.
 
     Raises:
         ValueError: If there are fewer than 4 images of a kind, fewer than 1 subset or a `subset_size` below 2,
@@ -51,16 +54,17 @@ def kernel_distance(
 
 def squared_mmd(x: Tensor, y: Tensor) -> Tensor:
     """Unbiased squared maximum mean discrepancy of (n, D) and (m, D), n and m >= 2, in their own type: ()."""
+    x, y = (torch.cat([each / x.shape[1] ** 0.5, torch.ones_like(each[:, :1])], 1) for each in (x, y))
+    within = [
+        (_cubes(each, each) - each.square().sum(1).pow(3).sum()) / (len(each) * (len(each) - 1)) for each in (x, y)
+    ]
+    return sum(within) - 2 * _cubes(x, y) / (len(x) * len(y))
 
-    def total(a: Tensor, b: Tensor) -> Tensor:  # of the kernel over all pairs; a dot product spares a pass
-        kernel = (a @ b.T).div_(x.shape[1]).add_(1)
-        return torch.dot(kernel.square().flatten(), kernel.flatten())
 
-    def within(a: Tensor) -> Tensor:  # the mean over pairs of two images
-        itself = (a.square().sum(1) / x.shape[1] + 1).pow(3).sum()
-        return (total(a, a) - itself) / (len(a) * (len(a) - 1))
-
-    return within(x) + within(y) - 2 * total(x, y) / (len(x) * len(y))
+def _cubes(x: Tensor, y: Tensor) -> Tensor:
+    """Sum of (x_i . y_j)^3 over all pairs: ()."""
+    products = ((block @ y.T).flatten() for block in x.split(max(1, BLOCK // len(y))))
+    return sum(torch.dot(each.square(), each) for each in products)
 
 
 def _subsets(num: int, size: int, subsets: int, generator: torch.Generator) -> list[Tensor]:

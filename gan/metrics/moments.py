@@ -8,8 +8,8 @@ class Moments:
     """Float64 sums of features and of their outer products.
 
     Memory and exchange do not grow with the number of images: D^2 + D + 1 numbers. Sums lose accuracy only
-    where a mean is far larger than its standard deviation: at a ratio r, the covariance is right to about
-    1e-16 * r^2 of itself.
+    where a mean is far larger than its standard deviation: at a ratio r, the covariance is right to 1e-12 * r^2
+    of itself.
 
     Features that are NaN or infinite are not refused by `update` but make every sum that they enter not
     finite, and `mean` and `covariance` raise. So after the sums are exchanged, all processes find the same

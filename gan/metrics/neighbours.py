@@ -69,9 +69,9 @@ def neighbour_scores(real: Tensor, fake: Tensor, manifold_k: int = 3, density_k:
     # A copy of a real image has the same distances as that one, and so lies exactly on balls. It is not
     # inside, and round-off must not decide: hence a little is added to these distances.
     for rows, squared in _blocks(real, fake, 1 + ROUND_OFF):
-        in_wide = squared < wide_radii[rows, None]
-        inside = inside + in_wide.count_nonzero()
-        covered = covered + in_wide.any(1).count_nonzero()
+        hits = (squared < wide_radii[rows, None]).count_nonzero(1)
+        inside = inside + hits.sum()
+        covered = covered + hits.count_nonzero()
         precise |= (squared < real_radii[rows, None]).any(0)
         recalled = recalled + (squared < fake_radii).any(1).count_nonzero()
     return NeighbourScores(
@@ -92,13 +92,15 @@ def nearest(query: Tensor, base: Tensor) -> tuple[Tensor, Tensor]:
         base: (N, D), on the same device.
 
     Returns:
-        Distances (Q,), float64 and exactly 0 for a copy; and indices (Q,), int64, the first of equally near.
+        Distances (Q,), float64 and exactly 0 for a copy; and indices (Q,), int64.
 
     Raises:
         ValueError: If a set is empty, shapes do not fit, or values are not finite.
     """
     query = checked(query, "query")
     check_same_width(query, base, "query and base")
+    if len(base) == 0:
+        raise ValueError("base: at least 1 rows are needed, got 0: use more images")
     best = torch.full((len(query),), torch.inf, dtype=torch.float64, device=query.device)
     index = torch.zeros(len(query), dtype=torch.int64, device=query.device)
     rows = max(1, BLOCK // max(query.shape))
@@ -124,8 +126,7 @@ def _blocks(x: Tensor, y: Tensor, weight: float = 1.0) -> Iterator[tuple[slice, 
 
     One product gives |x|^2 + |y|^2 - 2 x.y, and no further pass over the large matrix: norms are columns.
     """
-    norms, ones = (weight * x.square().sum(1, keepdim=True), torch.ones_like(x[:, :1]))
-    left = torch.cat([x, norms, ones], 1)
+    left = torch.cat([x, weight * x.square().sum(1, keepdim=True), torch.ones_like(x[:, :1])], 1)
     right = torch.cat([-2 * y, torch.ones_like(y[:, :1]), weight * y.square().sum(1, keepdim=True)], 1)
     rows = max(1, BLOCK // len(y))
     for start in range(0, len(x), rows):
