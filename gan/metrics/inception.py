@@ -64,7 +64,7 @@ class Inception(Inception3):
             reason = textwrap.shorten(str(error), 300)
             raise ValueError(f"{weights} holds something else than Inception's weights. {FILE}. {reason}") from error
         _warn_of_others(Path(weights))
-        self.float().requires_grad_(False)
+        self.float().to(memory_format=torch.channels_last).requires_grad_(False)  # 1.4 times as fast on a CPU
         super().train(False)
 
     def train(self, mode: bool = True) -> "Inception":
