@@ -74,6 +74,7 @@ def quiet() -> None:
         "You requested to overfit but enabled",  # not so: the loader does not shuffle then
         "The number of training batches .* is smaller than the logging interval",  # steps are counted over epochs
         "FSDP2-wrapped module .* returned a view tensor",  # which nothing here writes into
+        r"You called `self\.log\(.*, logger=True\)` but have no logger",  # `validate` prints its scores
         r".*isinstance\(treespec, LeafSpec\)",  # Lightning 2.6.6 against torch 2.14
     ):
         warnings.filterwarnings("ignore", message)
@@ -222,14 +223,22 @@ def default_run_dir(config: Any) -> Path:
 
 
 def without_repeated(callbacks: list[Any]) -> list[Any]:
-    """The callbacks of a config, each once, and the last RunCheckpoint alone.
+    """The callbacks of a config, each once; of the RunCheckpoints, and of FIDTrackers by one extractor, the last alone.
 
     `callbacks+` appends to those of the default config and, where the command that started a run is given again to
     resume it, to what it has appended before.
     """
     kept = [callback for number, callback in enumerate(callbacks) if callback not in callbacks[:number]]
-    own = [callback for callback in kept if callback.class_path == "gan.callbacks.RunCheckpoint"]
-    return [callback for callback in kept if callback not in own[:-1]]
+    last = {identity(callback): callback for callback in kept}
+    return [callback for callback in kept if last[identity(callback)] is callback]
+
+
+def identity(callback: Any) -> Any:
+    """What two callbacks of a run must not share."""
+    name, settings = callback.class_path, callback.get("init_args")
+    if name == "gan.callbacks.FIDTracker":
+        return name, str(settings.get("extractor"))
+    return name if name == "gan.callbacks.RunCheckpoint" else (name, str(settings))
 
 
 def checkpoint_to_resume(run_dir: Path, resume: str) -> tuple[Path | None, dict[str, Any]]:

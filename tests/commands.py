@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from conftest import ROOT
+from conftest import ROOT, SmallMNIST
 from lightning import Callback
 from torch import Tensor, nn
 
@@ -105,6 +105,12 @@ class At(Callback):
     def on_before_optimizer_step(self, trainer, pl_module, optimizer):
         if trainer.global_step == self.batch and optimizer is trainer.optimizers[0]:
             self.action()
+
+
+class Digits(SmallMNIST):
+    """Digits that the shipped features can judge."""
+
+    extractor = "mnist_cnn"
 
 
 class Colour(InMemoryDataModule):

@@ -23,18 +23,18 @@ from gan.checkpoints import best_path
 from gan.metrics import fingerprint, load_features
 from gan.module import GAN
 
-NAMES = {  # of the scores in a table, and what a perfect generator would have
-    "fid": "FID",
-    "fid_infinity": "FID of infinitely many",
-    "kid": "KID",
-    "precision": "precision",
-    "recall": "recall",
-    "density": "density",
-    "coverage": "coverage",
-    "modes_covered": "classes covered",
-    "entropy": "entropy of the classes, nats",
-    "inception_score": "inception score",
-    "accuracy_score": "accuracy of a classifier trained on it",
+ROWS = {  # of the table: a score, what it is called, and how it is written
+    "fid": ("FID", "{:.3f}"),
+    "fid_infinity": ("FID of infinitely many", "{:.3f}"),
+    "kid": ("KID", "{:.5f}"),
+    "precision": ("precision", "{:.3f}"),
+    "recall": ("recall", "{:.3f}"),
+    "density": ("density", "{:.3f}"),
+    "coverage": ("coverage", "{:.3f}"),
+    "modes_covered": ("classes covered", "{:.0f}"),
+    "entropy": ("entropy of the classes, nats", "{:.3f}"),
+    "inception_score": ("inception score", "{:.3f}"),
+    "accuracy_score": ("accuracy of a classifier trained on it", "{:.3f}"),
 }
 
 
@@ -69,7 +69,7 @@ class FIDTracker(Callback):
 
     def __init__(
         self,
-        extractor: str | nn.Module = "auto",
+        extractor: nn.Module | str = "auto",
         every: int = 500,
         unit: Literal["batches", "epochs"] = "batches",
         num_samples: int = 1000,
@@ -146,8 +146,7 @@ class FIDTracker(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:
         if self.active:
-            floor = mean(self.judge.floor(self.num_samples))
-            self.say(trainer, f"FID            by {self.id}, {self.num_samples:,} images; floor {floor:.4f}")
+            self.say(trainer, f"FID            of {self.terms(self.num_samples)}")
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: GAN, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = trainer.global_step
@@ -208,15 +207,12 @@ class FIDTracker(Callback):
             if generated is None:
                 return
             sheet = self.judge.nearest_images(pl_module, 16, "report")
-        fid, floor = self.judge.fid(generated), mean(self.judge.floor(self.final_samples))
+        fid = self.judge.fid(generated)
         for logger in trainer.loggers:
             logger.log_metrics(self.named({"fid_of_best": fid}), step=trainer.global_step)
         save_grid(trainer, "nearest", sheet.flatten(0, 1), columns=sheet.shape[1])
-        what = "best, " if step == self.best_step else ""
-        self.say(
-            trainer,
-            f"FID            {fid:.4f} ({what}batch {step:,}; {self.final_samples:,} fresh images; floor {floor:.4f})",
-        )
+        best = ", the best" if step == self.best_step else ""
+        self.say(trainer, f"FID            {fid:.3f} of batch {step:,}{best}; {self.terms(self.final_samples)}")
 
     # ------------------------------------------------------------------ validate
 
@@ -232,7 +228,7 @@ class FIDTracker(Callback):
         accuracy = self.judge.accuracy_score(pl_module, self.final_samples, "report")
         if accuracy is not None:
             scores["accuracy_score"] = accuracy
-        pl_module.log_dict(self.named(scores), rank_zero_only=False)
+        pl_module.log_dict(self.named(scores), sync_dist=True)
         self.table = scores, self.judge.real_scores(self.final_samples)
 
     on_test_epoch_end = on_validation_epoch_end
@@ -241,7 +237,7 @@ class FIDTracker(Callback):
         if trainer.state.fn != "fit" and self.active and self._verbose and trainer.is_global_zero:
             loss = float(trainer.callback_metrics["validation/discriminator"])
             console = Console(highlight=False, soft_wrap=True)
-            console.print(self.caption())
+            console.print(f"Scores of {self.terms(self.final_samples)}")
             console.print(table(self.table, loss))
 
     on_test_end = on_validation_end
@@ -260,9 +256,10 @@ class FIDTracker(Callback):
         if trainer.progress_bar_callback is not None:
             trainer.progress_bar_callback.print(text)
 
-    def caption(self) -> str:
-        num, reals = self.final_samples, len(self.judge.real)
-        return f"{num:,} generated images against {reals:,} test images, as {self.id} sees them"
+    def terms(self, num: int) -> str:
+        """What a score of `num` images is by, without which it means nothing."""
+        real, floor = len(self.judge.real), mean(self.judge.floor(num))
+        return f"{num:,} images against {real:,} test images, by {self.id}; floor {floor:.3f}"
 
 
 def name_of(extractor: str | nn.Module) -> str:
@@ -301,9 +298,8 @@ def table(scores: tuple[dict[str, float], dict[str, float]] | None, loss: float)
     for images in ("generated", "real"):
         rows.add_column(images, justify="right")
     generated, real = scores or ({}, {})
-    for metric, name in NAMES.items():
+    for metric, (name, form) in ROWS.items():
         if metric in generated:
-            hoped = f"{real[metric]:.4f}" if metric in real else ""
-            rows.add_row(name, f"{generated[metric]:.4f}", hoped)
-    rows.add_row("loss of the discriminator", f"{loss:.4f}", "")
+            rows.add_row(name, form.format(generated[metric]), form.format(real[metric]) if metric in real else "")
+    rows.add_row("loss of the discriminator", f"{loss:.3f}", "")
     return rows

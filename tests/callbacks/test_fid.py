@@ -420,8 +420,8 @@ def test_validate_scores_as_the_end_of_training_does(make_gan, make_trainer, hal
     assert scores["fid_infinity/pooled"] < scores["fid/pooled"]
     assert "validation/discriminator" in scores
     table = capsys.readouterr().out
-    assert f"{scores['fid/pooled']:.4f}" in table
-    assert "260 generated images against 256 test images, as pooled " in table
+    assert f"{scores['fid/pooled']:.3f}" in table
+    assert "Scores of 260 images against 256 test images, by pooled " in table
     assert table.count("FID") == 2
     assert "validation/discriminator" not in table  # Lightning's own table
 
