@@ -24,6 +24,8 @@ FAST = str(ROOT / "configs" / "debug" / "fast.yaml")
 MLPS = ["--model.generator", "MLPGenerator", "--model.generator.latent_dim", "8"]
 MLPS += ["--model.discriminator", "MLPDiscriminator"]
 SMALL = ["--data", "conftest.SmallMNIST", "--data.batch_size", "8", "--data.validation_size", "16"]
+FEW_SCORES = ["--trainer.callbacks+=gan.callbacks.FIDTracker"]
+FEW_SCORES += ["--trainer.callbacks.num_samples=100", "--trainer.callbacks.final_samples=100"]
 SHORT = ["--config", FAST, *MLPS, *SMALL, "--trainer.max_steps", "3", "--trainer.log_every_n_steps", "1"]
 
 

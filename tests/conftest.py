@@ -1,10 +1,15 @@
 """What the tests share: a little real data, small networks, and a trainer that is silent."""
 
 import os
+import tempfile
 
 # Before torch is loaded: the networks here are small, two pools of threads on one machine wait for each other, and a
 # process that has a pool cannot be forked.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# Features of real images are measured once for all tests, and nothing is left in the user's own cache.
+CACHE = tempfile.TemporaryDirectory(prefix="gan-cache-")
+os.environ["GAN_CACHE"] = CACHE.name
 
 from functools import cache
 from pathlib import Path

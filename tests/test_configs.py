@@ -4,6 +4,7 @@ import re
 
 import pytest
 import yaml
+from commands import FEW_SCORES
 from conftest import ROOT
 
 from gan.cli import main
@@ -36,7 +37,7 @@ def test_trains_a_few_batches(path, tmp_path):
     for network in ("generator", "discriminator"):  # the schedule needs more batches than its warm-up
         if (yaml.safe_load(path.read_text()).get("model", {}).get(f"{network}_scheduler", 0)) is not None:
             short += [f"--model.{network}_scheduler.warmup", "2"]
-    main(["fit", "--config", str(path), "--run_dir", str(tmp_path / "run"), *short])
+    main(["fit", "--config", str(path), "--run_dir", str(tmp_path / "run"), *short, *FEW_SCORES])
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
 
 

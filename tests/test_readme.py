@@ -5,7 +5,7 @@ import shlex
 import sys
 
 import pytest
-from commands import process
+from commands import FEW_SCORES, process
 from conftest import ROOT
 
 from gan.cli import main
@@ -47,7 +47,7 @@ def test_command(line, run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = [word.replace("RUN", str(run)) for word in shlex.split(line)[3:]]
     if words[0] == "fit" and "--resume" not in words:
-        words += ["--trainer.max_steps", "3"]
+        words += ["--trainer.max_steps", "3", *FEW_SCORES]
         for network in ("generator", "discriminator"):
             words += [f"--model.{network}_scheduler", "null"]
     if "--resume" in words:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from lightning import Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
@@ -131,8 +132,9 @@ def gather(trainer: Trainer, made: Iterable[Tensor], num: int) -> Tensor:
     mine = torch.cat([torch.cat([one, one.new_zeros(CHUNK - len(one), *one.shape[1:])]) for one in made])
     if trainer.world_size == 1:
         return mine[:num]
-    everything = trainer.strategy.all_gather(mine)  # (processes, turns * CHUNK, ...)
-    by_turn = everything.unflatten(1, (-1, CHUNK)).transpose(0, 1)  # (turns, processes, CHUNK, ...)
+    shares = [torch.empty_like(mine) for _ in range(trainer.world_size)]
+    dist.all_gather(shares, mine)  # Lightning's calls a deprecated function
+    by_turn = torch.stack(shares).unflatten(1, (-1, CHUNK)).transpose(0, 1)  # (turns, processes, CHUNK, ...)
     return by_turn.flatten(0, 2)[:num]
 
 
