@@ -18,6 +18,7 @@ FILES = Path(__file__).parent / "files"
 
 SHA256 = {  # of the files that are part of this package, each by its name
     "mnist_cnn": "1c7b63f47ec887cde1cdfd9ed8c6eea6e6d64a8ddf993060f6438898041e8d09",
+    "fashion_mnist_cnn": "b4b6b6c701c5da26fe318fcaff214571ecf465a2f59ee0d022ba5847dee066c0",
 }
 
 KEY = "gan.metrics.CNNFeatures"  # of the constructor's arguments in a file's metadata
