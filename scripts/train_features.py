@@ -22,7 +22,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 import gan.data.named
 from gan.data import InMemoryDataModule, InMemoryLoader, MNISTDataModule, NamedDataModule
-from gan.metrics import CNNFeatures, fingerprint, load_features, save_features
+from gan.metrics import CNNFeatures, fingerprint, frechet_distance, load_features, save_features
 
 BATCH = 100
 FLOOR_SIZES = (1000, 2000, 5000, 10000)
@@ -252,13 +252,6 @@ def features_of(extractor: CNNFeatures, images: Tensor) -> Tensor:
 def moments(features: Tensor) -> tuple[Tensor, Tensor]:
     features = features.double()
     return features.mean(0), features.T.cov()
-
-
-def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> float:
-    values, vectors = torch.linalg.eigh(cov1)
-    root = vectors * values.clamp_min(0).sqrt() @ vectors.T
-    cross = torch.linalg.eigvalsh(root @ cov2 @ root).clamp_min(0).sqrt().sum()
-    return float((mean1 - mean2).square().sum() + cov1.trace() + cov2.trace() - 2 * cross)
 
 
 def card(args: argparse.Namespace, report: str) -> str:

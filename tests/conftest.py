@@ -7,10 +7,6 @@ import tempfile
 # process that has a pool cannot be forked.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-# Features of real images are measured once for all tests, and nothing is left in the user's own cache.
-CACHE = tempfile.TemporaryDirectory(prefix="gan-cache-")
-os.environ["GAN_CACHE"] = CACHE.name
-
 from functools import cache
 from pathlib import Path
 
@@ -24,6 +20,10 @@ from gan.data import InMemoryDataModule, MNISTDataModule
 from gan.networks import MLPDiscriminator, MLPGenerator
 
 ROOT = Path(__file__).parents[1]
+
+# Features of real images are measured once for all tests, and nothing is left in the user's own cache.
+CACHE = tempfile.TemporaryDirectory(prefix="gan-cache-")
+os.environ["GAN_CACHE"] = CACHE.name
 
 
 @cache

@@ -224,10 +224,12 @@ class FIDTracker(Callback):
         generated = self.generate(pl_module, self.final_samples, "report")
         if generated is None:
             return
-        scores = self.judge.scores(generated) | {"fid_infinity": self.judge.fid_infinity(generated)}
-        accuracy = self.judge.accuracy_score(pl_module, self.final_samples, "report")
-        if accuracy is not None:
-            scores["accuracy_score"] = accuracy
+        scores = self.judge.scores(generated)
+        more = {
+            "fid_infinity": self.judge.fid_infinity(generated),
+            "accuracy_score": self.judge.accuracy_score(pl_module, self.final_samples, "report"),
+        }
+        scores |= {metric: value for metric, value in more.items() if value is not None}
         pl_module.log_dict(self.named(scores), sync_dist=True)
         self.table = scores, self.judge.real_scores(self.final_samples)
 

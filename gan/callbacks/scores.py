@@ -22,6 +22,7 @@ from gan.metrics import (
     nearest,
     neighbour_scores,
 )
+from gan.metrics.frechet import PER_DIMENSION
 from gan.module import GAN
 
 TEST, TRAINING = 10_000, 60_000  # real images that are looked at, at most; all of MNIST's
@@ -146,7 +147,11 @@ class Judge:
         draw = self.training[:num]
         return self.scores(Generated(draw, moments(draw))) | {"fid": mean(self.floor(num))}
 
-    def fid_infinity(self, generated: Generated) -> float:
+    def fid_infinity(self, generated: Generated) -> float | None:
+        """The FID that infinitely many images would have; None where there are too few to tell."""
+        num, dim = generated.features.shape
+        if num < max(20, PER_DIMENSION * dim):
+            return None
         return fid_infinity(generated.features, self.moments.mean, self.moments.covariance)
 
     # ------------------------------------------------------------------ images

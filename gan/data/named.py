@@ -80,6 +80,7 @@ class NamedDataModule(InMemoryDataModule):
         self.data_dir = data_dir
         self.download = download
         self.image_shape, self.num_classes, folder, self._files = DATASETS[dataset]
+        self.extractor = "fashion_mnist_cnn" if dataset == "FashionMNIST" else None
         self._folder = (Path(data_dir) / folder).absolute()
 
     def prepare_data(self) -> None:

@@ -9,6 +9,8 @@ from torch import Tensor
 from gan.metrics.inputs import check_same_width, checked
 from gan.metrics.moments import Moments
 
+PER_DIMENSION = 4  # images for each dimension that the line of `fid_infinity` needs
+
 
 def frechet_distance(mean1: Tensor, covariance1: Tensor, mean2: Tensor, covariance2: Tensor) -> float:
     """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), the squared Wasserstein-2 distance of two Gaussians.
@@ -62,7 +64,7 @@ def fid_infinity(features: Tensor, mean: Tensor, covariance: Tensor, points: int
         raise ValueError(f"points must be at least 2 to fit a line, got {points}")
     real = _Gaussian(mean, covariance, "")
     dim = len(real.mean)
-    features = checked(features, "features", at_least=max(20, 4 * dim))
+    features = checked(features, "features", at_least=max(20, PER_DIMENSION * dim))
     check_same_width(features, real.root, "features and covariance")
     smallest = max(len(features) / 10, 3 * dim)
     sizes = torch.linspace(smallest, len(features), points, dtype=torch.float64).round().long().tolist()

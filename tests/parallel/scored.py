@@ -65,9 +65,9 @@ def make_data() -> SmallMNIST:
 def score(name: str, folder: Path, strategy) -> None:
     """The scores of the same weights, in `validate`."""
     gan = make_gan("dcgan", loss=Hinge())
-    trainer = make_trainer(folder, sharded.PROCESSES, [tracker()], strategy=strategy)
-    (scores,) = trainer.validate(gan, make_data(), verbose=False)
-    torch.save(scores, folder / f"{name}-{sharded.PROCESSES}-{sharded.RANK}.pt")
+    scores = tracker()
+    make_trainer(folder, sharded.PROCESSES, [scores], strategy=strategy).validate(gan, make_data(), verbose=False)
+    torch.save(scores.table[0], folder / f"{name}-{sharded.PROCESSES}-{sharded.RANK}.pt")
 
 
 def train(name: str, folder: Path, strategy, **settings) -> None:
