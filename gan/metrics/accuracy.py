@@ -47,7 +47,7 @@ def classification_accuracy_score(
         )
     size = [min(side, LARGEST) for side in images.shape[2:]]
     classes = 1 + int(max(labels.max(), test_labels.max()))
-    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
+    with torch.inference_mode(False), torch.autocast(images.device.type, enabled=False):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             classifier = _classifier(images.shape[1], *size, classes).to(images.device)
