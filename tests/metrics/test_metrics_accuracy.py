@@ -85,6 +85,16 @@ def test_it_neither_reads_nor_moves_the_random_state():
     assert score(generated, real, steps=5, seed=2) != first
 
 
+def test_it_does_not_reseed_the_gpus(monkeypatch):
+    seeds = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
+    monkeypatch.setattr(torch.cuda, "manual_seed", seeds.append)
+    torch.manual_seed(3)
+    assert seeds == [3]  # this is what would be noticed
+    score(stripes(10), stripes(10), steps=1)
+    assert seeds == [3]
+
+
 @pytest.mark.parametrize(
     "mode", [torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu", dtype=torch.bfloat16)]
 )
