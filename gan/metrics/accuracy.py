@@ -47,9 +47,9 @@ def classification_accuracy_score(
         )
     size = [min(side, LARGEST) for side in images.shape[2:]]
     classes = 1 + int(max(labels.max(), test_labels.max()))
-    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
+    with torch.inference_mode(False), torch.autocast(images.device.type, enabled=False):
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs too
             classifier = _classifier(images.shape[1], *size, classes).to(images.device)
         _train(classifier, images, labels, size, steps, torch.Generator().manual_seed(seed))
     with torch.inference_mode(), torch.autocast(images.device.type, enabled=False):

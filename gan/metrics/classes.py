@@ -48,17 +48,16 @@ def class_scores(logits: Tensor) -> ClassScores:
     if classes < 2:
         raise ValueError(f"logits must have the shape (N, K) with K of at least 2 classes, got {tuple(logits.shape)}")
     histogram = torch.bincount(logits.argmax(1), minlength=classes).cpu()
-    log_p = logits.log_softmax(1)
-    p = log_p.exp()
-    information = _entropy(p.mean(0)) - -(p * log_p).sum(1).mean().item()  # between image and class, in nats
+    p = logits.softmax(1)
+    information = _entropy(p.mean(0)) - _entropy(p) / num  # between image and class, in nats
     return ClassScores(
         histogram=histogram,
-        modes_covered=int((histogram >= max(1, COVERED * num / classes)).sum()),
+        modes_covered=int((histogram >= COVERED * num / classes).sum()),
         entropy=_entropy(histogram.double() / num),
         inception_score=math.exp(max(information, 0.0)),  # round-off, where all images look alike
     )
 
 
 def _entropy(p: Tensor) -> float:
-    """In nats; 0 log 0 is 0."""
+    """In nats, summed over all rows; 0 log 0 is 0."""
     return torch.special.entr(p).sum().item()

@@ -117,8 +117,10 @@ def nearest(query: Tensor, base: Tensor) -> tuple[Tensor, Tensor]:
 def _squared_radii(features: Tensor, ks: tuple[int, ...]) -> list[Tensor]:
     """For each k, the squared distance (N,) of each row to its k-th nearest other row."""
     most = max(ks) + 1  # a row is nearest to itself, or as near as its duplicates
-    smallest = [block.topk(most, largest=False).values for _, block in _blocks(features, features)]
-    return list(torch.cat(smallest)[:, list(ks)].unbind(1))
+    smallest = features.new_empty(len(features), most)  # small tensors kept between large ones would fragment memory
+    for rows, squared in _blocks(features, features):
+        smallest[rows] = squared.topk(most, largest=False).values
+    return list(smallest[:, list(ks)].unbind(1))
 
 
 def _blocks(x: Tensor, y: Tensor, weight: float = 1.0) -> Iterator[tuple[slice, Tensor]]:

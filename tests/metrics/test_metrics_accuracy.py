@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from gan.data import MNISTDataModule
-from gan.metrics import classification_accuracy_score
+from gan.metrics import accuracy, classification_accuracy_score
 
 
 def stripes(num, shape=(1, 8, 8), noise=0.3, seed=0):
@@ -58,6 +58,22 @@ def test_any_size_channels_and_type(shape, dtype):
     assert score(generated, real, steps=30) > 0.9
 
 
+def test_an_image_is_classified_alone():
+    # The statistics of a test batch of one class differ from those of both.
+    generated, (images, labels) = stripes(100, noise=1.0), stripes(100, noise=1.0, seed=1)
+    halves = [score(generated, (images[labels == label], labels[labels == label]), steps=10) for label in (0, 1)]
+    assert score(generated, (images, labels), steps=10) == pytest.approx(sum(halves) / 2)
+
+
+def test_only_large_images_are_resized(monkeypatch):
+    sizes = []
+    real = accuracy.interpolate
+    monkeypatch.setattr(accuracy, "interpolate", lambda x, size, **how: sizes.append(size) or real(x, size, **how))
+    for shape in ((1, 8, 32), (1, 33, 8)):
+        score(stripes(10, shape), stripes(10, shape, seed=1), steps=1)
+    assert sizes == [[32, 8], [32, 8]]  # the training batch and the test images of the second
+
+
 def test_it_neither_reads_nor_moves_the_random_state():
     generated, real = stripes(100, noise=2.0), stripes(501, noise=2.0, seed=1)
     torch.manual_seed(0)
@@ -67,6 +83,16 @@ def test_it_neither_reads_nor_moves_the_random_state():
     torch.manual_seed(1)
     assert score(generated, real, steps=5, seed=1) == first
     assert score(generated, real, steps=5, seed=2) != first
+
+
+def test_it_does_not_reseed_the_gpus(monkeypatch):
+    seeds = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
+    monkeypatch.setattr(torch.cuda, "manual_seed", seeds.append)
+    torch.manual_seed(3)
+    assert seeds == [3]  # this is what would be noticed
+    score(stripes(10), stripes(10), steps=1)
+    assert seeds == [3]
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,12 @@ def test_constant_images_and_one_image():
         assert scores.inception_score >= 1
 
 
+def test_the_score_is_never_below_1():
+    for seed in range(50):
+        logits = torch.randn(1, 10, generator=torch.Generator().manual_seed(seed)).expand(7, -1)
+        assert 1 <= class_scores(logits).inception_score < 1 + 1e-12
+
+
 def test_a_missing_class():
     labels = torch.arange(10).repeat(100)
     scores = class_scores(clear(labels[labels != 4]))

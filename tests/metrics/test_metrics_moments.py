@@ -9,7 +9,8 @@ from gan.metrics import Moments
 
 def features(num=300, dim=7, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(num, dim, generator=generator) @ torch.randn(dim, dim, generator=generator) + 2
+    values, mix = (torch.randn(rows, dim, generator=generator, dtype=torch.float64) for rows in (num, dim))
+    return values @ mix + 2
 
 
 def of(*batches):

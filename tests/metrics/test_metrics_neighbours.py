@@ -115,7 +115,7 @@ neighbour_scores(torch.randn(10_000, 64), torch.randn(10_000, 64))
 print(peak() - before)
 """
     output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    assert int(output) < 500  # MB
+    assert int(output) < 250  # MB; two blocks and the features are 60
 
 
 def test_blocks_bound_the_memory():
@@ -142,7 +142,7 @@ def test_nearest_against_brute_force(dtype):
 
 @pytest.mark.usefixtures("small_blocks")
 def test_a_copy_is_at_0_exactly():
-    base = draw(1000, 50, dtype=torch.float32) + 100
+    base = draw(1000, 50) + 100  # in float64: products of float32 numbers have no round-off there
     chosen = torch.tensor([999, 0, 500, 7, 7])
     distances, indices = nearest(base[chosen], base)
     assert indices.equal(chosen)

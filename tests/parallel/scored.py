@@ -65,6 +65,8 @@ def make_data() -> SmallMNIST:
 def score(name: str, folder: Path, strategy) -> None:
     """The scores of the same weights, in `validate`."""
     gan = make_gan("dcgan", loss=Hinge())
+    if name == "fsdp2":
+        gan.to(memory_format=torch.contiguous_format)  # as shards are, and other convolutions round otherwise
     scores = tracker()
     make_trainer(folder, sharded.PROCESSES, [scores], strategy=strategy).validate(gan, make_data(), verbose=False)
     torch.save(scores.table[0], folder / f"{name}-{sharded.PROCESSES}-{sharded.RANK}.pt")
@@ -84,6 +86,7 @@ def train(name: str, folder: Path, strategy, **settings) -> None:
 
 def one(folder: Path) -> None:
     score("ddp", folder, "auto")
+    score("fsdp2", folder, "auto")
     train("float64", folder, "auto", precision="64-true")
 
 

@@ -24,7 +24,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("name", ["ddp", "fsdp2"])
 @pytest.mark.parametrize("processes", [2, 3])
 def test_as_many_processes_as_one_likes_give_the_same_scores(folder, name, processes):
-    one = load(folder / "ddp-1-0.pt")
+    one = load(folder / f"{name}-1-0.pt")
     assert len(one) == 10
     for rank in range(processes):
         scores = load(folder / f"{name}-{processes}-{rank}.pt")
