@@ -112,11 +112,7 @@ class FIDTracker(Callback):
         if choice == "auto":
             choice = getattr(data, "extractor", None)
             if choice is None:
-                rank_zero_warn(
-                    f"no FID: no features are shipped for the images of {type(data).__name__}. Train some by "
-                    "scripts/train_features.py and give FIDTracker the file as its extractor"
-                )
-                return
+                return  # `on_train_start` says so
         if data is None:
             raise ValueError("FIDTracker needs training and test images: give the trainer a data module")
         self._module = load_features(choice) if isinstance(choice, str) else choice
@@ -147,6 +143,12 @@ class FIDTracker(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:
         if self.active:
             self.say(trainer, f"FID            of {self.terms(self.num_samples)}")
+        else:
+            name = type(trainer.datamodule).__name__
+            self.say(
+                trainer,
+                f"FID            none: no features are shipped for {name}; scripts/train_features.py trains some",
+            )
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: GAN, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = trainer.global_step

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from gan import GAN
-from gan.callbacks import FIDTracker, GeneratorEMA, RunCheckpoint
+from gan.callbacks import FIDTracker, GeneratorEMA, RunCheckpoint, RunProgress
 from gan.callbacks.images import to_uint8
 from gan.callbacks.reals import extract, images_at, real_features
 from gan.generate import load
@@ -372,10 +372,11 @@ def test_settings_out_of_range(settings, complaint):
         FIDTracker(**settings)
 
 
-def test_data_without_features_have_no_fid_and_it_is_said(make_gan, make_trainer, data):
+def test_data_without_features_have_no_fid_and_it_is_said(make_gan, make_trainer, data, capsys):
     idle = FIDTracker()
-    with pytest.warns(UserWarning, match="no FID: no features are shipped for the images of SmallMNIST"):
-        make_trainer(callbacks=[idle]).fit(make_gan(), data)
+    callbacks = [RunProgress(), idle]
+    make_trainer(callbacks=callbacks, enable_progress_bar=True).fit(make_gan(), data)
+    assert "FID            none: no features are shipped for SmallMNIST" in capsys.readouterr().out
     assert idle.best is None
 
 
