@@ -391,7 +391,8 @@ def recipe(run_dir: Path, config: str, seed: int) -> dict[str, float]:
         )
         seconds = time.perf_counter() - start
         watch = Scores()
-        run(["validate", "--ckpt_path", str(run_dir / "checkpoints" / "last.ckpt")], callbacks=[watch])
+        checkpoint = run_dir / "checkpoints" / "last.ckpt"
+        run(["validate", "--ckpt_path", str(checkpoint), "--verbose", "false"], callbacks=[watch])
         scores = {name.partition("/")[0]: value for name, value in watch.scores.items()}
         kept.write_text(json.dumps(scores | {"kid": 1000 * scores["kid"], "seconds": seconds}))
     return json.loads(kept.read_text())

@@ -56,7 +56,8 @@ def test_bare_fit_works_from_any_folder(here):
         "samples",
         "tensorboard",
     ]
-    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["last.ckpt", "step_000003.ckpt"]
+    names = ["best.ckpt", "last.ckpt", "step_000003.ckpt"]
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == names
     assert {"fixed_000000.png", "fixed_000003.png", "real.png"} <= {path.name for path in (run / "samples").iterdir()}
     assert list((run / "tensorboard").glob("events.out.tfevents.*"))
     assert [row["step"] for row in table(run)] == ["1", "2", "3"]
