@@ -112,10 +112,6 @@ def step_path(folder: Path, step: int) -> Path:
     return folder / f"step_{step:06d}.ckpt"
 
 
-def best_path(run_dir: str | Path) -> Path:
-    return Path(run_dir, "checkpoints", BEST)
-
-
 def steps(folder: Path) -> dict[int, Path]:
     """The checkpoints of a run that are named by their batch, oldest first."""
     found = ((re.fullmatch(r"step_(\d{6,})\.ckpt", path.name), path) for path in folder.glob("step_*.ckpt"))

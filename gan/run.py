@@ -235,10 +235,10 @@ def without_repeated(callbacks: list[Any]) -> list[Any]:
 
 def identity(callback: Any) -> Any:
     """What two callbacks of a run must not share."""
-    name, settings = callback.class_path, callback.get("init_args")
-    if name == "gan.callbacks.FIDTracker":
+    name, settings = callback.class_path.rpartition(".")[2], callback.get("init_args")
+    if name == "FIDTracker":
         return name, str(settings.get("extractor"))
-    return name if name == "gan.callbacks.RunCheckpoint" else (name, str(settings))
+    return name if name == "RunCheckpoint" else (callback.class_path, str(settings))
 
 
 def checkpoint_to_resume(run_dir: Path, resume: str) -> tuple[Path | None, dict[str, Any]]:

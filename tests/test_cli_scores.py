@@ -44,8 +44,9 @@ def test_validate_prints_one_table(tmp_path, capsys):
     assert out.count("│ FID   ") == 1
     for row in ("FID of infinitely many", "KID", "precision", "recall", "density", "coverage"):
         assert out.count(f"│ {row}") == 1, row
-    for row in ("classes covered", "entropy of the classes, nats", "inception score", "loss of the discriminator"):
+    for row in ("classes covered", "entropy of the classes, nats", "inception score"):
         assert out.count(f"│ {row}") == 1, row
+    assert "Loss of the discriminator on images it has not seen: " in out
     assert "Validate metric" not in out
     assert "no logger configured" not in errors
 
@@ -64,13 +65,36 @@ def test_the_score_survives_resume_to_the_bit(tmp_path):
 
 
 def test_an_extractor_of_ones_own_by_class_path_and_by_file(tmp_path, capsys):
-    own = ["--trainer.callbacks+=gan.callbacks.FIDTracker", "--trainer.callbacks.extractor=callbacks.test_fid.Pooled"]
-    fit(tmp_path / "run", *DIGITS, *own)
+    own = ["--trainer.callbacks+=gan.callbacks.FIDTracker", "--trainer.callbacks.extractor=commands.Pooled"]
+    fit(tmp_path / "run", *own)  # of data that nothing is shipped for
     assert "by pooled " in capsys.readouterr().out
+    assert load(tmp_path / "run" / "checkpoints" / "best.ckpt")["global_step"] == 3
     with pytest.raises(SystemExit):
         fit(tmp_path / "other", *DIGITS, TRACKED[0], "--trainer.callbacks.extractor=nowhere.safetensors")
     assert "there is no feature extractor 'nowhere.safetensors'" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
+
+
+def test_two_extractors_two_tables(tmp_path, capsys):
+    own = ["--trainer.callbacks+=gan.callbacks.fid.FIDTracker", "--trainer.callbacks.extractor=commands.Pooled"]
+    last = fit(tmp_path / "run", *DIGITS, *own, "--trainer.callbacks.final_samples=300")
+    assert {"fid/mnist_cnn", "fid/pooled"} <= table(tmp_path / "run")[-1].keys()
+    capsys.readouterr()
+    command("validate", "--ckpt_path", last)
+    out = capsys.readouterr().out
+    assert "Scores of 500 images against 512 test images, by mnist_cnn" in out
+    assert "Scores of 300 images against 512 test images, by pooled" in out
+    assert "Validate metric" not in out
+
+
+def test_nothing_to_validate_on(tmp_path, capsys):
+    last = fit(tmp_path / "run", *DIGITS, "--data.validation_size", "0")
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        command("validate", "--ckpt_path", last)
+    assert "set data.validation_size above 0, or use `test`" in capsys.readouterr().err
+    command("test", "--ckpt_path", last)
+    assert "Scores of 500 images against 512 test images, by mnist_cnn" in capsys.readouterr().out
 
 
 def test_charts_that_belong_together(tmp_path):

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.plugins.io import AsyncCheckpointIO, TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from gan.callbacks.fid import FIDTracker
+from gan.callbacks.fid import active_trackers
 from gan.checkpoints import BEST, LAST, AtomicCheckpointIO, name_again, remove, remove_partial, step_path, steps
 from gan.module import GAN
 
@@ -109,7 +109,7 @@ class RunCheckpoint(Checkpoint):
 
     def best_step(self, trainer: Trainer) -> int:
         """The batches after which the images were best, by the first FIDTracker; -1 if nobody has measured it."""
-        return next((one.best_step for one in trainer.callbacks if isinstance(one, FIDTracker)), -1)
+        return next((one.best_step for one in active_trackers(trainer)), -1)
 
     # ------------------------------------------------------------------ stopping
 

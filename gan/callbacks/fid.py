@@ -13,15 +13,19 @@ from typing import Any, Literal
 import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.seed import isolate_rng
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
 from gan.callbacks.images import save_grid, tensorboards
-from gan.callbacks.scores import Generated, Judge, NotFinite
-from gan.checkpoints import best_path
+from gan.callbacks.reals import say
+from gan.callbacks.scores import Generated, Judge, NotFinite, sampled
+from gan.checkpoints import step_path
 from gan.metrics import fingerprint, load_features
 from gan.module import GAN
+from gan.parallel.fsdp2 import shard_like
 
 ROWS = {  # of the table: a score, what it is called, and how it is written
     "fid": ("FID", "{:.3f}"),
@@ -48,8 +52,8 @@ class FIDTracker(Callback):
     and no score is ever NaN: where there is none, a warning says why.
 
     During training all scores are of the same latents, so that a curve shows the weights and not the draw. At the end,
-    the generator of the best score is scored again, with other latents and more of them: the lowest of many scores
-    is in part luck.
+    the generator of the best score, or where no checkpoint has it the last one, is scored again, with other latents and
+    more of them: the lowest of many scores is in part luck.
 
     The scalars are `fid/<extractor>` and so on; `ModelCheckpoint(monitor="fid/mnist_cnn")` can watch them, and
     RunCheckpoint keeps `best.ckpt` by the first tracker of a run.
@@ -59,7 +63,7 @@ class FIDTracker(Callback):
             path of a file that `scripts/train_features.py` has written, or a module that turns images (N, C, H, W) in
             [-1, 1] into features (N, D). It may have a method `classify` that turns those into logits (N, K).
         every: Batches or epochs between two scores.
-        unit: What `every` counts. The last batch of a run is scored in any case.
+        unit: What `every` counts. The end of a run is scored in any case.
         num_samples: Images that are generated for a score in training.
         final_samples: Images that are generated for the report at the end, and in `validate`.
 
@@ -89,37 +93,47 @@ class FIDTracker(Callback):
         self.best: float | None = None  # the lowest FID in training
         self.best_step = -1  # the batches completed when it was measured
         self._scored_at = -1
+        self._module: nn.Module | None = None
+        self._id = ""  # what tells the extractor from all others
+        self._own = extractor if isinstance(extractor, str) else fingerprint(extractor)
+        self._trainer: Trainer | None = None
 
     @property
     def state_key(self) -> str:
-        return f"FIDTracker {self.extractor if isinstance(self.extractor, str) else type(self.extractor).__name__}"
+        return f"FIDTracker {self._own}"
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "best_step": self.best_step, "what": self.what()}
+        return {"best": self.best, "best_step": self.best_step, "what": [self._id, self.num_samples]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if state["what"] == self.what():  # scores of other features, or of another number of images, do not compare
+        # Scores of other features, or of another number of images, do not compare.
+        if state["what"] == [self._id, self.num_samples]:
             self.best, self.best_step = state["best"], state["best_step"]
-
-    def what(self) -> list[Any]:
-        return [None if self._module is None else fingerprint(self._module), self.num_samples]
 
     # ------------------------------------------------------------------ start
 
     def setup(self, trainer: Trainer, pl_module: GAN, stage: str) -> None:
-        self._module, self.name, data = None, None, trainer.datamodule
-        choice = self.extractor
+        if stage not in ("fit", "validate", "test"):
+            return
+        if trainer is not self._trainer:
+            self._trainer, self.best, self.best_step, self._scored_at = trainer, None, -1, -1
+        choice, data = self.extractor, trainer.datamodule
         if choice == "auto":
             choice = getattr(data, "extractor", None)
             if choice is None:
+                self._module = None
                 return  # `on_train_start` says so
         if data is None:
             raise ValueError("FIDTracker needs training and test images: give the trainer a data module")
-        self._module = load_features(choice) if isinstance(choice, str) else choice
+        if stage == "validate" and trainer.limit_val_batches == 0:
+            raise ValueError("there is nothing to validate on: set data.validation_size above 0, or use `test`")
+        with isolate_rng():  # a network draws the weights that it starts with
+            self._module = load_features(choice) if isinstance(choice, str) else choice
         self._module.eval().requires_grad_(False)
-        self.name = name_of(choice)
+        self.name, self._id = name_of(choice), fingerprint(self._module)
         loop = {"validate": trainer.validate_loop, "test": trainer.test_loop}.get(stage)
-        if loop is not None:  # Lightning's table would show the same scores, without saying what they are
+        if loop is not None and active_trackers(trainer)[0] is self:
+            # Lightning's table would show the same scores, without saying what they are.
             self._verbose, loop.verbose = loop.verbose, False
 
     @property
@@ -129,10 +143,25 @@ class FIDTracker(Callback):
 
     def prepare(self, trainer: Trainer) -> None:
         """Measures the real images, unless that is done."""
-        if self.judge is None or self.judge.trainer is not trainer:
-            data = trainer.datamodule
-            self._module.to(trainer.strategy.root_device)
-            self.judge = Judge(trainer, self._module, data.train_dataloader(), data.test_dataloader())
+        data = trainer.datamodule
+        if self.judge is not None and (self.judge.trainer, self.judge.extractor, self._data) == (
+            trainer,
+            self._module,
+            data,
+        ):
+            return
+        self._module.to(trainer.strategy.root_device)
+        with isolate_rng():  # loaders and data sets may draw from it
+            for stage in {"fit", "test"} - {str(trainer.state.fn.value)}:
+                data.setup(stage)
+            try:
+                train, test = data.train_dataloader(), data.test_dataloader()
+            except MisconfigurationException as error:
+                raise ValueError(
+                    f"FIDTracker needs training and test images, and {type(data).__name__} does not give both: {error}"
+                ) from error
+            self.judge = Judge(trainer, self._module, train, test)
+        self._data = data
 
     def on_fit_start(self, trainer: Trainer, pl_module: GAN) -> None:
         if self.active:
@@ -142,13 +171,11 @@ class FIDTracker(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:
         if self.active:
-            self.say(trainer, f"FID            of {self.terms(self.num_samples)}")
+            say(trainer, f"FID            of {self.terms(self.num_samples)}")
         else:
-            name = type(trainer.datamodule).__name__
-            self.say(
-                trainer,
-                f"FID            none: no features are shipped for {name}; scripts/train_features.py trains some",
-            )
+            data = "these images" if trainer.datamodule is None else type(trainer.datamodule).__name__
+            reason = f"no features are shipped for {data}; scripts/train_features.py trains some"
+            say(trainer, f"FID            none: {reason}")
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: GAN, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = trainer.global_step
@@ -156,7 +183,9 @@ class FIDTracker(Callback):
             self.track(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: GAN) -> None:
-        if self.unit == "epochs" and (trainer.current_epoch + 1) % self.every == 0:
+        epoch = trainer.current_epoch + 1
+        last = trainer.should_stop or epoch == trainer.max_epochs
+        if last or (self.unit == "epochs" and epoch % self.every == 0):
             self.track(trainer, pl_module)
 
     def track(self, trainer: Trainer, pl_module: GAN) -> None:
@@ -168,6 +197,7 @@ class FIDTracker(Callback):
         if generated is None:
             return
         scores = self.judge.scores(generated) | {"fid_floor": mean(self.judge.floor(self.num_samples))}
+        scores = trainer.strategy.broadcast(scores)  # processors of two kinds may round otherwise
         pl_module.log_scalars(self.named(scores))
         self.draw_classes(trainer, generated)
         if self.best is None or scores["fid"] < self.best:
@@ -181,7 +211,7 @@ class FIDTracker(Callback):
             rank_zero_warn(f"no FID of batch {pl_module.global_step:,}: {error}")
             return None
         fid, draws = self.judge.fid(generated), self.judge.floor(num)
-        if fid < min(draws):
+        if fid < min(draws) and num <= len(self.judge.training):
             rank_zero_warn(
                 f"FID {fid:.4f} is below the floor, {min(draws):.4f} to {max(draws):.4f} for real training images: too "
                 "good to be true. The generator has learnt images by heart (see samples/nearest), or test images are "
@@ -202,19 +232,20 @@ class FIDTracker(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: GAN) -> None:
         if not self.active or self._scored_at < 0:
             return
-        weights = best_weights(trainer, self.best_step) if self.best_step < trainer.global_step else None
+        weights = best_weights(trainer, pl_module, self.best_step)
         step = trainer.global_step if weights is None else self.best_step
-        with holding(trainer, pl_module, weights):
+        with holding(sampled(pl_module), weights), isolate_rng():
             generated = self.generate(pl_module, self.final_samples, "report")
             if generated is None:
                 return
             sheet = self.judge.nearest_images(pl_module, 16, "report")
-        fid = self.judge.fid(generated)
-        for logger in trainer.loggers:
-            logger.log_metrics(self.named({"fid_of_best": fid}), step=trainer.global_step)
+        fid, best = self.judge.fid(generated), step == self.best_step
+        if best:
+            for logger in trainer.loggers:
+                logger.log_metrics(self.named({"fid_of_best": fid}), step=trainer.global_step)
         save_grid(trainer, "nearest", sheet.flatten(0, 1), columns=sheet.shape[1])
-        best = ", the best" if step == self.best_step else ""
-        self.say(trainer, f"FID            {fid:.3f} of batch {step:,}{best}; {self.terms(self.final_samples)}")
+        which = f"{step:,}, the best" if best else f"{step:,}"
+        say(trainer, f"FID            {fid:.3f} of batch {which}; {self.terms(self.final_samples)}")
 
     # ------------------------------------------------------------------ validate
 
@@ -238,32 +269,33 @@ class FIDTracker(Callback):
     on_test_epoch_end = on_validation_epoch_end
 
     def on_validation_end(self, trainer: Trainer, pl_module: GAN) -> None:
-        if trainer.state.fn != "fit" and self.active and self._verbose and trainer.is_global_zero:
-            loss = float(trainer.callback_metrics["validation/discriminator"])
+        trackers = active_trackers(trainer)
+        if trainer.state.fn == "fit" or not trackers or trackers[0] is not self:
+            return
+        if self._verbose and trainer.is_global_zero:
             console = Console(highlight=False, soft_wrap=True)
-            console.print(f"Scores of {self.terms(self.final_samples)}")
-            console.print(table(self.table, loss))
+            for one in trackers:
+                console.print(f"Scores of {one.terms(one.final_samples)}")
+                console.print(table(one.table))
+            loss = float(trainer.callback_metrics["validation/discriminator"])
+            console.print(f"Loss of the discriminator on images it has not seen: {loss:.3f}")
 
     on_test_end = on_validation_end
 
     # ------------------------------------------------------------------ words
 
-    @property
-    def id(self) -> str:
-        """What the images are seen with, beyond confusion."""
-        return f"{self.name} {self.judge.id}"
-
     def named(self, scores: dict[str, float]) -> dict[str, float]:
         return {f"{metric}/{self.name}": value for metric, value in scores.items()}
 
-    def say(self, trainer: Trainer, text: str) -> None:
-        if trainer.progress_bar_callback is not None:
-            trainer.progress_bar_callback.print(text)
-
     def terms(self, num: int) -> str:
         """What a score of `num` images is by, without which it means nothing."""
-        real, floor = len(self.judge.real), mean(self.judge.floor(num))
-        return f"{num:,} images against {real:,} test images, by {self.id}; floor {floor:.3f}"
+        real, training, floor = len(self.judge.real), len(self.judge.training), mean(self.judge.floor(num))
+        few = f" (of {training:,})" if training < num else ""
+        return f"{num:,} images against {real:,} test images, by {self.name} {self._id}; floor {floor:.3f}{few}"
+
+
+def active_trackers(trainer: Trainer) -> list[FIDTracker]:
+    return [one for one in trainer.callbacks if isinstance(one, FIDTracker) and one.active]
 
 
 def name_of(extractor: str | nn.Module) -> str:
@@ -273,30 +305,39 @@ def name_of(extractor: str | nn.Module) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(extractor).__name__).lower()
 
 
-def best_weights(trainer: Trainer, step: int) -> dict[str, Any] | None:
-    """The checkpoint of the best score, if there is one and it is of batch `step`."""
-    path = best_path(trainer.default_root_dir)
-    if not trainer.strategy.broadcast(path.exists()):
+def best_weights(trainer: Trainer, gan: GAN, step: int) -> dict[str, Any] | None:
+    """What images came from after batch `step`, by the checkpoint of that batch; None where that cannot be used."""
+    if step in (-1, trainer.global_step):
         return None
-    checkpoint = trainer.strategy.load_checkpoint(path, weights_only=True)
-    return checkpoint if checkpoint["global_step"] == step else None
+    weights = None
+    try:
+        path = step_path(Path(trainer.default_root_dir, "checkpoints"), step)
+        state = trainer.strategy.load_checkpoint(path, weights_only=True)["state_dict"]
+        prefix = "generator_ema." if any(name.startswith("generator_ema.") for name in state) else "generator."
+        weights = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        own = sampled(gan).state_dict()
+        weights = {name: shard_like(weights[name], own[name]) for name in own}
+    except Exception as error:  # a damaged file can raise anything, and the run has trained to its end
+        rank_zero_warn(f"the best generator, of batch {step:,}, cannot be scored again: {error}")
+    usable = trainer.strategy.reduce_boolean_decision(weights is not None, all=True)
+    return weights if usable else None
 
 
 @contextmanager
-def holding(trainer: Trainer, gan: GAN, checkpoint: dict[str, Any] | None) -> Iterator[None]:
-    """Gives the module the weights of a checkpoint, if there is one, and afterwards its own again."""
-    if checkpoint is None:
+def holding(network: nn.Module, weights: dict[str, Any] | None) -> Iterator[None]:
+    """Lends weights to a network, if there are any, and gives it its own again."""
+    if weights is None:
         yield
         return
-    own = {name: value.clone() for name, value in gan.state_dict().items()}
-    trainer.strategy.load_model_state_dict(checkpoint)
+    own = {name: value.clone() for name, value in network.state_dict().items()}
+    network.load_state_dict(weights)
     try:
         yield
     finally:
-        gan.load_state_dict(own)
+        network.load_state_dict(own)
 
 
-def table(scores: tuple[dict[str, float], dict[str, float]] | None, loss: float) -> Table:
+def table(scores: tuple[dict[str, float], dict[str, float]] | None) -> Table:
     """Scores of generated images, beside those of as many real ones."""
     rows = Table("score")
     for images in ("generated", "real"):
@@ -305,5 +346,4 @@ def table(scores: tuple[dict[str, float], dict[str, float]] | None, loss: float)
     for metric, (name, form) in ROWS.items():
         if metric in generated:
             rows.add_row(name, form.format(generated[metric]), form.format(real[metric]) if metric in real else "")
-    rows.add_row("loss of the discriminator", f"{loss:.3f}", "")
     return rows

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from gan.callbacks.images import to_uint8
-from gan.checkpoints import damaged_record, replacing, write
+from gan.checkpoints import damaged_record, write
 from gan.data.memory import SCALE, InMemoryLoader
 from gan.metrics import fingerprint
 
@@ -44,17 +44,17 @@ def real_features(trainer: Trainer, loader: Any, extractor: nn.Module, limit: in
     """
     total = len(loader.images) if isinstance(loader, InMemoryLoader) else len(indexed(loader))
     order = torch.randperm(total, generator=torch.Generator().manual_seed(0))[:limit]
-    # In memory or not, the first process alone looks into the cache: on several machines each may have another.
+    chunks, device = order.split(CHUNK), trainer.strategy.root_device
     path = kept = None
-    if isinstance(loader, InMemoryLoader) and trainer.is_global_zero:
+    if isinstance(loader, InMemoryLoader) and trainer.is_global_zero:  # on several machines each may have another cache
         path = cache_folder() / f"{key(loader.images, extractor, limit)}.pt"
-        kept = recall(path, len(order))
+        (first,) = images_at(loader, chunks[:1])
+        kept = recall(path, len(order), extract(extractor, first.to(device)))
     kept = trainer.strategy.broadcast(kept)
     if kept is not None:
-        return kept.to(trainer.strategy.root_device), order
-    chunks = order.split(CHUNK)
+        return kept.to(device), order
+    say(trainer, f"features       of {len(order):,} real images, measured once")
     mine = images_at(loader, [chunks[min(number, len(chunks) - 1)] for number in turns(trainer, len(order))])
-    device = trainer.strategy.root_device
     found = gather(trainer, [extract(extractor, images.to(device)) for images in mine], len(order))
     if path is not None:
         keep(path, found)
@@ -69,7 +69,8 @@ def images_at(loader: Any, chunks: Sequence[Tensor]) -> Iterator[Tensor]:
         return
     batches = [chunk.tolist() for chunk in chunks]
     settings = {"num_workers": loader.num_workers, "collate_fn": loader.collate_fn}
-    for batch in DataLoader(indexed(loader), batch_sampler=batches, **settings):
+    # A generator of its own: a DataLoader draws from the global one even where nothing is left to chance.
+    for batch in DataLoader(indexed(loader), batch_sampler=batches, generator=torch.Generator(), **settings):
         yield to_uint8(batch[0])
 
 
@@ -143,23 +144,31 @@ def gather(trainer: Trainer, made: Iterable[Tensor], num: int) -> Tensor:
 
 def cache_folder() -> Path:
     """Where features of real images are kept: $GAN_CACHE, or `gan` in the user's cache folder."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("GAN_CACHE") or home / "gan")
+    if own := os.environ.get("GAN_CACHE"):
+        return Path(own)
+    home = os.environ.get("XDG_CACHE_HOME")
+    return Path(home or Path.home() / ".cache") / "gan"
 
 
 def key(images: Tensor, extractor: nn.Module, limit: int) -> str:
     digest = hashlib.blake2b(images.cpu().contiguous().numpy(), digest_size=16)
-    digest.update(repr((tuple(images.shape), fingerprint(extractor), limit, CHUNK, PREPROCESSING)).encode())
+    digest.update(repr((tuple(images.shape), fingerprint(extractor), limit, PREPROCESSING)).encode())
     return digest.hexdigest()
 
 
-def recall(path: Path, num: int) -> Tensor | None:
-    """What was kept at `path`; None if nothing was, or it is damaged: it will be measured again."""
+def recall(path: Path, num: int, first: Tensor) -> Tensor | None:
+    """What was kept at `path`; None if nothing was, or what is kept is of no use: it will be measured again.
+
+    `first` are the features of the first images as they are now: the fingerprint of an extractor is of its weights, and
+    its code may have changed.
+    """
     try:
         if damaged_record(path) is None:
             features = torch.load(path, map_location="cpu", weights_only=True)["features"]
-            return features if len(features) == num else None
-    except FileNotFoundError:
+            then, now = features[: len(first)], first.cpu()
+            same = len(features) == num and then.shape == now.shape
+            return features if same and torch.allclose(then, now, rtol=1e-2, atol=1e-3 * float(now.std())) else None
+    except OSError:
         return None
     except Exception:  # a damaged file can raise anything
         pass
@@ -168,12 +177,19 @@ def recall(path: Path, num: int) -> Tensor | None:
 
 
 def keep(path: Path, features: Tensor) -> None:
+    partial = path.with_name(f"{path.name}.{os.getpid()}")  # two runs may start together
     try:
-        with replacing(path) as partial:
-            write({"features": features.cpu()}, partial)
+        write({"features": features.cpu()}, partial)
+        os.replace(partial, path)
     except OSError as error:
         warnings.warn(
             f"cannot keep the features of the real images: {error}. Every run measures them anew; "
             "set the environment variable GAN_CACHE to a folder that can be written",
             stacklevel=2,
         )
+
+
+def say(trainer: Trainer, text: str) -> None:
+    """Shows the user a line, where the trainer shows anything, on the first process."""
+    if trainer.progress_bar_callback is not None:
+        trainer.progress_bar_callback.print(text)

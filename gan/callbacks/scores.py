@@ -5,6 +5,7 @@ from statistics import mean
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from lightning import Trainer
 from torch import Tensor, nn
 
@@ -16,7 +17,6 @@ from gan.metrics import (
     class_scores,
     classification_accuracy_score,
     fid_infinity,
-    fingerprint,
     frechet_distance,
     kernel_distance,
     nearest,
@@ -64,7 +64,6 @@ class Judge:
     floors: dict[int, list[float]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        self.id = fingerprint(self.extractor)
         self.real, _ = real_features(self.trainer, self.test, self.extractor, TEST)
         self.training, self.order = real_features(self.trainer, self.train, self.extractor, TRAINING)
         for features, split in ((self.real, "test"), (self.training, "training")):
@@ -73,7 +72,13 @@ class Judge:
                     f"FIDTracker needs at least {NEIGHBOURS} {split} images, and there are {len(features)}: "
                     "leave it out, or use more"
                 )
+            if not features.isfinite().all():
+                name = type(self.extractor).__name__
+                raise ValueError(f"FIDTracker's extractor {name} makes features of {split} images that are not finite")
         self.moments = moments(self.real)
+        logits = self.logits(self.real)
+        if logits is not None:
+            class_scores(logits)  # raises now what it would raise at the first score
 
     # ------------------------------------------------------------------ images to features
 
@@ -85,19 +90,31 @@ class Judge:
         Raises:
             NotFinite: on every process, if images or features are NaN or infinite.
         """
+        self.agree(gan)
         made, broken = [], torch.zeros((), device=gan.device)
         for number in turns(self.trainer, num):
             images = gan(self.latents(gan, noise, number))
-            broken += images.isfinite().logical_not().any()
+            broken += images[: max(0, num - number * CHUNK)].isfinite().logical_not().any()
             made.append(extract(self.extractor, to_uint8(images)))
         own = moments(torch.cat(made)[: share(self.trainer, num)])
         for tensor in (*own.tensors(), broken):
             self.add_up(tensor)
         if broken > 0:
             raise NotFinite("the generator makes images that are NaN or infinite")
-        if not own.is_finite:
-            raise NotFinite("the extractor makes features of generated images that are NaN or infinite")
-        return Generated(gather(self.trainer, made, num), own)
+        features = gather(self.trainer, made, num)
+        logits = self.logits(features)
+        if not own.is_finite or not (logits is None or logits.isfinite().all()):
+            raise NotFinite("the extractor makes features or logits of generated images that are NaN or infinite")
+        return Generated(features, own)
+
+    def agree(self, gan: GAN) -> None:
+        """Gives all processes the first one's buffers, as a checkpoint has them: each has batch statistics of its own.
+
+        They are used in evaluation alone.
+        """
+        if self.trainer.world_size > 1:
+            for buffer in sampled(gan).buffers():
+                dist.broadcast(buffer, 0)
 
     def latents(self, gan: GAN, noise: str, number: int) -> Tensor:
         """The latents (CHUNK, latent_dim) of a chunk."""
@@ -164,30 +181,44 @@ class Judge:
         """
         if not hasattr(gan.generator, "labels") or not isinstance(self.test, InMemoryLoader):
             return None
+        self.agree(gan)
         latents = [self.latents(gan, noise, number) for number in turns(self.trainer, num)]
         images = gather(self.trainer, [to_uint8(gan(part)) for part in latents], num)
         labels = gather(self.trainer, [gan.generator.labels(part) for part in latents], num)
-        score = None
+        score = error = None
         if self.trainer.is_global_zero:
-            real = self.test.images
-            score = classification_accuracy_score(to_float(images), labels, to_float(real), self.test.labels)
-        return self.trainer.strategy.broadcast(score)
+            try:
+                score = classification_accuracy_score(
+                    to_float(images), labels, to_float(self.test.images), self.test.labels
+                )
+            except ValueError as reason:  # all processes must hear of it
+                error = str(reason)
+        score, error = self.trainer.strategy.broadcast((score, error))
+        if error is not None:
+            raise ValueError(f"{type(gan.generator).__name__}.labels: {error}")
+        return score
 
     def nearest_images(self, gan: GAN, num: int, noise: str) -> Tensor:
         """Generated images, and the training images nearest to each, by feature and by pixel: uint8 (3, num, C, H, W).
 
         Where they are the same picture, the generator has learnt it by heart.
         """
+        self.agree(gan)
         generated = to_uint8(gan(self.latents(gan, noise, 0)[:num]))
-        _, by_feature = nearest(extract(self.extractor, generated), self.training)
-        (like,) = images_at(self.train, [self.order[by_feature.cpu()]])
-        best, same = torch.full((num,), torch.inf, device=generated.device), generated.clone()
+        _, by_feature = nearest(extract(self.extractor, generated).cpu(), self.training.cpu())
+        (like,) = images_at(self.train, [self.order[by_feature]])
+        generated = generated.cpu()
+        best, same = torch.full((num,), torch.inf, dtype=torch.float64), generated.clone()
         for images in images_at(self.train, self.order.split(CHUNK)):
-            images = images.to(generated.device)
-            distances, indices = nearest(generated.flatten(1).float(), images.flatten(1).float())
+            distances, indices = nearest(generated.flatten(1).float(), images.cpu().flatten(1).float())
             closer = distances < best
-            best[closer], same[closer] = distances[closer].to(best), images[indices[closer]]
-        return torch.stack([generated, like.to(generated.device), same])
+            best[closer], same[closer] = distances[closer], images.cpu()[indices[closer]]
+        return torch.stack([generated, like.cpu(), same])
+
+
+def sampled(gan: GAN) -> nn.Module:
+    """The network that images come from: the average where there is one."""
+    return gan.generator if gan.generator_ema is None else gan.generator_ema
 
 
 def moments(features: Tensor) -> Moments:

@@ -1,12 +1,14 @@
 """Scores of a run: right, warned of, kept, and without effect on training."""
 
 import warnings
+from copy import deepcopy
 
 import numpy as np
 import pytest
 import torch
+from commands import Pooled
 from conftest import SmallMNIST, mnist, same_weights
-from lightning import Callback
+from lightning import Callback, LightningDataModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from scipy.linalg import sqrtm
@@ -18,6 +20,7 @@ from gan import GAN
 from gan.callbacks import FIDTracker, GeneratorEMA, RunCheckpoint, RunProgress
 from gan.callbacks.images import to_uint8
 from gan.callbacks.reals import extract, images_at, real_features
+from gan.callbacks.scores import Judge
 from gan.generate import load
 from gan.networks import MLPDiscriminator
 
@@ -33,24 +36,6 @@ SCORES = [
     "entropy",
     "inception_score",
 ]
-
-
-class Pooled(nn.Module):
-    """Digits as 16 means, and ten classes of them."""
-
-    def __init__(self, scale: float = 1.0):
-        super().__init__()
-        self.scale = nn.Parameter(torch.tensor(scale))
-        self.norm = nn.BatchNorm1d(16, affine=False)  # would move, were it not in evaluation mode
-        self.register_buffer("weight", torch.randn(10, 16, generator=torch.Generator().manual_seed(0)))
-        self.images = 0
-
-    def forward(self, images: Tensor) -> Tensor:
-        self.images += len(images)
-        return self.norm(nn.functional.avg_pool2d(images, 7).flatten(1) * self.scale)
-
-    def classify(self, features: Tensor) -> Tensor:
-        return features @ self.weight.T
 
 
 class Rows(Callback):
@@ -114,10 +99,12 @@ def tracker(**settings) -> FIDTracker:
 
 
 def by_hand(gan: GAN, num: int, noise: str) -> float:
-    """The FID by NumPy and SciPy, of images in one batch."""
+    """The FID by NumPy and SciPy, of images in one batch, by the average where there is one."""
     latents = torch.cat([gan.latents(250, gan.rng("score", noise, chunk)) for chunk in range(-(-num // 250))])[:num]
     extractor = Pooled()
-    generated = extract(extractor, to_uint8(gan(latents))).double().numpy()
+    network = deepcopy(gan.generator_ema or gan.generator).eval()
+    with torch.no_grad():
+        generated = extract(extractor, to_uint8(network(latents))).double().numpy()
     real = extract(extractor, mnist()[0][256:]).double().numpy()
     one, two = np.cov(generated.T), np.cov(real.T)
     difference = generated.mean(0) - real.mean(0)
@@ -156,6 +143,50 @@ def test_training_is_the_same_to_the_bit_with_and_without(make_gan, make_trainer
     assert torch.equal(drawn, torch.rand(1))
 
 
+class WithLoaders(LightningDataModule):
+    """A data module as Lightning documents it: data sets made when they are asked for, and loaders of torch's."""
+
+    def setup(self, stage):
+        images, labels = floats(mnist()[0]), mnist()[1]
+        if stage in ("fit", "validate"):
+            self.training = TensorDataset(images[:256], labels[:256])
+        if stage == "test":
+            self.test = TensorDataset(images[256:], labels[256:])
+
+    def train_dataloader(self):
+        return DataLoader(self.training, batch_size=16, shuffle=True)
+
+    def val_dataloader(self):
+        return DataLoader(self.training, batch_size=64)
+
+    def test_dataloader(self):
+        return DataLoader(self.test, batch_size=64)
+
+
+def test_the_order_of_loaders_is_the_same_with_and_without(make_gan, make_trainer):
+    """Torch's loaders draw it from the global generator."""
+    gans = []
+    for callbacks in ([], [tracker(every=2)], [FIDTracker("mnist_cnn", num_samples=50, final_samples=50)]):
+        gans.append(make_gan())
+        torch.manual_seed(1)
+        make_trainer(max_steps=20, callbacks=callbacks).fit(gans[-1], datamodule=WithLoaders())
+    assert same_weights(gans[0], gans[1])
+    assert same_weights(gans[0], gans[2])
+
+
+def test_a_data_module_of_ones_own_is_scored_in_validate_too(make_gan, make_trainer):
+    (scores,) = make_trainer(callbacks=[tracker()]).validate(make_gan(), datamodule=WithLoaders(), verbose=False)
+    assert scores["fid/pooled"] == pytest.approx(by_hand(make_gan(), 260, "report"), rel=1e-6)
+
+
+def test_a_data_module_without_test_images_is_refused(make_gan, make_trainer):
+    class TrainsOnly(WithLoaders):
+        test_dataloader = LightningDataModule.test_dataloader
+
+    with pytest.raises(ValueError, match="needs training and test images, and TrainsOnly does not give both"):
+        make_trainer(callbacks=[tracker()]).fit(make_gan(), datamodule=TrainsOnly())
+
+
 def test_the_extractor_is_nobodys_but_the_trackers(make_gan, make_trainer, halves, tmp_path):
     gan, extractor = make_gan(), Pooled()
     before = {name: value.clone() for name, value in extractor.state_dict().items()}
@@ -167,6 +198,42 @@ def test_the_extractor_is_nobodys_but_the_trackers(make_gan, make_trainer, halve
     assert all(torch.equal(before[name], value) for name, value in extractor.state_dict().items())
     checkpoint = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert {key.split(".")[0] for key in checkpoint["state_dict"]} == {"generator", "discriminator", "fixed_latents"}
+
+
+class Stop(Callback):
+    def on_train_batch_end(self, trainer, pl_module, *args):
+        trainer.should_stop = trainer.global_step == 5
+
+
+@pytest.mark.parametrize(("settings", "end"), [({"max_steps": -1, "max_epochs": 1}, 16), ({"max_steps": 30}, 5)])
+def test_the_end_is_scored_however_a_run_ends(make_gan, make_trainer, halves, settings, end, tmp_path):
+    scores = tracker(every=500)
+    callbacks = [scores, RunCheckpoint()] + [Stop()] * (end == 5)
+    make_trainer(callbacks=callbacks, **settings).fit(make_gan(), halves)
+    assert scores.best_step == end
+    assert (tmp_path / "samples" / f"nearest_{end:06d}.png").is_file()
+    assert torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)["global_step"] == end
+
+
+def test_a_second_run_starts_anew(make_gan, make_trainer, halves):
+    scores = tracker(every=2)
+    make_trainer(callbacks=[scores]).fit(make_gan(), halves)
+    first = scores.best, scores.best_step
+    scores.best = 0.0
+    make_trainer(callbacks=[scores]).fit(make_gan(), halves)
+    assert (scores.best, scores.best_step) == first
+
+
+def test_other_data_on_the_same_trainer_have_their_own_scores(make_gan, make_trainer, halves):
+    class Swapped(Halves):
+        def load(self, train):
+            return super().load(not train)
+
+    trainer, seen = make_trainer(callbacks=[tracker()]), []
+    for data in (Halves(16, 16), Swapped(16, 16)):
+        seen.append(trainer.validate(make_gan(), data, verbose=False)[0]["fid/pooled"])
+    fresh = make_trainer(callbacks=[tracker()]).validate(make_gan(), Swapped(16, 16), verbose=False)
+    assert seen[0] != seen[1] == fresh[0]["fid/pooled"]
 
 
 # ---------------------------------------------------------------------- no score, or one too good
@@ -227,6 +294,35 @@ def test_training_images_by_heart_are_near_the_floor(make_trainer, halves):
     assert floor < memory.best < 4 * floor  # drawn with repetition, which counts as fewer images
 
 
+def test_no_alarm_where_there_are_too_few_real_images_to_tell(make_trainer, recwarn):
+    """The floor is then of fewer images than the score, and so too high."""
+
+    class Few(SmallMNIST):
+        def load(self, train):
+            return tuple(one[:40] if train else one[256:] for one in mnist())
+
+    gan = GAN(Fixed(floats(mnist()[0][40:256])), MLPDiscriminator((1, 28, 28)))
+    few = tracker(num_samples=1000)
+    make_trainer(callbacks=[few]).fit(gan, Few(16, validation_size=0))
+    assert few.best < min(few.judge.floor(1000))
+    assert "(of 40)" in few.terms(1000)
+    assert not [one for one in recwarn if "too good" in str(one.message)]
+
+
+def test_images_beyond_the_last_do_not_matter(make_trainer, halves):
+    gan = GAN(Fixed(floats(mnist()[0])), MLPDiscriminator((1, 28, 28)))
+    forward = gan.generator.forward
+
+    def broken(latents):
+        images = forward(latents).clone()
+        images[20:] = torch.nan
+        return images
+
+    gan.generator.forward = broken
+    judge = Judge(make_trainer(), Pooled(), halves.train_dataloader(), halves.test_dataloader())
+    assert judge.generate(gan, 20, "curve").features.isfinite().all()
+
+
 # ---------------------------------------------------------------------- the best
 
 
@@ -260,6 +356,38 @@ def test_the_best_is_kept_and_scored_again_with_other_latents(make_gan, make_tra
     assert same_weights(last.generator, gan.generator)  # the best weights were lent, and given back
 
 
+def test_a_best_that_is_damaged_costs_its_report_alone(make_gan, make_trainer, halves, tmp_path):
+    class Damage(Callback):
+        def on_train_batch_end(self, trainer, pl_module, *args):
+            if trainer.global_step == 8:
+                (tmp_path / "checkpoints" / "step_000004.ckpt").write_bytes(b"")
+
+    best = tracker(every=2)
+    settings = {"max_steps": -1, "max_epochs": 1, "logger": True}
+    trainer = make_trainer(callbacks=[Drift(), best, RunCheckpoint(), Damage()], **settings)
+    with pytest.warns(UserWarning, match="the best generator, of batch 4, cannot be scored again"):
+        trainer.fit(make_gan(), halves)
+    assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 16
+    assert "fid_of_best/pooled" not in EventAccumulator(trainer.logger.log_dir).Reload().Tags()["scalars"]
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_the_best_of_before_an_average_came_or_went(make_gan, make_trainer, halves, tmp_path, before):
+    averages = [[GeneratorEMA(half_life=0.1)], []]
+    for max_steps, average in zip((6, 8), averages if before else averages[::-1], strict=True):
+        gan, best = make_gan(), tracker(every=2)
+        callbacks = [Drift(), *average, best, RunCheckpoint()]
+        last = tmp_path / "checkpoints" / "last.ckpt" if max_steps == 8 else None
+        trainer = make_trainer(max_steps=max_steps, callbacks=callbacks, logger=True)
+        trainer.fit(gan, halves, ckpt_path=last, weights_only=True)
+        assert best.best_step == 4
+        assert (gan.generator_ema is None) == (not average)
+    events = EventAccumulator(trainer.logger.log_dir).Reload()
+    (final,) = events.Scalars("fid_of_best/pooled")
+    kept = load(str(tmp_path / "checkpoints" / "best.ckpt"))
+    assert final.value == pytest.approx(by_hand(kept, 260, "report"), rel=1e-5)
+
+
 def test_the_best_survives_resume(make_gan, make_trainer, halves, tmp_path):
     first = tracker(every=2)
     make_trainer(max_steps=6, callbacks=[first, RunCheckpoint()]).fit(make_gan(), halves)
@@ -287,8 +415,8 @@ def test_real_images_are_measured_once(make_gan, make_trainer, halves, cache):
     second = tracker()
     make_trainer(callbacks=[second]).fit(make_gan(), halves)
     generated = 2 * 500 + 500 + 16  # two scores, the report, the sheet
-    assert second.extractor.images == generated
-    assert first.extractor.images == generated + 256 + 256
+    assert second.extractor.images == generated + 2 * 250  # a look at whether they are the same features still
+    assert first.extractor.images == generated + 256 + 256 + 2 * 250
     assert second.best == first.best
 
 
@@ -321,6 +449,15 @@ def test_what_is_kept_is_told_apart(make_trainer, halves, cache):
     ):
         real_features(trainer, loader, extractor, limit)
         assert len(list(cache.iterdir())) == number
+
+
+def test_features_by_other_code_are_measured_again(make_trainer, halves):
+    trainer = make_trainer()
+    halves.trainer = trainer
+    for power in (1, 2):  # which no weight tells
+        features, order = real_features(trainer, halves.test_dataloader(), Pooled(power=power), 1000)
+        expected = extract(Pooled(power=power), halves.test_dataloader().images[order])
+        torch.testing.assert_close(features, expected, rtol=0, atol=1e-6)
 
 
 def test_a_cache_that_cannot_be_written_is_a_warning(make_trainer, halves, tmp_path, monkeypatch):

@@ -7,30 +7,16 @@ from pathlib import Path
 
 import sharded
 import torch
+from commands import Pooled
 from conftest import SmallMNIST
 from lightning import Callback
 from sharded import make_gan, make_trainer
-from torch import Tensor, nn
 
 from gan.callbacks import FIDTracker, GeneratorEMA, RunCheckpoint
 from gan.losses import Hinge
 from gan.parallel import DDP, FSDP2, replace_lightnings
 
 NUM = 1130  # images: five chunks, the last one short, which two or three processes cannot share evenly
-
-
-class Pooled(nn.Module):
-    """Digits as 16 means, and ten classes of them."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(10, 16, generator=torch.Generator().manual_seed(0)))
-
-    def forward(self, images: Tensor) -> Tensor:
-        return nn.functional.avg_pool2d(images, 7).flatten(1)
-
-    def classify(self, features: Tensor) -> Tensor:
-        return features @ self.weight.T
 
 
 class Break(Callback):
@@ -72,9 +58,9 @@ def score(name: str, folder: Path, strategy) -> None:
     torch.save(scores.table[0], folder / f"{name}-{sharded.PROCESSES}-{sharded.RANK}.pt")
 
 
-def train(name: str, folder: Path, strategy, **settings) -> None:
+def train(name: str, folder: Path, strategy, networks: str = "dcgan", **settings) -> None:
     """A run that is scored as it trains, its best kept and scored again at the end."""
-    gan, scores = make_gan("dcgan", "adam", loss=Hinge()), tracker(num=280)
+    gan, scores = make_gan(networks, "adam", loss=Hinge()), tracker(num=280)
     run_dir = folder / f"{name}-{sharded.PROCESSES}"
     callbacks = [GeneratorEMA(half_life=50), scores, RunCheckpoint(every=2)]
     settings |= {"strategy": strategy, "enable_checkpointing": True}
@@ -95,6 +81,8 @@ def several(folder: Path) -> None:
     score("fsdp2", folder, FSDP2(patience=120))
     train("float64", folder, DDP(patience=120), precision="64-true")
     train("fsdp2 run", folder, FSDP2(patience=120))
+    train("batch norm", folder, DDP(patience=120), networks="batch norm")
+    train("batch norm in shards", folder, FSDP2(patience=120), networks="batch norm")
     gan, broken = make_gan("dcgan", "adam", loss=Hinge()), tracker(num=280)
     on_one = Break(rank=1)
     callbacks = [on_one, broken, Mend(on_one)]

@@ -5,8 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import load, process
-from conftest import ROOT
+import torch
+from commands import Pooled, load, process
+from conftest import ROOT, SmallMNIST
+from sharded import make_trainer
+
+from gan.callbacks.scores import Judge
+from gan.generate import load as load_gan
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +45,22 @@ def test_a_run_is_scored_as_on_one_process(folder, processes):
         result = load(folder / f"float64-{processes}-{rank}.pt")
         assert result["best"] == pytest.approx(one["best"], rel=1e-6)
         assert result["step"] == result["kept"] == one["step"]
+
+
+@pytest.mark.parametrize("name", ["batch norm", "batch norm in shards"])
+@pytest.mark.parametrize("processes", [2, 3])
+def test_what_is_scored_is_what_is_saved(folder, name, processes):
+    """Each process has batch statistics of its own, and a checkpoint those of the first."""
+    best = load(folder / f"{name}-{processes}-0.pt")["best"]
+    run_dir = folder / f"{name}-{processes}"
+    gan = load_gan(str(run_dir / "checkpoints" / "best.ckpt"))
+    if name == "batch norm in shards":
+        gan.to(memory_format=torch.contiguous_format)
+    data = SmallMNIST(batch_size=12, validation_size=16)
+    trainer = make_trainer(run_dir, 1)
+    trainer.strategy.connect(gan)
+    judge = Judge(trainer, Pooled(), data.train_dataloader(), data.test_dataloader())
+    assert best == pytest.approx(judge.fid(judge.generate(gan, 280, "curve")), rel=1e-6)
 
 
 @pytest.mark.parametrize("processes", [2, 3])
