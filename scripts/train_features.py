@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from pydoc import ErrorDuringImport, locate
 from typing import get_args
 
 import torch
@@ -22,7 +23,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 import gan.data.named
 from gan.data import InMemoryDataModule, InMemoryLoader, MNISTDataModule, NamedDataModule
-from gan.metrics import CNNFeatures, fingerprint, frechet_distance, load_features, save_features
+from gan.metrics import CNNFeatures, Moments, fingerprint, frechet_distance, load_features, save_features
 
 BATCH = 100
 FLOOR_SIZES = (1000, 2000, 5000, 10000)
@@ -34,8 +35,10 @@ MIN_STD = 0.05  # of a feature over the test images; tanh bounds it by 1
 def main(args: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     names = ["MNIST", *get_args(gan.data.named.Name)]
-    parser.add_argument("--data", choices=names, default="MNIST", help="data set whose classes are learned")
-    parser.add_argument("--data_dir", default="datasets", help="folder of the data sets other than MNIST")
+    text = f"data set whose classes are learned: {', '.join(names)}, or your data module by its class path"
+    parser.add_argument("--data", default="MNIST", help=text)
+    parser.add_argument("--data_dir", default="datasets", help="folder of the data sets that are downloaded")
+    parser.add_argument("--download", action="store_true", help="download what is missing there")
     parser.add_argument("--out", type=Path, required=True, help="weights to write, .safetensors; the card gets .md")
     parser.add_argument("--epochs", type=int, default=12, help="passes over the training images")
     parser.add_argument("--lr", type=float, default=0.1, help="largest learning rate")
@@ -49,10 +52,12 @@ def main(args: list[str] | None = None) -> None:
 
     torch.set_num_threads(1)  # sums depend on how they are divided among threads
     torch.use_deterministic_algorithms(True)
-    if args.data == "MNIST":
-        data = MNISTDataModule(BATCH, validation_size=0, seed=args.seed)
-    else:
-        data = NamedDataModule(args.data, args.data_dir, batch_size=BATCH, validation_size=0, seed=args.seed)
+    try:
+        data = make_data(args)
+        data.prepare_data()
+        data.setup()
+    except ValueError as error:
+        parser.error(str(error))
 
     start = time.perf_counter()
     extractor = train(data, args)
@@ -62,6 +67,29 @@ def main(args: list[str] | None = None) -> None:
     report = evaluate(load_features(args.out), data, args.seed)
     print(report)
     args.out.with_suffix(".md").write_text(card(args, report))
+
+
+def make_data(args: argparse.Namespace) -> InMemoryDataModule:
+    """The data module that `--data` names.
+
+    Raises:
+        ValueError: If there is none of this name, or it has no classes to tell apart.
+    """
+    settings = {"batch_size": BATCH, "validation_size": 0, "seed": args.seed}
+    if args.data == "MNIST":
+        return MNISTDataModule(**settings)
+    if args.data in get_args(gan.data.named.Name):
+        return NamedDataModule(args.data, args.data_dir, args.download, **settings)
+    try:
+        cls = locate(args.data)
+    except ErrorDuringImport as error:
+        raise ValueError(f"--data {args.data}: {error}") from error
+    if not (isinstance(cls, type) and issubclass(cls, InMemoryDataModule)):
+        raise ValueError(f"--data {args.data} is neither a data set's name nor the class path of an InMemoryDataModule")
+    data = cls(**settings)
+    if data.num_classes < 2:
+        raise ValueError(f"--data {args.data} has one class: features come from telling classes apart")
+    return data
 
 
 def train(data: InMemoryDataModule, args: argparse.Namespace) -> CNNFeatures:
@@ -144,7 +172,7 @@ def evaluate(extractor: CNNFeatures, data: InMemoryDataModule, seed: int) -> str
     test = features_of(extractor, test_images)
     accuracy = (extractor.classify(test).argmax(1) == test_labels).float().mean().item()
     real = moments(test)
-    std = real[1].diagonal().sqrt()
+    std = real[1].diagonal().clamp_min(0).sqrt()
     eigenvalues = torch.linalg.eigvalsh(real[1])
     rank = int(torch.linalg.matrix_rank(real[1], hermitian=True))
     if std.min() < MIN_STD:
@@ -250,8 +278,9 @@ def features_of(extractor: CNNFeatures, images: Tensor) -> Tensor:
 
 
 def moments(features: Tensor) -> tuple[Tensor, Tensor]:
-    features = features.double()
-    return features.mean(0), features.T.cov()
+    sums = Moments(features.shape[1])
+    sums.update(features)
+    return sums.mean, sums.covariance
 
 
 def card(args: argparse.Namespace, report: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from conftest import ROOT, SmallMNIST
+from conftest import ROOT, SmallMNIST, mnist
 from lightning import Callback
 from torch import Tensor, nn
 
@@ -125,6 +125,17 @@ class Colour(InMemoryDataModule):
         rng = torch.Generator().manual_seed(int(train))
         images = torch.randint(0, 256, (128, *self.image_shape), generator=rng, dtype=torch.uint8)
         return images, torch.zeros(128, dtype=torch.int64)
+
+
+class ColourDigits(InMemoryDataModule):
+    """512 real digits in colour, each in a place of its own on 3x32x32."""
+
+    image_shape = (3, 32, 32)
+    num_classes = 10
+
+    def load(self, train: bool) -> tuple[Tensor, Tensor]:
+        images, labels = mnist()
+        return nn.functional.pad(images.expand(-1, 3, -1, -1), (2, 2, 2, 2)).contiguous(), labels
 
 
 class Odd(Colour):

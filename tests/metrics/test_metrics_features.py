@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import ColourDigits
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -296,6 +297,33 @@ def test_script_twice_gives_the_same_bytes(tmp_path, monkeypatch, capsys):
     assert "| N | floor |\n|---|---|\n| 400 | " in card
     assert hashlib.sha256((tmp_path / "one" / "small.safetensors").read_bytes()).hexdigest() in card
     assert load_features(tmp_path / "one" / "small.safetensors").num_classes == 10
+
+
+def test_script_trains_on_a_data_module_of_ones_own(tmp_path):
+    """In colour, and of another size."""
+    file = tmp_path / "own.safetensors"
+    script.main(["--data", "commands.ColourDigits", "--epochs", "15", "--dim", "16", "--out", str(file)])
+    torch.use_deterministic_algorithms(False)
+    extractor = load_features(file)
+    images, labels = ColourDigits().load(train=True)
+    logits = extractor.classify(extractor(images.float() / 127.5 - 1))
+    assert (logits.argmax(1) == labels).float().mean() > 0.5
+
+
+@pytest.mark.parametrize(
+    ("data", "complaint"),
+    [
+        ("nowhere.Flowers", "neither a data set's name nor the class path of an InMemoryDataModule"),
+        ("torch.nn.Linear", "neither a data set's name nor the class path of an InMemoryDataModule"),
+        ("commands.Colour", "has one class"),
+        ("KMNIST", "KMNIST could not be read"),
+    ],
+)
+def test_script_says_what_data_it_cannot_use(tmp_path, capsys, data, complaint):
+    with pytest.raises(SystemExit, match="2"):
+        script.main(["--data", data, "--data_dir", str(tmp_path), "--out", str(tmp_path / "own.safetensors")])
+    torch.use_deterministic_algorithms(False)
+    assert complaint in capsys.readouterr().err
 
 
 def test_script_folds_what_it_trained():
