@@ -92,7 +92,7 @@ SETTINGS = {
         "needs trainer.max_steps above its warmup=3, and got 3",
     ),
     "no seed": (["--seed_everything", "true"], "seed_everything must be a number"),
-    "Lightning's clipping": (["--trainer.gradient_clip_val", "1"], "not supported for manual optimization"),
+    "Lightning's clipping": (["--trainer.gradient_clip_val", "1"], "add the callback GradientClipping"),
     "penalty in half precision": (["--trainer.precision", "bf16-true"], "set it to bf16-mixed"),
     "no such file": (["--config", "nope.yaml"], "nope.yaml"),
 }
