@@ -60,14 +60,16 @@ class Gradients:
         norm = self._norm(self.narrow)
         if 1e-15 < norm < 1e15:
             return norm
-        return self._norm(self.wide)  # squares leave the range of float32 far sooner than the gradients do
+        return self._norm(torch.float64)  # squares leave the range of float32 far sooner than the gradients do
 
     @torch.no_grad()
     def _norm(self, dtype: torch.dtype) -> float:
         gradients = [gradient for gradient in self.local() if gradient.numel()]
         squares = torch.zeros((), dtype=self.wide, device=self.device)
+        if self.wide != torch.float64 == dtype:
+            gradients = [gradient.cpu() for gradient in gradients]
         if gradients:
-            squares = norms(gradients, dtype).to(self.wide).square().sum()
+            squares = norms(gradients, dtype).to(torch.promote_types(dtype, self.wide)).square().sum()
         return math.sqrt(self.over_shards(squares))
 
     @torch.no_grad()
@@ -147,7 +149,7 @@ class Clip(ABC):
         """What a run that goes on must know, as plain data."""
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027, most have none
         """Goes on from there."""
 
 

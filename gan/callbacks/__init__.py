@@ -3,8 +3,17 @@
 from gan.callbacks.checkpoint import RunCheckpoint
 from gan.callbacks.clipping import GradientClipping
 from gan.callbacks.ema import GeneratorEMA
+from gan.callbacks.finite import NonFiniteGuard
 from gan.callbacks.images import ImageLogger
 from gan.callbacks.progress import RunProgress
 from gan.checkpoints import AtomicCheckpointIO
 
-__all__ = ["AtomicCheckpointIO", "GeneratorEMA", "GradientClipping", "ImageLogger", "RunCheckpoint", "RunProgress"]
+__all__ = [
+    "AtomicCheckpointIO",
+    "GeneratorEMA",
+    "GradientClipping",
+    "ImageLogger",
+    "NonFiniteGuard",
+    "RunCheckpoint",
+    "RunProgress",
+]
