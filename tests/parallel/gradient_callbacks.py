@@ -30,7 +30,7 @@ STEPS = 10
 CLIPS: dict[str, Callable[[], GradientClipping]] = {
     "norm": lambda: GradientClipping(ByNorm(0.1), ByNorm(0.5)),
     "value": lambda: GradientClipping(ByValue(0.03), ByValue(0.3)),
-    "adaptive": lambda: GradientClipping(Adaptive(0.003), Adaptive(0.02)),
+    "adaptive": lambda: GradientClipping(Adaptive(0.03), Adaptive(0.1)),
     "auto": lambda: GradientClipping(Auto(30, window=3), Auto(0)),
 }
 RATES = {"norm": 0.05, "value": 0.001, "adaptive": 0.01, "auto": 0.02}  # clamping enlarges what a last digit differs by

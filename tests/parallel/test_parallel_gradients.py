@@ -46,7 +46,7 @@ def test_clips_as_one_process_does(folder, two, strategy, clip):
         for rank in range(2):
             torch.testing.assert_close(two[rank][strategy, clip]["weights"][key], value, rtol=0, atol=tolerance)
     for key, moved in one["moved"].items():
-        assert moved > 1e-4 or key == "fixed_latents"
+        assert moved > 1e-5 or one["weights"][key].ndim < 2 or key == "fixed_latents"
     logged = [row for row in one["rows"] if "grad_norm/generator" in row]
     assert [row["step"] for row in logged] == [2, 4, 6, 8, 10]
     for network in ("generator", "discriminator"):
