@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from commands import SMALL, command, fit, load
 from conftest import ROOT, SmallMNIST, same_weights
 from lightning import Callback
 from lightning.pytorch.loggers import Logger
@@ -190,22 +191,17 @@ def test_clipping_off_by_zero(make_gan, make_trainer, data):
 
 def test_line_of_the_default_config(tmp_path):
     """What stands there as a comment runs once it is none."""
-    from commands import command
-
     text = (ROOT / "configs" / "default.yaml").read_text()
-    assert text.count("    # - class_path: gan.callbacks.GradientClipping") == 1
-    lines = text.splitlines()
-    start = next(number for number, line in enumerate(lines) if "GradientClipping" in line)
-    lines[start] = lines[start].replace("# ", "", 1)
-    (tmp_path / "mine.yaml").write_text("\n".join(lines))
-    words = ["--data", "conftest.SmallMNIST", "--data.batch_size", "8", "--data.validation_size", "0"]
-    words += ["--trainer.max_steps", "110", "--trainer.limit_train_batches", "2", "--trainer.max_epochs", "1"]
-    command("fit", "--config", tmp_path / "mine.yaml", *words, "--run_dir", tmp_path / "run")
+    mine = text.replace("    # - {class_path: GradientClipping,", "    - {class_path: GradientClipping,")
+    assert mine != text
+    (tmp_path / "mine.yaml").write_text(mine)
+    words = ["--config", tmp_path / "mine.yaml", "--model.generator_scheduler", "null", "--trainer.max_steps", "1"]
+    command("fit", *words, "--model.discriminator_scheduler", "null", *SMALL, "--run_dir", tmp_path / "run")
+    state = load(tmp_path / "run" / "checkpoints" / "last.ckpt")["callbacks"]["GradientClipping"]
+    assert state["clips"] == {"discriminator": {}}
 
 
 def test_on_the_command_line(tmp_path):
-    from commands import fit, load
-
     words = ["--trainer.callbacks+", "GradientClipping", "--trainer.callbacks.generator", "ByNorm"]
     words += ["--trainer.callbacks.generator.max_norm", "0.5", "--trainer.callbacks.discriminator", "Auto"]
     state = load(fit(tmp_path / "run", *words))["callbacks"]["GradientClipping"]
