@@ -63,6 +63,15 @@ class Gradients:
         return self._norm(torch.float64)  # squares leave the range of float32 far sooner than the gradients do
 
     @torch.no_grad()
+    def finite(self) -> bool:
+        """Whether all gradients are finite; cheaper than their norm, which is asked in case of doubt alone."""
+        gradients = self.local()
+        total = torch.zeros((), dtype=self.narrow, device=self.device)
+        if gradients:
+            total = torch.stack(torch._foreach_norm(gradients)).sum()
+        return math.isfinite(self.over_shards(total)) or math.isfinite(self._norm(torch.float64))
+
+    @torch.no_grad()
     def _norm(self, dtype: torch.dtype) -> float:
         gradients = [gradient for gradient in self.local() if gradient.numel()]
         squares = torch.zeros((), dtype=self.wide, device=self.device)
@@ -311,8 +320,8 @@ def unscale(optimizer: Optimizer, scaler: GradScaler | None) -> None:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """What this process has of a tensor, the same memory."""
-    return tensor.detach().to_local() if isinstance(tensor, DTensor) else tensor.detach()
+    """What this process has of a tensor, the same memory. To be called without a graph."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def layer(name: str) -> str:

@@ -26,9 +26,9 @@ KINDS = ("image", "weight", "forward", "loss", "backward")
 class NonFiniteGuard(Callback):
     """Stops infinity and NaN before they reach the weights, and says where they began.
 
-    It looks at the loss and at the gradient of every step, which costs one norm. On the first value that is not finite
-    all processes do the same, and one line names the first tensor that went bad: a real image, a weight, the output of
-    a layer (forward pass), the loss, or the gradient of a layer (backward pass). What happens then is the policy:
+    It looks at the loss and at the gradient of every step. On the first value that is not finite all processes do the
+    same, and one line names the first tensor that went bad: a real image, a weight, the output of a layer (forward
+    pass), the loss, or the gradient of a layer (backward pass). What happens then is the policy:
 
     - raise: the run ends, before the weights change and before another checkpoint is written.
     - skip: the step changes neither weights nor the optimizer; the run goes on with the next one.
@@ -92,17 +92,18 @@ class NonFiniteGuard(Callback):
     def on_before_backward(self, trainer: Trainer, pl_module: GAN, loss: Tensor) -> None:
         self.losses.append(loss.detach())
 
-    @torch.no_grad()
     def on_after_backward(self, trainer: Trainer, pl_module: GAN) -> None:
         # A loss can be infinite and its gradient not. Put into the gradient, it reaches all processes with that.
-        for gradient in self.gradients[self.network].local():
-            if gradient.numel():
-                gradient[(0,) * gradient.ndim].sub_(self.losses[-1] - self.losses[-1])  # x - 0 is x to the bit
-                break
+        if trainer.world_size > 1:
+            with torch.no_grad():
+                gradient = next((one for one in self.gradients[self.network].local() if one.numel()), None)
+                if gradient is not None:
+                    gradient[(0,) * gradient.ndim].sub_(self.losses[-1] - self.losses[-1])  # x - 0 is x to the bit
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: GAN, optimizer: Optimizer) -> None:
         network = NETWORKS[trainer.optimizers.index(optimizer)]
-        if not math.isfinite(self.gradients[network].norm()):
+        losses = self.losses if trainer.world_size == 1 else []
+        if not self.gradients[network].finite() or not all(math.isfinite(loss) for loss in losses):
             self.act(trainer, pl_module, optimizer, network)
         self.network = NETWORKS[1]
         self.losses.clear()
@@ -179,6 +180,7 @@ class NonFiniteGuard(Callback):
 
     # ------------------------------------------------------------------ diagnosing
 
+    @torch.no_grad()
     def diagnose(self, trainer: Trainer, pl_module: GAN, network: str) -> "Cause":
         """Where the numbers went bad first, as all processes see it together."""
         causes = list(self.causes(trainer, pl_module, network))  # all, since in shards every process must compute
@@ -326,6 +328,7 @@ class State:
     The scale of float16 training is not in it: what it has learnt stays true.
     """
 
+    @torch.no_grad()
     def __init__(self, trainer: Trainer, pl_module: GAN):
         self.step = trainer.global_step
         tensors = [local(one) for one in (*pl_module.parameters(), *pl_module.buffers())]
@@ -360,6 +363,7 @@ def settings(group: dict[str, Any]) -> dict[str, Any]:
     return deepcopy({key: value for key, value in group.items() if key != "params"})
 
 
+@torch.no_grad()
 def first_bad(tensors: Iterable[tuple[str, Any]]) -> str | None:
     """The name of the first tensor of which this process has a value that is not finite."""
     floats = [(name, local(one)) for name, one in tensors if isinstance(one, Tensor) and one.is_floating_point()]
