@@ -21,6 +21,7 @@ from torch.optim import SGD, Adam
 from gan import GAN
 from gan.callbacks import GeneratorEMA, GradientClipping, NonFiniteGuard
 from gan.clipping import Adaptive, Auto, ByNorm, ByValue, local
+from gan.losses import NonSaturating
 from gan.networks import DCGANDiscriminator, DCGANGenerator, MLPDiscriminator, MLPGenerator
 from gan.parallel import DDP, FSDP2
 
@@ -38,7 +39,7 @@ STRATEGIES: dict[str, tuple[Callable[[], Any], str]] = {
     "ddp": (partial(DDP, patience=20), "64-true"),
     "fsdp2": (partial(FSDP2, patience=20), "32-true"),
 }
-WHERE = ("image", "activation", "gradient", "weight")
+WHERE = ("image", "activation", "loss", "gradient", "weight")
 # A bad batch is followed by a good one. The state that a rollback goes back to is kept every two batches.
 ALL = {4 * number + 4: (where, number % 2) for number, where in enumerate([one for one in WHERE for _ in range(2)])}
 FAILURES: dict[str, list[tuple[str, dict[int, tuple[str, int]]]]] = {
@@ -85,6 +86,15 @@ def whole(value: torch.Tensor) -> torch.Tensor:
     return (value.full_tensor() if hasattr(value, "full_tensor") else value).detach().clone()
 
 
+class Spoilt(NonSaturating):
+    """A loss of the discriminator that can be infinite while its gradient is not."""
+
+    bad = False
+
+    def discriminator(self, real_logits, fake_logits):
+        return super().discriminator(real_logits, fake_logits) + (float("inf") if self.bad else 0.0)
+
+
 class Inject(Callback):
     """Puts a NaN somewhere, in some batches of one process each."""
 
@@ -108,6 +118,7 @@ class Inject(Callback):
         self.batch = trainer.global_step
         if self.now("image", trainer):
             batch[0][3, 0, 5, 5] = NAN
+        pl_module.loss.bad = self.now("loss", trainer)
         if self.now("weight", trainer):
             local(pl_module.generator.hidden2.weight)[3, 2] = NAN
 
@@ -122,7 +133,7 @@ def failing(strategy: Any, policy: str, plan: dict[int, tuple[str, int]]) -> dic
     torch.manual_seed(0)
     rule = partial(Adam, lr=1e-3, betas=(0.5, 0.9))
     networks = MLPGenerator(SHAPE, latent_dim=8), MLPDiscriminator(SHAPE)
-    gan = GAN(*networks, generator_optimizer=rule, discriminator_optimizer=rule)
+    gan = GAN(*networks, Spoilt(), generator_optimizer=rule, discriminator_optimizer=rule)
     guard, record = NonFiniteGuard(policy, tries=1, every=2), Record()
     callbacks = [GeneratorEMA(), Inject(plan), guard]
     trainer = make_trainer(2, strategy, callbacks, record, max_steps=max(plan) + 3)

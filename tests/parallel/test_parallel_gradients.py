@@ -13,6 +13,7 @@ NAMES = {
     "image": "real image 3 of the batch",
     "weight": "generator.hidden2.weight",
     "activation": "the output of discriminator.hidden2, in the forward pass",
+    "loss": "the loss of the discriminator",
     "gradient": "the gradient of discriminator.hidden2.weight, in the backward pass",
 }
 
@@ -76,8 +77,8 @@ def test_rollback(two, strategy):
         assert run["steps"] == max(ALL) + 3
         assert run["finite"]
         # A bad activation is met by both networks.
-        assert run["counts"] == {"discriminator": 8, "generator": 2}
-        assert run["row"]["non_finite/discriminator"] == 8
+        assert run["counts"] == {"discriminator": 10, "generator": 2}
+        assert run["row"]["non_finite/discriminator"] == 10
     for batch, (where, rank) in ALL.items():
         said = [line for line in first["said"] if line.startswith(f"batch {batch + 1}: ")]
         assert len(said) == (2 if where == "activation" else 1)
@@ -105,8 +106,8 @@ def test_skip(two, strategy):
         for line in said:
             assert told(where, rank, strategy) in line
             assert line.endswith("; the step is skipped")
-    assert run["steps"] == 28  # the batch of the weight did not come to its end
-    assert run["counts"] == {"discriminator": 7, "generator": 2}
+    assert run["steps"] == 36  # the batch of the weight did not come to its end
+    assert run["counts"] == {"discriminator": 9, "generator": 2}
     assert two[1][strategy, "skip"][0]["finite"]  # whose weights were left alone
 
 
