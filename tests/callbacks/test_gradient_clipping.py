@@ -117,12 +117,12 @@ def test_one_network_alone(make_gan, make_trainer, data):
 
 @pytest.mark.parametrize("clip", [Auto(20, window=6), Adaptive(0.01)], ids=lambda clip: type(clip).__name__)
 def test_resumes_bit_for_bit(make_gan, make_trainer, data, tmp_path, clip):
-    """In the middle between two logs, and with a window that forgets."""
+    """Between two logs, after the generator's last step before the second, and with a window that forgets."""
     runs = []
     for ends in ([20], [10, 20]):
         table, start = Table(), None
         for end in ends:
-            gan, clipping = make_gan(n_critic=3), GradientClipping(clip, clip)
+            gan, clipping = make_gan(n_critic=5), GradientClipping(clip, clip)
             trainer = make_trainer(max_steps=end, logger=table, log_every_n_steps=4, callbacks=[clipping])
             trainer.fit(gan, data, ckpt_path=start, weights_only=True)
             start = tmp_path / "last.ckpt"
