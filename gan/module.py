@@ -21,7 +21,7 @@ from gan.hparams import save_hparams
 from gan.losses import Loss, NonSaturating
 from gan.networks import check_pair, evaluating, frozen, judges_each_alone
 from gan.optimizers import make_optimizers
-from gan.parallel import check_strategy, is_sharded, shard
+from gan.parallel import check_manual, check_strategy, is_sharded, shard
 from gan.penalties import Penalty, clip_weights, mixes_batch
 
 
@@ -278,6 +278,11 @@ class GAN(L.LightningModule):
             return network(latents)
 
     # ------------------------------------------------------------------ Lightning's hooks
+
+    def configure_callbacks(self) -> list[L.Callback]:
+        """Adds none. It is the last hook before Lightning refuses settings without telling the way out."""
+        check_manual(self.trainer)
+        return []
 
     def setup(self, stage: str) -> None:
         """Checks, before anything is trained, that networks and data fit."""

@@ -59,6 +59,7 @@ def good(tmp_path_factory) -> Path:
 
 # ---------------------------------------------------------------------- settings
 
+CLIPPING = ["--trainer.callbacks+", "GradientClipping"]
 SETTINGS = {
     "unknown key": (["--model.nope", "1"], "unrecognized arguments: --model.nope 1"),
     "part of a key": (["--model.n_crit", "2"], "unrecognized arguments: --model.n_crit 2"),
@@ -92,7 +93,17 @@ SETTINGS = {
         "needs trainer.max_steps above its warmup=3, and got 3",
     ),
     "no seed": (["--seed_everything", "true"], "seed_everything must be a number"),
-    "Lightning's clipping": (["--trainer.gradient_clip_val", "1"], "not supported for manual optimization"),
+    "Lightning's clipping": (["--trainer.gradient_clip_val", "1"], "add the callback GradientClipping"),
+    "Lightning's way to clip": (["--trainer.gradient_clip_algorithm", "value"], "add the callback GradientClipping"),
+    "clipping of nothing": (CLIPPING, "GradientClipping has nothing to clip"),
+    "clipping at zero": (
+        [*CLIPPING, "--trainer.callbacks.generator", "ByNorm", "--trainer.callbacks.generator.max_norm", "0"],
+        "ByNorm's max_norm must be above 0, and is 0",
+    ),
+    "policy": (
+        ["--trainer.callbacks+", "NonFiniteGuard", "--trainer.callbacks.policy", "ignore"],
+        "ignore",
+    ),
     "penalty in half precision": (["--trainer.precision", "bf16-true"], "set it to bf16-mixed"),
     "no such file": (["--config", "nope.yaml"], "nope.yaml"),
 }

@@ -1,10 +1,21 @@
-"""What a run could do without: pictures, scores, the generator's average, checkpoints, a progress bar."""
+"""What a run could do without: pictures, scores, care for gradients, the generator's average, checkpoints, a bar."""
 
 from gan.callbacks.checkpoint import RunCheckpoint
+from gan.callbacks.clipping import GradientClipping
 from gan.callbacks.ema import GeneratorEMA
 from gan.callbacks.fid import FIDTracker
+from gan.callbacks.finite import NonFiniteGuard
 from gan.callbacks.images import ImageLogger
 from gan.callbacks.progress import RunProgress
 from gan.checkpoints import AtomicCheckpointIO
 
-__all__ = ["AtomicCheckpointIO", "FIDTracker", "GeneratorEMA", "ImageLogger", "RunCheckpoint", "RunProgress"]
+__all__ = [
+    "AtomicCheckpointIO",
+    "FIDTracker",
+    "GeneratorEMA",
+    "GradientClipping",
+    "ImageLogger",
+    "NonFiniteGuard",
+    "RunCheckpoint",
+    "RunProgress",
+]

@@ -2,11 +2,12 @@
 
 from gan.parallel.ddp import DDP
 from gan.parallel.fsdp2 import FSDP2, class_name, is_sharded, shard
-from gan.parallel.strategies import check_settings, check_strategy, replace_lightnings
+from gan.parallel.strategies import check_manual, check_settings, check_strategy, replace_lightnings
 
 __all__ = [
     "DDP",
     "FSDP2",
+    "check_manual",
     "check_settings",
     "check_strategy",
     "class_name",

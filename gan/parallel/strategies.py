@@ -19,8 +19,7 @@ def check_settings(trainer: Any) -> None:
     Raises:
         ValueError: with the way out.
     """
-    if trainer.accumulate_grad_batches != 1:
-        raise ValueError("trainer.accumulate_grad_batches is for one optimizer: use model.accumulate")
+    check_manual(trainer)
     name = getattr(trainer.strategy, "class_path", str(trainer.strategy)).rpartition(".")[2]
     if name.lower().startswith("fsdp") and name.lower() != "fsdp2":
         raise ValueError(f"trainer.strategy={name} {FSDP1}")
@@ -33,6 +32,22 @@ def check_settings(trainer: Any) -> None:
             f"trainer.strategy=fsdp2 does not know trainer.precision={trainer.precision}: "
             f"set it to one of {', '.join(PRECISIONS)}, or trainer.strategy to ddp"
         )
+
+
+def check_manual(trainer: Any) -> None:
+    """Refuses settings of `trainer` that are for one optimizer, which Lightning drops or refuses with other words.
+
+    Raises:
+        ValueError: with the way out.
+    """
+    if trainer.accumulate_grad_batches != 1:
+        raise ValueError("trainer.accumulate_grad_batches is for one optimizer: use model.accumulate")
+    for name in ("gradient_clip_val", "gradient_clip_algorithm"):
+        if getattr(trainer, name):
+            raise ValueError(
+                f"trainer.{name} is for one optimizer, and does nothing for a GAN: "
+                "add the callback GradientClipping, which clips either network"
+            )
 
 
 def check_strategy(trainer: Trainer, penalties: Iterable[Any]) -> None:

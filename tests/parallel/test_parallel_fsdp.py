@@ -231,7 +231,8 @@ def test_takes_a_penalty_that_is_off(folder):
 
 
 def check(strategy, precision="32-true") -> None:
-    check_settings(Namespace(strategy=strategy, precision=precision, accumulate_grad_batches=1))
+    clipping = {"gradient_clip_val": None, "gradient_clip_algorithm": None}
+    check_settings(Namespace(strategy=strategy, precision=precision, accumulate_grad_batches=1, **clipping))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,335 @@
+"""Clipping of gradients: by norm, by value, adaptively per unit, or at a percentile of the norms so far.
+
+All work in place, on whole gradients as on shards (FSDP2): a norm is that of all shards, and every process comes to
+the same decision. A gradient that is not finite is left as it is, never turned into numbers.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from bisect import bisect_left, insort
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler, OptState
+from torch.distributed.tensor import DTensor
+from torch.nn.modules.conv import _ConvTransposeNd
+from torch.optim import Optimizer
+
+
+class Gradients:
+    """The gradients of a network, whole or in shards, as one vector. Made once, it sees those of each step.
+
+    Args:
+        network: The network. One in shards (`fully_shard`) must be so already; then all its processes must make every
+            call here together.
+    """
+
+    def __init__(self, network: nn.Module):
+        transposed = {
+            parameter: module.groups
+            for module in network.modules()
+            if isinstance(module, _ConvTransposeNd)
+            for parameter in module.parameters()
+            if parameter.ndim > 1
+        }
+        matrices = [name for name, parameter in network.named_parameters() if parameter.ndim > 1]
+        output = layer(matrices[-1]) if matrices else None
+        self.parts = [
+            Part(name, parameter, transposed.get(parameter, 0), layer(name) == output)
+            for name, parameter in network.named_parameters()
+        ]
+        sharded = [part.parameter for part in self.parts if isinstance(part.parameter, DTensor)]
+        self.group = sharded[0].device_mesh.get_group() if sharded else None
+        example = self.parts[0].parameter
+        self.device = example.device
+        self.narrow = torch.promote_types(example.dtype, torch.float32)
+        self.wide = self.narrow if self.device.type == "mps" else torch.float64  # which Apple's GPUs do not have
+        # Twice as much as a rounding of each value could add to a norm.
+        self.margin = 1 - 4 * torch.finfo(example.dtype).eps
+
+    def local(self) -> list[Tensor]:
+        """What this process has of each gradient that there is."""
+        return [local(part.parameter.grad) for part in self.parts if part.parameter.grad is not None]
+
+    def norm(self) -> float:
+        """The Euclidean norm of all gradients together; 0 without any, infinity or NaN if one of them is not finite."""
+        norm = self._norm(self.narrow)
+        if 1e-15 < norm < 1e15:
+            return norm
+        return self._norm(torch.float64)  # squares leave the range of float32 far sooner than the gradients do
+
+    @torch.no_grad()
+    def finite(self) -> bool:
+        """Whether all gradients are finite; cheaper than their norm, which is asked in case of doubt alone."""
+        gradients = self.local()
+        total = torch.zeros((), dtype=self.narrow, device=self.device)
+        if gradients:
+            total = torch.stack(torch._foreach_norm(gradients)).sum()
+        return math.isfinite(self.over_shards(total)) or math.isfinite(self._norm(torch.float64))
+
+    @torch.no_grad()
+    def _norm(self, dtype: torch.dtype) -> float:
+        gradients = [gradient for gradient in self.local() if gradient.numel()]
+        squares = torch.zeros((), dtype=self.wide, device=self.device)
+        if self.wide != torch.float64 == dtype:
+            gradients = [gradient.cpu() for gradient in gradients]
+        if gradients:
+            squares = norms(gradients, dtype).to(torch.promote_types(dtype, self.wide)).square().sum()
+        return math.sqrt(self.over_shards(squares))
+
+    @torch.no_grad()
+    def scale(self, factor: float) -> None:
+        gradients = self.local()
+        if gradients:
+            torch._foreach_mul_(gradients, factor)
+
+    def over_shards(self, values: Tensor, op: Any = dist.ReduceOp.SUM) -> Tensor:
+        """What the processes that share the network have, put together."""
+        if self.group is not None:
+            dist.all_reduce(values, op, self.group)
+        return values
+
+    def unit_norms(self, parts: Sequence["Part"], tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The norm of each unit of `tensors`, the local parts of parameters or gradients, ready to broadcast to them.
+
+        A unit is what one output channel of a layer has: a row of a weight, for transposed convolutions a column, and
+        all of a bias or a scale together.
+        """
+        squares, shared = [], []
+        for part, tensor in zip(parts, tensors, strict=True):
+            if part.transposed:
+                per_pair = tensor.to(self.wide).square().flatten(2).sum(2)  # (in, out / groups)
+                units = per_pair.new_zeros(part.transposed, per_pair.shape[1])
+                units.index_add_(0, self.groups_of_rows(part, tensor), per_pair)
+            elif part.parameter.ndim > 1:
+                units = torch.linalg.vector_norm(tensor.flatten(1), dim=1, dtype=self.wide).square()  # (out,)
+            else:
+                units = torch.linalg.vector_norm(tensor, dtype=self.wide).square()
+            squares.append(units)
+            if part.transposed or part.parameter.ndim < 2:  # spread over the shards, which are cut by rows
+                shared.append(units)
+        if shared and self.group is not None:
+            together = self.over_shards(torch.cat([units.flatten() for units in shared]))
+            for units, total in zip(shared, together.split([units.numel() for units in shared]), strict=True):
+                units.copy_(total.view_as(units))
+        return [self._broadcast(*each) for each in zip(parts, tensors, squares, strict=True)]
+
+    def _broadcast(self, part: "Part", tensor: Tensor, squares: Tensor) -> Tensor:
+        if part.transposed:
+            squares = squares[self.groups_of_rows(part, tensor)]  # (in, out / groups)
+        return squares.sqrt().view(*squares.shape, *(1,) * (tensor.ndim - squares.ndim))
+
+    def groups_of_rows(self, part: "Part", tensor: Tensor) -> Tensor:
+        """To which group each of this process's rows of a transposed convolution belongs."""
+        rows = len(part.parameter)
+        first = 0 if self.group is None else dist.get_rank(self.group) * -(-rows // dist.get_world_size(self.group))
+        return torch.arange(first, first + len(tensor), device=tensor.device) // (rows // part.transposed)
+
+
+class Part(NamedTuple):
+    """A parameter of a network and its gradient."""
+
+    name: str
+    parameter: nn.Parameter
+    transposed: int  # the groups of a transposed convolution, 0 elsewhere
+    output: bool  # whether it belongs to the network's last layer
+
+
+class Clipped(NamedTuple):
+    """What was measured."""
+
+    before: float  # norm of the gradient
+    after: float
+    clipped: bool  # whether a value changed
+
+
+class Clip(ABC):
+    """A way to clip the gradients of one network."""
+
+    @abstractmethod
+    def __call__(self, gradients: Gradients) -> Clipped:
+        """Clips gradients in place. Those that are not finite stay as they are."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a run that goes on must know, as plain data."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027, most have none
+        """Goes on from there."""
+
+
+class ByNorm(Clip):
+    """Shortens the gradient to `max_norm` where it is longer, and keeps its direction (Pascanu et al. 2013,
+    arXiv 1211.5063).
+
+    Args:
+        max_norm: Largest Euclidean norm of the network's gradient, above 0.
+    """
+
+    def __init__(self, max_norm: float):
+        self.max_norm = positive(max_norm, "ByNorm's max_norm")
+
+    def __call__(self, gradients: Gradients) -> Clipped:
+        return shorten(gradients, gradients.norm(), self.max_norm)
+
+
+class ByValue(Clip):
+    """Clamps each value of the gradient to [-max_value, max_value], which turns its direction.
+
+    Args:
+        max_value: Largest magnitude of a value, above 0.
+    """
+
+    def __init__(self, max_value: float):
+        self.max_value = positive(max_value, "ByValue's max_value")
+
+    @torch.no_grad()
+    def __call__(self, gradients: Gradients) -> Clipped:
+        before = gradients.norm()
+        if not math.isfinite(before):
+            return Clipped(before, before, False)
+        largest = torch.zeros((), dtype=gradients.narrow, device=gradients.device)
+        for gradient in gradients.local():
+            if gradient.numel():
+                largest = torch.maximum(largest, torch.stack(gradient.aminmax()).abs().max())
+        if float(gradients.over_shards(largest, dist.ReduceOp.MAX)) <= self.max_value:
+            return Clipped(before, before, False)
+        for gradient in gradients.local():
+            gradient.clamp_(-self.max_value, self.max_value)
+        return Clipped(before, gradients.norm(), True)
+
+
+class Adaptive(Clip):
+    """AGC: shortens what a unit gets to `ratio` times the norm of its weights (Brock et al. 2021, arXiv 2102.06171).
+
+    A unit is one output channel: a row of a linear layer or of a convolution, a column of a transposed convolution;
+    and all of a bias or of a normalisation's scale counts as one. As in the paper, the last layer is not clipped: the
+    last one in order of definition that has a weight.
+
+    Args:
+        ratio: Largest norm of a unit's gradient in units of the norm of its weights, above 0. The paper takes 0.01 for
+            batches of 4096, and more for smaller ones.
+        eps: Least norm that a unit's weights are taken to have, above 0, so that those at 0 can leave it.
+    """
+
+    def __init__(self, ratio: float = 0.01, eps: float = 1e-3):
+        self.ratio = positive(ratio, "Adaptive's ratio")
+        self.eps = positive(eps, "Adaptive's eps")
+
+    @torch.no_grad()
+    def __call__(self, gradients: Gradients) -> Clipped:
+        before = gradients.norm()
+        parts = [part for part in gradients.parts if part.parameter.grad is not None and not part.output]
+        if not math.isfinite(before) or not parts:
+            return Clipped(before, before, False)
+        weights = gradients.unit_norms(parts, [local(part.parameter) for part in parts])
+        units = [local(part.parameter.grad) for part in parts]
+        norms = gradients.unit_norms(parts, units)
+        clipped = torch.zeros((), device=gradients.device)
+        for unit, norm, weight in zip(units, norms, weights, strict=True):
+            bound = self.ratio * weight.clamp(min=self.eps)
+            unit.mul_(torch.where(norm > bound, bound / norm * gradients.margin, 1.0))
+            clipped += (norm > bound).any()
+        if not gradients.over_shards(clipped):
+            return Clipped(before, before, False)
+        return Clipped(before, gradients.norm(), True)
+
+
+class Auto(Clip):
+    """AutoClip: shortens the gradient to a percentile of its norms so far (Seetharaman et al. 2020, arXiv 2007.14469).
+
+    The present norm counts among them. The paper looks back over the whole run; a window follows a GAN, whose norms
+    move as long as it trains.
+
+    Args:
+        percentile: From 0, the least of the norms, to 100, the largest, which clips nothing; the paper takes 10.
+        window: Steps to look back, at least 1.
+    """
+
+    def __init__(self, percentile: float = 10, window: int = 1000):
+        if not 0 <= percentile <= 100:
+            raise ValueError(f"Auto's percentile must be from 0 to 100, and is {percentile}")
+        if window < 1:
+            raise ValueError(f"Auto's window is a number of steps of at least 1, and is {window}")
+        self.percentile = percentile
+        self.window = window
+        self.norms: deque[float] = deque()
+        self.ordered: list[float] = []
+
+    def __call__(self, gradients: Gradients) -> Clipped:
+        norm = gradients.norm()
+        if not math.isfinite(norm):
+            return Clipped(norm, norm, False)
+        self.remember(norm)
+        return shorten(gradients, norm, self.threshold())
+
+    def remember(self, norm: float) -> None:
+        self.norms.append(norm)
+        insort(self.ordered, norm)
+        if len(self.norms) > self.window:
+            del self.ordered[bisect_left(self.ordered, self.norms.popleft())]
+
+    def threshold(self) -> float:
+        """The percentile of the norms in the window, between two of them by linear interpolation."""
+        position = self.percentile / 100 * (len(self.ordered) - 1)
+        lower = int(position)
+        upper = min(lower + 1, len(self.ordered) - 1)
+        return self.ordered[lower] + (position - lower) * (self.ordered[upper] - self.ordered[lower])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"norms": list(self.norms)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.norms = deque(state.get("norms", [])[-self.window :])
+        self.ordered = sorted(self.norms)
+
+
+def norms(tensors: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """Norms, in one vector, of parts that make up all tensors."""
+    if tensors[0].device.type != "cpu":
+        return torch.stack(torch._foreach_norm(tensors, 2, dtype=dtype))
+    # On a CPU, torch adds up one value after another: of a million, the float32 norm is wrong by 5e-5. So row by row.
+    rows = [
+        torch.linalg.vector_norm(one, dim=tuple(range(1, one.ndim)), dtype=dtype) if one.ndim > 1 else one.view(-1)
+        for one in tensors
+    ]
+    return torch.cat(rows)
+
+
+def shorten(gradients: Gradients, norm: float, max_norm: float) -> Clipped:
+    """Brings gradients of a norm down to `max_norm`."""
+    if not math.isfinite(norm) or norm <= max_norm:
+        return Clipped(norm, norm, False)
+    factor = max_norm / norm * gradients.margin
+    gradients.scale(factor)
+    return Clipped(norm, norm * factor, True)
+
+
+def unscale(optimizer: Optimizer, scaler: GradScaler | None) -> None:
+    """Takes the loss scale of float16 training out of an optimizer's gradients, unless that is done.
+
+    Lightning does so before its hooks, but leaves it to fused optimizers to do in their own step. Those take gradients
+    without a scale just as well.
+    """
+    if scaler is not None and scaler._per_optimizer_states[id(optimizer)]["stage"] is OptState.READY:  # private
+        scaler.unscale_(optimizer)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """What this process has of a tensor, the same memory. To be called without a graph."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def layer(name: str) -> str:
+    """The layer that a parameter belongs to, parametrized or not."""
+    return name.split(".parametrizations.")[0] if ".parametrizations." in name else name.rpartition(".")[0]
+
+
+def positive(value: float, name: str) -> float:
+    if not value > 0:
+        raise ValueError(f"{name} must be above 0, and is {value}")
+    return value
