@@ -27,6 +27,8 @@ SATURATED = 0.99  # of the way to either end of a tanh or sigmoid: the slope lef
 BINS = torch.linspace(-12, 4, 65, dtype=torch.float64)  # edges of the histograms, log10
 RELU = {torch.ops.aten.relu.default, torch.ops.aten.relu_.default}
 LOWER_BOUND = {  # ReLUs where the bound is 0
+    torch.ops.aten.clamp.default,
+    torch.ops.aten.clamp_.default,
     torch.ops.aten.clamp_min.default,
     torch.ops.aten.clamp_min_.default,
     torch.ops.aten.hardtanh.default,
@@ -56,12 +58,12 @@ class NetworkSignals:
         histograms: By layer, how many images (for the discriminator, real and generated) have a log10 ||dl/dh|| in
             each of the bins between the `BINS`; what lies beyond them is in the outermost ones.
         spectral_norms: By layer, the largest singular value of its weight, as a matrix (out, in * kernel area).
-        dead: By layer, the share of units that are zero after the ReLU that follows, on all images of the batch. A unit
-            is a channel (dim 1).
+        dead: By layer, the share of units that are zero after the ReLU that follows, on all images of the batch (the
+            discriminator's on real and generated ones). A unit is a channel (dim 1).
         dead_share: The same over all units; 0 if there is no ReLU.
         saturated: By layer, the share of values that the tanh or sigmoid that follows puts within 1 % of an end.
         saturated_share: The same over all values; 0 if there is no tanh or sigmoid.
-        update_ratio: Norm of what the optimizer's step changed, over that of the weights before; None if not stepped.
+        update_ratio: Norm of what the batch's step changed, over that of the weights before; None before that step.
         update_ratios: The same by layer; without layers whose weights were all zero.
     """
 
@@ -307,15 +309,17 @@ class Watch(TorchDispatchMode):
             hook.remove()
 
     def begin(self, network: nn.Module, inputs: Any) -> None:
-        self.current, self.seen = "input", {}
+        self.current, self.seen, self.looking = "input", {}, True
 
     def ran(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
         self.current = name
         if name not in self.layers:
             self.layers[name] = module
             # Here and now, since weights in shards are whole only while their network computes.
+            self.looking = False
             if (largest := largest_singular_value(module)) is not None:
                 self.spectral_norms[name] = largest
+            self.looking = True
         for tensor in tree_leaves(output):
             if isinstance(tensor, Tensor) and tensor.requires_grad:
                 tensor.register_hook(partial(self.flowed, name))  # unmoved by what is done in place later
@@ -325,6 +329,8 @@ class Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = operation(*args, **(kwargs or {}))
+        if not self.looking:
+            return result
         if operation in RELU or (operation in LOWER_BOUND and args[1:2] == (0,)):
             number = self.seen[self.current] = self.seen.get(self.current, -1) + 1
             others = [dim for dim in range(result.ndim) if dim != 1]

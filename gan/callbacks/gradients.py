@@ -47,7 +47,7 @@ class GradientMonitor(Callback):
         ValueError: if `every` is below 1, or `images` below 2.
     """
 
-    def __init__(self, every: int = 200, images: int = 64):
+    def __init__(self, every: int = 250, images: int = 64):
         if every < 1:
             raise ValueError(f"GradientMonitor's every is a number of training batches of at least 1, and is {every}")
         if images < 2:

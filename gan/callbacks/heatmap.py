@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -45,6 +46,7 @@ def heat_map(title: str, steps: Sequence[int], columns: Sequence[Mapping[str, fl
             x = left + number * width
             draw.rectangle((x, y, x + width - 1, y + height - 1), colour(column.get(layer)))
         draw.text((right + GAP, y + height // 2), number_text(columns[-1].get(layer)), INK, small, anchor="lm")
+    draw.text((right + GAP, top - 4), "latest", FAINT, font(11), anchor="lb")
     draw.rectangle((left - 1, top - 1, right, bottom), outline=FAINT)
 
     # Steps below, as many as there is room for.
@@ -57,12 +59,13 @@ def heat_map(title: str, steps: Sequence[int], columns: Sequence[Mapping[str, fl
 
     # The scale.
     tall = 130
+    draw.text((legend, top - 4), "log10", FAINT, font(11), anchor="lb")
     for pixel in range(tall):
         value = HIGH - (HIGH - LOW) * pixel / (tall - 1)
         draw.line((legend, top + pixel, legend + 17, top + pixel), colour(10**value))
     for value in range(LOW, HIGH + 1, 2):
         y = top + round((HIGH - value) / (HIGH - LOW) * (tall - 1))
-        draw.text((legend + 18 + GAP // 2, y), minus(value), INK, font(11), anchor="lm")
+        draw.text((legend + 18 + GAP // 2, y), str(value), INK, font(11), anchor="lm")
     for number, (name, fill) in enumerate({"zero": ZERO, "not finite": NOT_FINITE, "no value": ABSENT}.items()):
         y = top + tall + 14 + 18 * number
         draw.rectangle((legend, y, legend + 17, y + 11), fill)
@@ -91,13 +94,10 @@ def number_text(norm: float | None) -> str:
         return ""
     if not math.isfinite(norm):
         return str(norm)
-    return "0" if norm == 0 else minus(f"{math.log10(norm):.1f}")
+    return "0" if norm == 0 else f"{math.log10(norm):.1f}"
 
 
-def minus(number: object) -> str:
-    return str(number).replace("-", "\N{MINUS SIGN}")
-
-
+@cache
 def font(size: int) -> ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
