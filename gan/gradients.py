@@ -295,6 +295,7 @@ class Watch(TorchDispatchMode):
         self.spectral_norms: dict[str, float] = {}
         self.largest: dict[tuple[str, int], Tensor] = {}
         self.ends: dict[str, list[Tensor]] = {}
+        self.looking = False  # not before the network runs
 
     def __enter__(self) -> "Watch":
         self.hooks = [self.network.register_forward_pre_hook(self.begin)]
