@@ -17,6 +17,7 @@ from gan.gradients import (
     largest_singular_value,
     measure,
     parameter_gradients,
+    set_aside,
     slopes,
     spectral_norm,
     summary,
@@ -444,6 +445,9 @@ def test_dead_units(kind, one_pass):
     assert signals.discriminator.dead_share == 0.5
     signals = measure(Constant(3.0), network, Hinge(), one_pass=one_pass, **data)  # generated images wake the second
     assert signals.discriminator.dead == {"linear": 0.25}
+    data["real"][3, 0, 0, 0] = 0.5  # or one real image does
+    signals = measure(Constant(-3.0), network, Hinge(), one_pass=one_pass, **data)
+    assert signals.discriminator.dead == {"linear": 0.25}
 
 
 def test_no_unit_is_dead_without_a_relu():
@@ -596,6 +600,16 @@ def test_nothing_of_training_is_touched():
     assert again == first  # in float32 even so
     assert other.discriminator.total != first.discriminator.total  # dropout
     assert other.slope_real != first.slope_real
+
+
+def test_gradients_in_waiting_are_set_aside():
+    network, gradient = nn.Linear(2, 1), torch.ones(1, 2)
+    network.weight.grad = gradient
+    with set_aside([network]):
+        assert network.weight.grad is None
+        network(torch.zeros(1, 2)).sum().backward()
+    assert network.weight.grad is gradient
+    assert network.bias.grad is None
 
 
 def test_all_is_put_back_when_a_network_fails():
