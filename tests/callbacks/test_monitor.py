@@ -1,7 +1,10 @@
 """The monitor: measures when it is due, changes nothing, survives a resume, and draws what it has measured."""
 
+import csv
+from copy import deepcopy
 from dataclasses import asdict
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +16,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
-from torch.optim import SGD
+from torch.optim import SGD, Adam
 
 from gan import GAN
 from gan.callbacks import GradientMonitor, RunCheckpoint
@@ -124,6 +127,37 @@ def test_measures_the_batch_that_is_trained_on(make_gan, make_trainer, data):
         for network in NETWORKS:
             del record[network]["update_ratio"], record[network]["update_ratios"]
     assert equal(*records)
+
+
+def test_batch_norm_sees_real_and_generated_images_apart(make_trainer, data):
+    found = {}
+
+    class ByHand(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            latents = torch.randn(16, 8, generator=pl_module.rng("monitor", 0))
+            generator, discriminator = deepcopy(pl_module.generator), deepcopy(pl_module.discriminator)
+            found["fake"] = discriminator(generator(latents)).mean().item()
+
+    torch.manual_seed(0)
+    gan = GAN(DCGANGenerator(SHAPE, 8, 4), DCGANDiscriminator(SHAPE, 4, norm="batch"))
+    monitor = GradientMonitor()
+    make_trainer(max_steps=1, callbacks=[ByHand(), monitor]).fit(gan, data)
+    assert monitor.signals.logit_fake == pytest.approx(found["fake"], rel=1e-4)
+
+
+def test_grad_norm_is_without_the_loss_scale(make_gan, make_trainer, data, tmp_path):
+    """Which fused optimizers are given, and take out by themselves."""
+    settings = {"discriminator_optimizer": partial(Adam, fused=True), "generator_optimizer": SGD}
+    monitor = GradientMonitor()
+    keep = Keep(monitor)
+    trainer = make_trainer(max_steps=1, callbacks=[monitor, keep], logger=MetricsTable(tmp_path))
+    trainer.precision_plugin.scaler = SimpleNamespace(get_scale=lambda: 4.0)  # there is none on a CPU
+    trainer.fit(make_gan(**settings), data)
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    (_, _, of_discriminator), (_, _, of_generator) = keep.norms
+    assert float(row["grad_norm/discriminator"]) == pytest.approx(of_discriminator / 4, rel=1e-5)
+    assert float(row["grad_norm/generator"]) == pytest.approx(of_generator, rel=1e-5)
 
 
 def test_mixed_precision_is_measured_in_float32(make_trainer, data):
