@@ -1,4 +1,4 @@
-"""Measures this project: `python scripts/benchmark.py data|step|ddp|fid|recipes`.
+"""Measures this project: `python scripts/benchmark.py data|step|monitor|ddp|fid|recipes`.
 
 Prints the machine and the versions first: a figure means nothing without them.
 """
@@ -31,7 +31,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from gan import GAN
-from gan.callbacks import FIDTracker
+from gan.callbacks import FIDTracker, GradientMonitor
 from gan.callbacks.images import to_uint8
 from gan.callbacks.reals import extract
 from gan.cli import keep_memory
@@ -56,6 +56,11 @@ def main() -> None:
     command.add_argument("--batches", type=int, default=250, help="training batches of each side in a pair")
     command.add_argument("fit", nargs="*", help="arguments of `fit`, after a --: the two sides then differ by them")
     command.set_defaults(run=benchmark_step)
+
+    command = commands.add_parser("monitor", help="what GradientMonitor adds to the default run's time")
+    command.add_argument("--batches", type=int, default=2000, help="training batches")
+    command.add_argument("fit", nargs="*", help="arguments of `fit`, after a --")
+    command.set_defaults(run=benchmark_monitor)
 
     command = commands.add_parser("ddp", help="two processes of one thread each: how they reduce, and how they scale")
     command.add_argument("--base_channels", type=int, nargs="+", default=[32, 128], help="sizes of the networks")
@@ -136,6 +141,51 @@ class Pairs(Callback):
             end = time.perf_counter()
             self.seconds.append((middle - self.since, end - middle))
             self.since = time.perf_counter()
+
+
+def benchmark_monitor(args: argparse.Namespace) -> None:
+    """The time spent in the monitor over that spent elsewhere, in one run: the machine's moods hit both alike."""
+    monitor = TimedMonitor()
+    keep_memory()
+    with tempfile.TemporaryDirectory() as folder:
+        fit = ["fit", "--run_dir", f"{folder}/run", "--trainer.max_steps", str(args.batches), *args.fit]
+        run(fit, callbacks=[monitor])
+    inside, outside = sum(monitor.inside), monitor.whole - sum(monitor.inside)
+    print(
+        f"monitor   {len(monitor.inside)} measurements of {1e3 * statistics.median(monitor.inside):.0f} ms in ", end=""
+    )
+    print(f"{args.batches} batches of {1e3 * outside / args.batches:.1f} ms: {inside / outside:.2%} of training time")
+
+
+class TimedMonitor(GradientMonitor):
+    """Takes the time of each measurement, its charts and pictures included, and of the run without its start."""
+
+    def __init__(self):
+        super().__init__()
+        self.inside: list[float] = []
+        self.spent = 0.0
+
+    def on_train_start(self, *args: Any) -> None:
+        self.start = time.perf_counter()
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        self.timed(super().on_train_batch_start, *args)
+
+    def on_before_optimizer_step(self, *args: Any) -> None:
+        self.timed(super().on_before_optimizer_step, *args)
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        measured = self._measuring is not None
+        self.timed(super().on_train_batch_end, *args)
+        if measured:
+            self.inside.append(self.spent)
+            self.spent = 0.0
+        self.whole = time.perf_counter() - self.start
+
+    def timed(self, hook: Callable[..., None], *args: Any) -> None:
+        before = time.perf_counter()
+        hook(*args)
+        self.spent += time.perf_counter() - before
 
 
 def bare_loop(

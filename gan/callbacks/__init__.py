@@ -5,6 +5,7 @@ from gan.callbacks.clipping import GradientClipping
 from gan.callbacks.ema import GeneratorEMA
 from gan.callbacks.fid import FIDTracker
 from gan.callbacks.finite import NonFiniteGuard
+from gan.callbacks.gradients import GradientMonitor
 from gan.callbacks.images import ImageLogger
 from gan.callbacks.progress import RunProgress
 from gan.checkpoints import AtomicCheckpointIO
@@ -14,6 +15,7 @@ __all__ = [
     "FIDTracker",
     "GeneratorEMA",
     "GradientClipping",
+    "GradientMonitor",
     "ImageLogger",
     "NonFiniteGuard",
     "RunCheckpoint",
