@@ -308,11 +308,12 @@ def test_validate_leaves_the_run_as_it_was():
 # ---------------------------------------------------------------------- what is printed
 
 
-def test_five_lines_at_the_start_and_two_at_the_end(capsys):
+def test_six_lines_at_the_start_and_two_at_the_end(capsys):
     fit("a run")
     lines = capsys.readouterr().out.splitlines()
     first = next(number for number, line in enumerate(lines) if line.startswith("batch "))
-    assert [line.split()[0] for line in lines[:first]] == ["device", "data", "generator", "discriminator", "run"]
+    words = ["device", "data", "generator", "discriminator", "run", "FID"]
+    assert [line.split()[0] for line in lines[:first]] == words
     assert "SmallMNIST 1x28x28, 62 batches an epoch" in lines[1]
     assert lines[4].endswith("(watch: tensorboard --logdir 'a run')")
     assert [line.split(maxsplit=1) for line in lines[-2:]] == [
