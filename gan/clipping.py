@@ -42,9 +42,10 @@ class Gradients:
             Part(name, parameter, transposed.get(parameter, 0), layer(name) == output)
             for name, parameter in network.named_parameters()
         ]
-        sharded = [part.parameter for part in self.parts if isinstance(part.parameter, DTensor)]
+        self.parameters = [part.parameter for part in self.parts]
+        sharded = [one for one in self.parameters if isinstance(one, DTensor)]
         self.group = sharded[0].device_mesh.get_group() if sharded else None
-        example = self.parts[0].parameter
+        example = self.parameters[0]
         self.device = example.device
         self.narrow = torch.promote_types(example.dtype, torch.float32)
         self.wide = self.narrow if self.device.type == "mps" else torch.float64  # which Apple's GPUs do not have
@@ -53,7 +54,8 @@ class Gradients:
 
     def local(self) -> list[Tensor]:
         """What this process has of each gradient that there is."""
-        return [local(part.parameter.grad) for part in self.parts if part.parameter.grad is not None]
+        gradients = [gradient for one in self.parameters if (gradient := one.grad) is not None]
+        return gradients if self.group is None else [local(gradient) for gradient in gradients]
 
     def norm(self) -> float:
         """The Euclidean norm of all gradients together; 0 without any, infinity or NaN if one of them is not finite."""
@@ -65,10 +67,8 @@ class Gradients:
     @torch.no_grad()
     def finite(self) -> bool:
         """Whether all gradients are finite; cheaper than their norm, which is asked in case of doubt alone."""
-        gradients = self.local()
-        total = torch.zeros((), dtype=self.narrow, device=self.device)
-        if gradients:
-            total = torch.stack(torch._foreach_norm(gradients)).sum()
+        sums = [gradient.sum() for gradient in self.local()]  # what is not finite stays so in a sum
+        total = torch.stack(sums).sum() if sums else torch.zeros((), device=self.device)
         return math.isfinite(self.over_shards(total)) or math.isfinite(self._norm(torch.float64))
 
     @torch.no_grad()
