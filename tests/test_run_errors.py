@@ -172,11 +172,12 @@ def test_missing_data(refused, embedded):
     assert "train-labels-idx1-ubyte.gz cannot be used" in refused("fit", *SHORT, *MNIST)
 
 
-def test_damaged_test_data_concerns_test_alone(refused, embedded, good):
+def test_damaged_test_data(refused, embedded, good):
+    """They are what a run is scored against, too."""
     path = embedded / "t10k-images-idx3-ubyte.gz"
     path.write_bytes(path.read_bytes()[:-100])
     assert str(path) in refused("test", "--ckpt_path", good, *MNIST)
-    fit("run", *MNIST)
+    assert str(path) in refused("fit", *SHORT, *MNIST)
 
 
 # ---------------------------------------------------------------------- checkpoints
