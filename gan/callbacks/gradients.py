@@ -16,11 +16,11 @@ from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
+from gan.callbacks.clipping import NETWORKS, GradientClipping
 from gan.callbacks.heatmap import heat_map
 from gan.gradients import BINS, NetworkSignals, Signals, measure, trainable, updates, weights
 from gan.module import GAN
 
-NETWORKS = ("discriminator", "generator")  # in the order of their optimizers
 MAX_COLUMNS = 200  # of a heat map
 
 
@@ -182,7 +182,7 @@ class GradientMonitor(Callback):
 
 def clips(trainer: Trainer) -> bool:
     """Whether a GradientClipping is there, which logs the norms of all batches."""
-    return any(type(callback).__name__ == "GradientClipping" for callback in trainer.callbacks)
+    return any(isinstance(callback, GradientClipping) for callback in trainer.callbacks)
 
 
 def summary_scalars(signals: Signals) -> dict[str, float]:
