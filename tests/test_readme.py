@@ -47,7 +47,9 @@ def test_command(line, run, tmp_path, monkeypatch):
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
     save_features(CNNFeatures((3, 32, 32)), "flowers.safetensors")
-    line = line.replace("RUN", str(run)).replace("my_package.Flowers", "commands.ColourDigits")
+    line = line.replace("RUN", str(run)).replace(
+        "my_package.Flowers", "commands.ColourDigits --data.validation_size 16"
+    )
     words = shlex.split(line)[3:]
     if words[0] == "fit" and "--resume" not in words:
         words += ["--trainer.max_steps", "3", *FEW_SCORES]
