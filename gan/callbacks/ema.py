@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from lightning import Callback, Trainer
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
+from gan.clipping import local
 from gan.module import GAN
 
 
@@ -44,9 +44,7 @@ class GeneratorEMA(Callback):
 
 def tensors(network: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
     """The parameters and the buffers of a network; of parameters in shards, those of this process."""
-    parameters = [parameter.detach() for parameter in network.parameters()]
-    shards = [one.to_local() if isinstance(one, DTensor) else one for one in parameters]
-    return shards, list(network.buffers())
+    return [local(parameter.detach()) for parameter in network.parameters()], list(network.buffers())
 
 
 @torch.no_grad()

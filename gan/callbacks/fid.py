@@ -152,8 +152,9 @@ class FIDTracker(Callback):
             return
         self._module.to(trainer.strategy.root_device)
         with isolate_rng():  # loaders and data sets may draw from it
-            for stage in {"fit", "test"} - {str(trainer.state.fn.value)}:
-                data.setup(stage)
+            for stage in ("fit", "test"):  # in one order on all processes
+                if stage != trainer.state.fn:
+                    data.setup(stage)
             try:
                 train, test = data.train_dataloader(), data.test_dataloader()
             except MisconfigurationException as error:
