@@ -30,9 +30,9 @@ class Thresholds:
         outside: Wrong range: how far images may reach beyond [-1, 1].
         inside: Saturated output: the share of generated pixels that are not at an end of the range, over that of real
             pixels, is below.
-        classes: Mode collapse: the share of the classes that generated images cover is at most this, and the FID does
-            not fall.
-        spread: Or the distance between two generated images, over that between two real ones, is below.
+        spread: Mode collapse: the distance between two generated images, over that between two real ones, is below.
+        classes: Or the share of the classes that generated images cover is at most this,
+        apart: their distance is below this part of the real ones', and the FID does not fall.
         movement: Oscillation: from one measurement to the next, images of the same latents move by more than this part
             of the distance between two real ones, on average over the last eight,
         flips: and in this share of the eight, the discriminator takes the generated for more real than the real; and
@@ -49,8 +49,9 @@ class Thresholds:
     flat: float = 1e-4
     outside: float = 0.05
     inside: float = 0.1
-    classes: float = 0.5
     spread: float = 0.1
+    classes: float = 0.5
+    apart: float = 0.75
     movement: float = 0.3
     flips: float = 0.25
     imbalance: float = 100.0
@@ -132,17 +133,17 @@ def diagnose(record: Record, thresholds: Thresholds) -> list[Finding]:
 
 
 def wrong_range(record: Record, limits: Thresholds) -> Finding | None:
-    """Images, real or generated, that reach beyond [-1, 1] or leave its lower half empty."""
+    """Images, real or generated, that reach beyond [-1, 1] or have nothing below 0."""
     now = record.latest
-
-    def fits(ends: tuple[float, float]) -> bool:
-        return -1 - limits.outside <= ends[0] < 0 and ends[1] <= 1 + limits.outside
-
-    if fits(now.range_real) and (record.begins or fits(now.range_fake)):
+    low, high = now.range_fake
+    real_fits = -1 - limits.outside <= now.range_real[0] < 0 and now.range_real[1] <= 1 + limits.outside
+    # Above 0 and far from it, they are bright pictures; at 0, they come from a ReLU or a sigmoid.
+    fake_fits = -1 - limits.outside <= low and not 0 <= low <= limits.outside and high <= 1 + limits.outside
+    if real_fits and (record.begins or fake_fits):
         return None
     real, fake = ("[{:.2g}, {:.2g}]".format(*ends) for ends in (now.range_real, now.range_fake))
     cures = ("scale the data to [-1, 1] in your data module, as MNISTDataModule and InMemoryDataModule do",)
-    if fits(now.range_real):
+    if real_fits:
         cures = ("let the generator end in a tanh, as the shipped ones do",)
     return Finding(
         "wrong range",
@@ -150,7 +151,7 @@ def wrong_range(record: Record, limits: Thresholds) -> Finding | None:
         "can tell them apart by their range alone, and the generator learns little of what they show",
         cures,
         "Radford et al. 2015, arXiv 1511.06434, section 3",
-        certain=not fits(now.range_real),
+        certain=not real_fits,
     )
 
 
@@ -206,8 +207,8 @@ def vanishing_depth(record: Record, limits: Thresholds) -> Finding | None:
                 f"on its way back through the {name} the gradient shrinks to {network.first_to_last:.2g} of what it "
                 f"was, from {ends(network)}: {layers_beyond(network, lambda ratio: ratio < limits.vanishing**0.5)}",
                 (
-                    f"--model.{name}.norm batch",
                     f"--model.{name}.activation leaky_relu --model.{name}.init he",
+                    f"--model.{name}.norm batch",
                     f"--model.{name}.residual scaled, or a shallower network",
                 ),
                 "Glorot & Bengio 2010; He et al. 2015, arXiv 1502.01852",
@@ -320,6 +321,7 @@ def mode_collapse(record: Record, limits: Thresholds) -> Finding | None:
     spread = now.spread_fake / now.spread_real if now.spread_real else math.nan
     few = record.scores and record.scores[-1].covered is not None and stalled(record.scores)
     few = few and record.scores[-1].covered <= limits.classes * record.scores[-1].classes
+    few = few and spread < limits.apart and oscillation(record, limits) is None
     if len(record.signals) < 3 or not (spread < limits.spread or few):
         return None
     classes = ""

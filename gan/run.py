@@ -223,7 +223,7 @@ def default_run_dir(config: Any) -> Path:
 
 
 def without_repeated(callbacks: list[Any]) -> list[Any]:
-    """The callbacks of a config, each once; what there can be one of only has the last one's settings, the first's place.
+    """The callbacks of a config, each once: of what there can be but one of, the last one, in the place of the first.
 
     `callbacks+` appends to those of the default config and, where the command that started a run is given again to
     resume it, to what it has appended before.
