@@ -23,9 +23,9 @@ class Thresholds:
             through to the generator is below this. 1 for Wasserstein and hinge; .4 or more in good runs.
         accuracy: And the discriminator is right about this share of generated images.
         vanishing: Vanishing through depth: the gradient at a network's first layer, over that at its last, is below.
-        exploding: Exploding through depth: it is above.
+        exploding: Exploding through depth: it is above. Up to 130 in a good discriminator with batch norm.
         slope: Exploding gradients: the discriminator's steepest slope, in logits per unit of distance between images,
-            is above. 0.1 to 8 in good runs.
+            is above. 0.1 to 14 in good runs.
         flat: Dead discriminator: its slope is below this everywhere.
         outside: Wrong range: how far images may reach beyond [-1, 1].
         inside: Saturated output: the share of generated pixels that are not at an end of the range, over that of real
@@ -44,15 +44,15 @@ class Thresholds:
     passing: float = 0.01
     accuracy: float = 0.95
     vanishing: float = 1e-3
-    exploding: float = 100.0
-    slope: float = 30.0
+    exploding: float = 1000.0
+    slope: float = 50.0
     flat: float = 1e-4
     outside: float = 0.05
     inside: float = 0.1
     spread: float = 0.1
     classes: float = 0.5
     apart: float = 0.75
-    movement: float = 0.3
+    movement: float = 0.2
     flips: float = 0.25
     imbalance: float = 100.0
 
@@ -201,6 +201,8 @@ def vanishing_depth(record: Record, limits: Thresholds) -> Finding | None:
     """A gradient that fades from layer to layer on its way back."""
     for name in NETWORKS:
         network: NetworkSignals = getattr(record.latest, name)
+        if name == "discriminator" and is_flat(record, limits) and network.dead_share > 0.5:
+            continue  # that is no matter of depth
         if network.first_to_last < limits.vanishing:
             return Finding(
                 "gradient vanishes through depth",
@@ -254,10 +256,12 @@ def exploding_gradients(record: Record, limits: Thresholds) -> Finding | None:
 def dead_discriminator(record: Record, limits: Thresholds) -> Finding | None:
     """A discriminator that says the same of all images."""
     now = record.latest
-    slope = max(now.slope_real, now.slope_fake, now.slope_between)
-    if record.begins or not slope < limits.flat:
+    if record.begins or not is_flat(record, limits):
         return None
     dead = now.discriminator.dead_share
+    if now.discriminator.first_to_last < limits.vanishing and dead <= 0.5:
+        return None  # it is flat because it is deep
+    slope = max(now.slope_real, now.slope_fake, now.slope_between)
     units = f"; {dead:.0%} of its ReLU units are zero on every image" if dead > 0.5 else ""
     return Finding(
         "dead discriminator",
@@ -270,6 +274,11 @@ def dead_discriminator(record: Record, limits: Thresholds) -> Finding | None:
         ),
         "Maas et al. 2013, Rectifier nonlinearities improve neural network acoustic models",
     )
+
+
+def is_flat(record: Record, limits: Thresholds) -> bool:
+    now = record.latest
+    return max(now.slope_real, now.slope_fake, now.slope_between) < limits.flat
 
 
 def saturated_discriminator(record: Record, limits: Thresholds) -> Finding | None:
@@ -334,9 +343,9 @@ def mode_collapse(record: Record, limits: Thresholds) -> Finding | None:
         "mode collapse",
         f"two generated images are {spread:.2g} times as far apart as two real ones{classes}",
         (
+            "no momentum: --model.generator_optimizer.betas [0,0.9], and the same for the discriminator",
             "--model.penalties+=R1",
             "a lower --model.generator_optimizer.lr, or a higher --model.discriminator_optimizer.lr",
-            "--model.generator.norm batch",
         ),
         "Metz et al. 2017, arXiv 1611.02163; Mescheder et al. 2018, arXiv 1801.04406",
     )
@@ -358,9 +367,11 @@ def oscillation(record: Record, limits: Thresholds) -> Finding | None:
         f"and in {flips:.0%} of the measurements the discriminator takes them for more real than real ones, but the "
         f"FID, {record.scores[-1].fid:.3g}, is not better than it was ({best:.3g})",
         (
+            "a discriminator that keeps up: a higher --model.discriminator_optimizer.lr, or a lower "
+            "--model.generator_optimizer.lr",
             "no momentum: --model.generator_optimizer.betas [0,0.9], and the same for the discriminator",
-            "--model.penalties+=R1",
-            "a lower rate for both, or --model.generator_scheduler WarmupCosine and the same for the discriminator",
+            "--model.penalties+=R1; and rates that fall: --model.generator_scheduler WarmupCosine, and the same for "
+            "the discriminator",
         ),
         "Mescheder et al. 2018, arXiv 1801.04406; Gidel et al. 2019, arXiv 1807.04740",
     )

@@ -58,14 +58,14 @@ CASES = {  # condition: what shows it, and what just does not
         ({"discriminator__total": math.inf}, {}),
     ],
     "gradient explodes through depth": [
-        ({"generator__first_to_last": 101.0}, {"generator__first_to_last": 99.0}),
-        ({"discriminator__first_to_last": 101.0}, {"discriminator__first_to_last": math.nan}),
+        ({"generator__first_to_last": 1001.0}, {"generator__first_to_last": 999.0}),
+        ({"discriminator__first_to_last": 1001.0}, {"discriminator__first_to_last": math.nan}),
     ],
     "gradient vanishes through depth": [
         ({"generator__first_to_last": 9e-4}, {"generator__first_to_last": 1.1e-3}),
         ({"discriminator__first_to_last": 0.0}, {}),
     ],
-    "exploding gradients": [({"lipschitz": 31.0}, {"lipschitz": 29.0})],
+    "exploding gradients": [({"lipschitz": 51.0}, {"lipschitz": 49.0})],
     "dead discriminator": [
         (
             {"slope_real": 0.0, "slope_fake": 0.0, "slope_between": 9e-5},
@@ -115,13 +115,13 @@ def test_mode_collapse_by_its_classes():
 
 
 def test_oscillation():
-    moving = changed(good(), every=True, movement=0.31, spread_real=1.0, spread_fake=0.5, logit_gap=0.1)
+    moving = changed(good(), every=True, movement=0.21, spread_real=1.0, spread_fake=0.5, logit_gap=0.1)
     signals = list(moving.signals)
     signals[0], signals[5] = (replace(signals[number], logit_gap=-0.1) for number in (0, 5))
     stalled = [replace(one, covered=6) for one in STALLED]
     assert names(Record(signals, stalled)) == ["oscillation without progress"]
     assert names(Record(signals, STALLED)) == ["oscillation without progress"]  # rather than mode collapse
-    still = [replace(one, movement=0.29) for one in signals]
+    still = [replace(one, movement=0.19) for one in signals]
     ahead = [*signals[:5], replace(signals[5], logit_gap=0.1), *signals[6:]]
     improving = [stalled[0], replace(stalled[1], fid=10.0)]
     begun = [replace(signals[0], movement=None), *signals[1:]]
@@ -133,6 +133,13 @@ def test_what_comes_of_a_cause_is_not_told_beside_it():
     collapsed = changed(good(), spread_fake=0.0)
     assert names(collapsed) == ["mode collapse"]
     assert names(changed(collapsed, generator__first_to_last=1e-9)) == ["gradient vanishes through depth"]
+
+
+def test_a_flat_discriminator_is_dead_or_too_deep():
+    """By whether its units are dead, and not both."""
+    flat = {"slope_real": 0.0, "slope_fake": 0.0, "slope_between": 0.0, "discriminator__first_to_last": 0.0}
+    assert names(changed(good(), **flat, discriminator__dead_share=0.9)) == ["dead discriminator"]
+    assert names(changed(good(), **flat, discriminator__dead_share=0.1)) == ["gradient vanishes through depth"]
 
 
 def test_networks_that_have_just_begun_are_not_judged():
