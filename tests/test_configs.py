@@ -9,7 +9,8 @@ from conftest import ROOT
 
 from gan.cli import main
 
-CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+CURES = sorted((ROOT / "configs" / "cures").glob("*.yaml"))
+CONFIGS = sorted(set((ROOT / "configs").rglob("*.yaml")) - set(CURES))
 DIFFS = [path for path in CONFIGS if path.name != "default.yaml"]
 
 
@@ -18,7 +19,7 @@ def name(path):
 
 
 def test_all_are_there():
-    assert {name(path) for path in CONFIGS} == {
+    assert {name(path) for path in CONFIGS if path.parent.name != "failures"} == {
         "article.yaml",
         "dcgan.yaml",
         "debug/fast.yaml",
@@ -35,7 +36,7 @@ def test_all_are_there():
 def test_trains_a_few_batches(path, tmp_path):
     short = ["--trainer.max_steps", "6", "--trainer.log_every_n_steps", "2", "--data.batch_size", "8"]
     for network in ("generator", "discriminator"):  # the schedule needs more batches than its warm-up
-        if (yaml.safe_load(path.read_text()).get("model", {}).get(f"{network}_scheduler", 0)) is not None:
+        if yaml.safe_load(path.read_text()).get("model", {}).get(f"{network}_scheduler", 0) is not None:
             short += [f"--model.{network}_scheduler.warmup", "2"]
     main(["fit", "--config", str(path), "--run_dir", str(tmp_path / "run"), *short, *FEW_SCORES])
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
@@ -49,6 +50,31 @@ def test_is_a_small_diff_headed_by_command_hardware_and_time(path):
         rf"# python -m gan\.cli fit --config configs/{name(path)} +\(2 CPU cores: .*(s|min)\)", lines[0]
     )
     assert lines[1].startswith("# ")
+
+
+@pytest.mark.parametrize("path", CURES, ids=name)
+def test_a_cure_is_given_after_its_failure(path, tmp_path):
+    lines = path.read_text().splitlines()
+    files = f"--config configs/failures/{path.name} --config configs/cures/{path.name}"
+    assert re.fullmatch(rf"# python -m gan\.cli fit {files} +\(2 CPU cores: .*(s|min)\)", lines[0])
+    assert lines[1].startswith("# ")
+    assert len(lines) <= 8
+    failure = ROOT / "configs" / "failures" / path.name
+    short = ["--trainer.max_steps", "2", "--data.batch_size", "8", *FEW_SCORES]
+    short += ["--model.generator_scheduler", "null", "--model.discriminator_scheduler", "null"]
+    main(["fit", "--config", str(failure), "--config", str(path), "--run_dir", str(tmp_path / "run"), *short])
+    after = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    for section, change in yaml.safe_load(path.read_text()).items():
+        assert contains(after[section], change)
+
+
+def contains(whole, part) -> bool:
+    """Whether a config has all settings of a part of one."""
+    if isinstance(part, dict):
+        return isinstance(whole, dict) and all(key in whole and contains(whole[key], part[key]) for key in part)
+    if isinstance(part, list):
+        return len(whole) == len(part) and all(map(contains, whole, part))
+    return whole == part
 
 
 def test_default_is_complete():

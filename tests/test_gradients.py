@@ -9,21 +9,10 @@ import torch
 from conftest import mnist, same_weights
 from torch import Tensor, nn
 
-from gan.gradients import (
-    BINS,
-    Watch,
-    alone,
-    histogram,
-    largest_singular_value,
-    measure,
-    parameter_gradients,
-    set_aside,
-    slopes,
-    spectral_norm,
-    summary,
-    updates,
-    weights,
-)
+from gan.gradients import BINS, Watch, measure, updates, weights
+from gan.gradients.pair import histogram, slopes, summary
+from gan.gradients.parameters import alone, parameter_gradients, set_aside
+from gan.gradients.watch import largest_singular_value, spectral_norm
 from gan.losses import Hinge, NonSaturating, RelativisticPaired, Saturating, Wasserstein
 from gan.networks import DCGANDiscriminator, DCGANGenerator, MLPDiscriminator, MLPGenerator
 from gan.networks.layers import normalize_weights

@@ -1,0 +1,71 @@
+"""Every run in `configs/failures` fails, the doctor names what it fails of and what cures it, and that cures it."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from commands import command
+from conftest import ROOT
+from lightning import Callback
+
+from gan.callbacks import FIDTracker, GradientDoctor
+
+FAILURES = {  # condition, what its cures must name, and the FID that the cured run stays below
+    "collapse": ("mode collapse", "--model.generator_optimizer.betas [0,0.9]", 12),
+    "dead_discriminator": ("dead discriminator", "a lower rate: --model.discriminator_optimizer.lr", 12),
+    "deep_residual": ("gradient explodes through depth", "--model.discriminator.residual scaled", 12),
+    "deep_sigmoid": ("gradient vanishes through depth", "--model.discriminator.activation leaky_relu", 12),
+    "oscillation": ("oscillation without progress", "a higher --model.discriminator_optimizer.lr", 20),
+    "saturated_loss": ("vanished generator gradient", "--model.loss NonSaturating", 12),
+    "steep_critic": ("exploding gradients", "--model.penalties+=GradientPenalty", 12),
+    "wrong_range": ("wrong range", "scale the data to [-1, 1]", 12),
+}
+FAILED = 28  # the FID that a failing run stays above: it is 57 for noise, and below 12 for digits
+
+
+class Keep(Callback):
+    def on_fit_start(self, trainer, pl_module):
+        self.doctor = next(one for one in trainer.callbacks if isinstance(one, GradientDoctor))
+        self.tracker = next(one for one in trainer.callbacks if isinstance(one, FIDTracker))
+
+
+def train(folder: Path, *configs: str) -> Keep:
+    keep = Keep()
+    words = [word for config in configs for word in ("--config", ROOT / "configs" / config)]
+    command("fit", *words, "--run_dir", folder, callbacks=[keep])
+    return keep
+
+
+def test_each_failure_has_its_cure():
+    for folder in ("failures", "cures"):
+        assert {path.stem for path in (ROOT / "configs" / folder).glob("*.yaml")} == FAILURES.keys()
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_a_cure_changes_one_thing(name):
+    """Settings of the failure alone, or a penalty that it lacks; both optimizers count as one."""
+    cure = yaml.safe_load((ROOT / "configs" / "cures" / f"{name}.yaml").read_text())
+    ((section, change),) = cure.items()
+    assert section in ("model", "data")
+    if section == "model":
+        assert set(change) in (
+            *({key} for key in ("discriminator", "loss", "penalties", "discriminator_optimizer")),
+            {"generator_optimizer", "discriminator_optimizer"},
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAILURES)
+def test_fails_is_named_and_is_cured(name, tmp_path):
+    condition, cure, healthy = FAILURES[name]
+
+    failed = train(tmp_path / "failed", f"failures/{name}.yaml")
+    told = {one["name"]: one for one in failed.doctor.told}
+    assert condition in told
+    assert any(cure in one for one in told[condition]["cures"])
+    assert condition.capitalize() in (tmp_path / "failed" / "report.md").read_text()
+    assert failed.tracker.latest["fid"] > FAILED
+
+    cured = train(tmp_path / "cured", f"failures/{name}.yaml", f"cures/{name}.yaml")
+    assert [one["name"] for one in cured.doctor.told] == []
+    assert cured.tracker.latest["fid"] < healthy
