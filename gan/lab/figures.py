@@ -121,3 +121,11 @@ def spread(places: list[float], gap: float) -> list[float]:
             blocks[-1][0] += total - members * blocks[-1][1] * gap
             blocks[-1][1] += members
     return [total / members + place * gap for total, members in blocks for place in range(int(members))]
+
+
+def key(figure: "Figure", colours: dict[str, str]) -> None:
+    """Names of colours in a row above all panels, for figures in which they mean the same in each."""
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], color=colour, label=name, linewidth=2.5) for name, colour in colours.items()]
+    figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), handlelength=1.2, columnspacing=1.8)
