@@ -123,9 +123,13 @@ def spread(places: list[float], gap: float) -> list[float]:
     return [total / members + place * gap for total, members in blocks for place in range(int(members))]
 
 
-def key(figure: "Figure", colours: dict[str, str]) -> None:
-    """Names of colours in a row above all panels, for figures in which they mean the same in each."""
+def key(where: "Figure | Axes", colours: dict[str, str], corner: str = "upper left") -> None:
+    """Names of colours: in a row above all panels of a figure where they mean the same in each, or in one's corner."""
+    from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], color=colour, label=name, linewidth=2.5) for name, colour in colours.items()]
-    figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), handlelength=1.2, columnspacing=1.8)
+    place = {"loc": corner, "fontsize": 9}
+    if isinstance(where, Figure):
+        place = {"loc": "outside upper left", "ncols": len(handles), "columnspacing": 1.8}
+    where.legend(handles=handles, **place, handlelength=1.2)
