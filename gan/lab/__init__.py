@@ -19,4 +19,5 @@ EXPERIMENTS = {
     "descent": 4,
     "depth": 8,
     "loss_curves": 1,
+    "dirac": 10,
 }
