@@ -20,4 +20,5 @@ EXPERIMENTS = {
     "depth": 8,
     "loss_curves": 1,
     "dirac": 10,
+    "exploding": 10,
 }
