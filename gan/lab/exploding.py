@@ -29,7 +29,7 @@ from gan.networks.layers import normalize_weights
 REFERENCE = "Bengio et al. 1994; Pascanu et al. 2013, arXiv:1211.5063; Zhang & Sennrich 2019, arXiv:1910.07467"
 
 MATHEMATICS = """
-A linear recurrent network  hₜ = W hₜ₋₁  is one product:  h_T = Wᵀ h₀  (W to the power T), and backwards
+A linear recurrent network  hₜ = W hₜ₋₁  over T steps is one power,  W^T h₀,  and backwards
   ∂ℓ/∂hₜ = (Wᵀ)^(T−t) ∂ℓ/∂h_T.   If W = g Q with Q orthogonal, its length is multiplied by  g^(T−t).
 In general  σmin(W)^(T−t) ≤ factor ≤ σmax(W)^(T−t):  σmax > 1 lets it explode, σmax < 1 makes it vanish.
 One unit:  ℓ(w) = (w^T − 1)²/2,   ℓ′(w) = T w^(T−1) (w^T − 1):  ~ T² (w − 1) near w = 1, ~ T w^(2T−1) beyond.
