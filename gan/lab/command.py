@@ -75,10 +75,10 @@ def run_one(name: str, out: Path, seed: int, console: Console) -> Report:
     """Runs an experiment under a progress bar and writes its files."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    experiment = load(name)
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(name, total=1.0)
+        experiment = load(name)  # brings torch along, which takes seconds
         start = time.perf_counter()
         result = experiment.run(seed=seed, progress=lambda fraction: bar.update(task, completed=fraction))
         seconds = time.perf_counter() - start
