@@ -37,14 +37,14 @@ MATHEMATICS = """
 A network of L layers  aₗ = Wₗ hₗ₋₁,  hₗ = φ(aₗ).  The chain rule runs backwards through all of them:
   ∂ℓ/∂hₗ₋₁ = Wₗᵀ (φ′(aₗ) ⊙ ∂ℓ/∂hₗ),   so   ∂ℓ/∂h₁ = W₂ᵀ φ′₂ W₃ᵀ φ′₃ … Wᵀ φ′ ∂ℓ/∂h_L.
 With independent weights of variance s²/n and width n, a layer multiplies E|∂ℓ/∂h|² by  s² E φ′(a)²:
-  sigmoid: φ′ ≤ 1/4, default s² = 1/3       ≤ 1/48      the norm falls by 7 or more in each layer
+  sigmoid: φ′ ≤ 1/4, default s² = 1/3       ≤ 1/48      the norm falls by √48 = 6.9 or more
   ReLU:    φ′² is 1 half of the time        s²/2        Xavier s² = 1:  2^(−1/2) in each layer
   ReLU, default s² = 1/3                    1/6         6^(−1/2) = 0.41 in each layer
   ReLU, He s² = 2                           1           neither vanishes nor explodes (on average)
   ReLU after batch norm                     π/(π − 1)   1.21 in the norm, whatever the weights: explodes
-Residual  hₗ = hₗ₋₁ + c φ(aₗ):  1 + c² s²/2 at the least: √2 or more with He and c = 1; with c² = 1/L at most e^(1/2)
-in the norm over all layers, were the two terms uncorrelated. The weights get  ∂ℓ/∂Wₗ = (φ′ ⊙ ∂ℓ/∂hₗ) hₗ₋₁ᵀ :
-what vanishes backwards in ∂ℓ/∂h, hₗ₋₁ makes up for where it vanishes forwards.
+Residual  hₗ = hₗ₋₁ + c φ(aₗ):  1 + c² s²/2 were the two parts independent: √2 in the norm with He and c = 1,
+but with c² = 1/L only e^(1/2) over all layers together. They are not quite, and it is somewhat more.
+The weights get  ∂ℓ/∂Wₗ = (φ′ ⊙ ∂ℓ/∂hₗ) hₗ₋₁ᵀ :  a large hₗ₋₁ makes up for a small ∂ℓ/∂hₗ.
 """
 
 DEPTHS = (5, 10, 20, 40)
