@@ -1,5 +1,6 @@
 """The page of all experiments, as a browser sees it."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -70,7 +71,8 @@ def test_has_everything(page):
             assert (
                 part.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("'", "&#x27;") in section
             )
-        assert section.count('class="pass"') == len(experiment.run(seed=0).checks)
+        verdict = json.loads((page.parent / name / "verdict.json").read_text(encoding="utf-8"))
+        assert section.count('class="pass"') == len(verdict["checks"]) > 0
         assert [head in section for head in ("<b>What you see.</b>", "<b>Why.</b>", "<b>Try.</b>")] == [True] * 3
 
 
