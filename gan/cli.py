@@ -1,7 +1,7 @@
-"""The door: `python -m gan.cli fit | validate | test | sample | export`.
+"""The door: `python -m gan.cli fit | validate | test | sample | export | lab`.
 
 fit, validate and test are Lightning's (`gan.run`); sample and export take images and the generator out of a
-checkpoint (`gan.generate`).
+checkpoint (`gan.generate`); lab runs the experiments on vanishing gradients (`gan.lab`).
 """
 
 import ctypes
@@ -21,13 +21,18 @@ def main(args: list[str] | None = None) -> None:
         args: The words after `python -m gan.cli`; those of the process if not given.
 
     Raises:
-        SystemExit: with status 2 after a one-line error where the user can help it, 130 after Ctrl-C.
+        SystemExit: with status 2 after a one-line error where the user can help it, 130 after Ctrl-C, and 1 if a
+            check of the lab failed.
     """
     args = sys.argv[1:] if args is None else list(args)
     share_cores()
     keep_memory()
     try:
-        if args and args[0] in OURS:
+        if args[:1] == ["lab"]:
+            from gan.lab.command import lab
+
+            lab(args[1:])
+        elif args and args[0] in OURS:
             from jsonargparse import auto_cli
 
             from gan import generate

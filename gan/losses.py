@@ -80,6 +80,24 @@ class NonSaturating(Loss):
         return softplus(-fake)
 
 
+class MaximumLikelihood(Loss):
+    """The minimax D, and a G that climbs the likelihood of the data if D is optimal (Goodfellow 2016,
+    arXiv:1701.00160, section 3.2.4).
+
+    D: softplus(-l_r) + softplus(l_f).  G: -exp(l_f), which in expectation over fakes is then that over reals.
+
+    dG/dl_f = -exp(l_f) vanishes as D rejects the fake, as that of `Saturating` does, and explodes as D accepts
+    it: a batch is moved by its best few fakes. In float32 it is infinite from l_f = 89 up.
+    """
+
+    def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        return _cross_entropy(real_logits, fake_logits)
+
+    def generator(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
+        (fake,) = _vectors(fake_logits)
+        return -fake.exp()
+
+
 class LeastSquares(Loss):
     """Half the squared distance to the targets 1 (real) and 0 (fake) (Mao et al. 2017, arXiv:1611.04076).
 

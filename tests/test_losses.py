@@ -11,13 +11,14 @@ from gan.losses import (
     Hinge,
     LeastSquares,
     Loss,
+    MaximumLikelihood,
     NonSaturating,
     RelativisticPaired,
     Saturating,
     Wasserstein,
 )
 
-LOSSES = [Saturating, NonSaturating, LeastSquares, Hinge, Wasserstein, RelativisticPaired]
+LOSSES = [Saturating, NonSaturating, MaximumLikelihood, LeastSquares, Hinge, Wasserstein, RelativisticPaired]
 LOGITS = [-50.0, -8.0, 0.0, 8.0, 50.0]
 
 
@@ -39,6 +40,7 @@ CROSS_ENTROPY = (
 CLOSED_FORMS = {
     Saturating: (*CROSS_ENTROPY, lambda r, f: -softplus(f), lambda r, f: -sigmoid(f)),
     NonSaturating: (*CROSS_ENTROPY, lambda r, f: softplus(-f), lambda r, f: -(1 - sigmoid(f))),
+    MaximumLikelihood: (*CROSS_ENTROPY, lambda r, f: -exp(f), lambda r, f: -exp(f)),
     LeastSquares: (
         lambda r, f: (r - 1) ** 2 / 2 + f**2 / 2,
         lambda r, f: r - 1,
@@ -122,7 +124,7 @@ def test_generator_closed_form(cls, dtype):
     torch.testing.assert_close(slope, expected(by_fake, real, fake), **tolerance)
 
 
-@pytest.mark.parametrize("cls", LOSSES)
+@pytest.mark.parametrize("cls", [cls for cls in LOSSES if cls is not MaximumLikelihood])
 def test_extreme_logits_stay_finite(cls):
     real, fake = (1e4 * x.detach().sign() for x in grid())
     real.requires_grad_(), fake.requires_grad_()
@@ -145,6 +147,23 @@ def test_where_the_generator_vanishes():
     assert generator_slope(RelativisticPaired(), -8.0) < -0.999
 
 
+def test_where_maximum_likelihood_explodes():
+    assert generator_slope(MaximumLikelihood(), -8.0) == pytest.approx(-exp(-8), rel=1e-5)
+    assert generator_slope(MaximumLikelihood(), 88.0) == pytest.approx(-exp(88), rel=1e-4)
+    assert generator_slope(MaximumLikelihood(), 89.0) == -float("inf")  # said, not hidden by a clamp
+
+
+def test_maximum_likelihood_follows_the_likelihood():
+    # With the optimal logit log(p / q), the gradient of E_q[G] by the parameters of q is that of KL(p || q).
+    p = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
+    scores = torch.tensor([0.5, -0.3, 0.1, 0.2], dtype=torch.float64, requires_grad=True)
+    q = scores.softmax(0)
+    losses = MaximumLikelihood().generator((p / q).log().detach())
+    (ours,) = torch.autograd.grad((q * losses).sum(), scores, retain_graph=True)
+    (theirs,) = torch.autograd.grad((p * (p / q).log()).sum(), scores)
+    torch.testing.assert_close(ours, theirs)
+
+
 @pytest.mark.parametrize("logit", LOGITS)
 def test_cross_entropy_oracle(logit):
     torch.manual_seed(0)
@@ -153,7 +172,7 @@ def test_cross_entropy_oracle(logit):
     def bce(logits, target):
         return binary_cross_entropy_with_logits(logits, torch.full_like(logits, target), reduction="none")
 
-    for loss in (Saturating(), NonSaturating()):
+    for loss in (Saturating(), NonSaturating(), MaximumLikelihood()):
         torch.testing.assert_close(loss.discriminator(real, fake), bce(real, 1.0) + bce(fake, 0.0))
     torch.testing.assert_close(Saturating().generator(fake), -bce(fake, 0.0))
     torch.testing.assert_close(NonSaturating().generator(fake), bce(fake, 1.0))

@@ -1,0 +1,24 @@
+"""The vanishing-gradient lab: each claim as an experiment that runs in seconds, draws itself and checks itself.
+
+`python -m gan.cli lab` lists the experiments, `lab NAME` runs one (`gan.lab.command`). An experiment is one file here;
+its docstring explains it in plain words, the first line being its title. `loss_curves` is the shortest, to read first
+and to copy from. It has, besides its docstring:
+
+- `REFERENCE`: where the claim comes from.
+- `MATHEMATICS`: some ten lines, in plain text.
+- `run(seed, progress, ...)`: does it, and returns its data and its checks, a `Result`. What the checks hinge on is an
+  argument, so that one can see them fail.
+- `figure(result)`: draws that data.
+
+`experiment` has the words for data and checks, `figures` the common style; `report` writes the files of one experiment,
+`page` the page of all.
+"""
+
+# Name to seconds on one core, in the order of the page.
+EXPERIMENTS = {
+    "descent": 4,
+    "depth": 9,
+    "loss_curves": 1,
+    "dirac": 7,
+    "exploding": 4,
+}

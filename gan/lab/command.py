@@ -1,0 +1,135 @@
+"""`python -m gan.cli lab`: lists the experiments, runs one, or runs all and writes their page."""
+
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from gan.lab import EXPERIMENTS
+from gan.lab.experiment import Check, load, title_of
+from gan.lab.report import Report, write
+
+
+def lab(args: list[str]) -> None:
+    """Runs the command.
+
+    Args:
+        args: The words after `lab`.
+
+    Raises:
+        ValueError: If there is no such experiment, or the folder cannot be written.
+        SystemExit: With status 1 if a check failed, 130 after Ctrl-C.
+    """
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(prog="gan lab", description="The vanishing-gradient lab.", exit_on_error=False)
+    parser.add_argument("name", nargs="?", help="an experiment, or `all`; none lists them")
+    parser.add_argument("--out", default="runs/lab", help="folder to write to, one folder in it for each experiment")
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything random, 0 or more")
+    options = parser.parse_args(args)
+    console = Console(highlight=False)
+    if options.name is None:
+        show_list(console)
+        return
+    if options.name not in (*EXPERIMENTS, "all"):
+        raise ValueError(f"lab has no experiment {options.name!r}; it has {', '.join(EXPERIMENTS)}, and all")
+    if not 0 <= options.seed < 2**63:
+        raise ValueError(f"--seed must be from 0 to 2^63 - 1, got {options.seed}")
+    out = Path(options.out)
+    names = list(EXPERIMENTS) if options.name == "all" else [options.name]
+    with writing(out):  # before anything is computed
+        for name in names:
+            (out / name).mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=out / name):
+                pass
+    try:
+        if options.name == "all":
+            reports = run_all(names, out, options.seed, console)
+        else:
+            reports = [run_one(names[0], out, options.seed, console)]
+            show(reports[0], console)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    console.print(f"\nfiles  {out / ('index.html' if options.name == 'all' else options.name)}", soft_wrap=True)
+    failed = [f"{report.experiment.name}: {line(check)}" for report in reports for check in report.result.failed]
+    if failed:
+        print("failed  " + "\n        ".join(failed), file=sys.stderr)
+        sys.exit(1)
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """What goes wrong within is about `--out`."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"cannot write --out {out}: {error}") from error
+
+
+def show_list(console: Console) -> None:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    for name, seconds in EXPERIMENTS.items():
+        table.add_row(name, f"{seconds} s", title_of(name))
+    console.print(table)
+    console.print(f"\nall take {sum(EXPERIMENTS.values())} s on one core, and make a page of figures: lab all")
+
+
+def run_one(name: str, out: Path, seed: int, console: Console) -> Report:
+    """Runs an experiment under a progress bar and writes its files."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(name, total=1.0)
+        experiment = load(name)  # brings torch along, which takes seconds
+        start = time.perf_counter()
+        result = experiment.run(seed=seed, progress=lambda fraction: bar.update(task, completed=fraction))
+        seconds = time.perf_counter() - start
+        report = Report(experiment, result, seed, seconds)
+        with writing(out):
+            write(report, out / name)
+    return report
+
+
+def run_all(names: list[str], out: Path, seed: int, console: Console) -> list[Report]:
+    """Runs the experiments one after the other, a line for each, and writes `index.html`."""
+    from gan.lab.page import page
+
+    reports = []
+    for name in names:
+        report = run_one(name, out, seed, console)
+        count, failed = len(report.result.checks), len(report.result.failed)
+        verdict = f"{failed} of {count} checks failed" if failed else f"{count} checks passed"
+        console.print(f"{name:{max(map(len, names))}}  {report.seconds:5.1f} s  {verdict}")
+        reports.append(report)
+    with writing(out):
+        (out / "index.html").write_text(page(reports, out), encoding="utf-8")
+    return reports
+
+
+def show(report: Report, console: Console) -> None:
+    """What the figure shows, and the verdict."""
+    experiment = report.experiment
+    console.print(f"{experiment.title}\n", style="bold", markup=False)
+    console.print(f"{experiment.explanation[0]}\n", markup=False)
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("check")
+    table.add_column("asked", justify="right", no_wrap=True)
+    table.add_column("measured", justify="right", no_wrap=True)
+    table.add_column()
+    for check in report.result.checks:
+        mark = "[green]pass[/]" if check.passed else "[bold red]fail[/]"
+        table.add_row(escape(check.what), check.asked, f"{check.value:.4g}", mark)
+    console.print(table)
+
+
+def line(check: Check) -> str:
+    return f"{check.what} is {check.value:.4g}, asked {check.asked}"
