@@ -35,8 +35,8 @@ class Thresholds:
         apart: their distance is below this part of the real ones', and the FID does not fall.
         movement: Oscillation: from one measurement to the next, images of the same latents move by more than this part
             of the distance between two real ones, on average over the last eight,
-        flips: and in this share of the eight, the discriminator takes the generated for more real than the real; and
-            the FID does not fall.
+        flips: in this share of the eight, the discriminator takes the generated for more real than the real,
+        far: and the FID does not fall, and is above this many times the floor, that of real images.
         imbalance: Learning-rate imbalance: in a batch, one network's weights change more than the other's, in
             proportion to their size, by more than this factor.
     """
@@ -54,6 +54,7 @@ class Thresholds:
     apart: float = 0.75
     movement: float = 0.2
     flips: float = 0.25
+    far: float = 50.0
     imbalance: float = 100.0
 
     def __post_init__(self) -> None:
@@ -69,12 +70,14 @@ class Score:
     Attributes:
         step: Training batches completed.
         fid: Frechet distance.
+        floor: That of as many real images.
         covered: Classes with at least a tenth of a fair share of the generated images, None without a classifier.
         classes: Classes that there are, likewise.
     """
 
     step: int
     fid: float
+    floor: float
     covered: int | None = None
     classes: int | None = None
 
@@ -358,14 +361,15 @@ def oscillation(record: Record, limits: Thresholds) -> Finding | None:
         return None
     movement = sum(one.movement / one.spread_real for one in window) / len(window)
     flips = sum(one.logit_gap < 0 for one in window) / len(window)
-    if not (movement > limits.movement and flips >= limits.flips):
+    score = record.scores[-1]
+    if not (movement > limits.movement and flips >= limits.flips and score.fid > limits.far * score.floor):
         return None
     best = min(score.fid for score in record.scores)
     return Finding(
         "oscillation without progress",
         f"images of the same latents keep moving, each time by {movement:.2f} of the distance between two real images, "
         f"and in {flips:.0%} of the measurements the discriminator takes them for more real than real ones, but the "
-        f"FID, {record.scores[-1].fid:.3g}, is not better than it was ({best:.3g})",
+        f"FID, {score.fid:.3g}, is not better than it was ({best:.3g})",
         (
             "a discriminator that keeps up: a higher --model.discriminator_optimizer.lr, or a lower "
             "--model.generator_optimizer.lr",

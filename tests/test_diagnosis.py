@@ -44,7 +44,7 @@ def names(record: Record, thresholds=None) -> list[str]:
 
 
 SATURATED = {"slope_fake": 1.0, "logit_gap": 20.0, "accuracy_fake": 1.0}
-STALLED = [Score(100, 20.0, 5, 10), Score(200, 19.5, 5, 10)]
+STALLED = [Score(100, 20.0, 0.1, 5, 10), Score(200, 19.5, 0.1, 5, 10)]
 CASES = {  # condition: what shows it, and what just does not
     "wrong range": [
         ({"range_real": (0.0, 1.0)}, {"range_real": (-0.2, 1.0)}),
@@ -125,7 +125,15 @@ def test_oscillation():
     ahead = [*signals[:5], replace(signals[5], logit_gap=0.1), *signals[6:]]
     improving = [stalled[0], replace(stalled[1], fid=10.0)]
     begun = [replace(signals[0], movement=None), *signals[1:]]
-    for record in (still, stalled), (ahead, stalled), (signals, improving), (signals, []), (begun, stalled):
+    near = [replace(one, floor=0.4) for one in stalled]
+    for record in (
+        (signals, near),
+        (still, stalled),
+        (ahead, stalled),
+        (signals, improving),
+        (signals, []),
+        (begun, stalled),
+    ):
         assert names(Record(*record)) == []
 
 

@@ -109,6 +109,8 @@ def test_linear_networks_by_hand(one_pass, num):
         close(signals.range_fake, (fake.min().item(), fake.max().item()))
         close(signals.extreme_real, (real.abs() > 0.99).double().mean().item())
         close(signals.extreme_fake, (fake.abs() > 0.99).double().mean().item())
+        for spread, images in ((signals.spread_real, real), (signals.spread_fake, fake)):
+            close(spread, nn.functional.pdist(images.flatten(1)).square().mean().sqrt().item())
 
 
 def test_what_the_generator_gets_from_a_sure_discriminator():

@@ -112,9 +112,8 @@ class GradientDoctor(Callback):
         """Takes down the latest score."""
         latest = tracker.latest
         if latest and (not self.scores or latest["step"] > self.scores[-1].step):
-            covered = latest.get("modes_covered")
-            covered = None if covered is None else int(covered)
-            score = Score(int(latest["step"]), latest["fid"], covered, tracker.judge.num_classes)
+            covered = int(latest["modes_covered"]) if "modes_covered" in latest else None
+            score = Score(latest["step"], latest["fid"], latest["fid_floor"], covered, tracker.judge.num_classes)
             self.scores = [*self.scores, score][-WINDOW:]
 
     def found_by_guards(self, why: str = "") -> list[Finding]:

@@ -362,3 +362,38 @@ def test_a_picture_that_cannot_be_written_does_not_end_the_run(make_gan, make_tr
 def test_bad_settings(setting):
     with pytest.raises(ValueError, match=next(iter(setting))):
         GradientMonitor(**setting)
+
+
+class Level(nn.Module):
+    """Images of one level of grey."""
+
+    latent_dim = 8
+
+    def __init__(self):
+        super().__init__()
+        self.level = nn.Parameter(torch.zeros(()))
+
+    def forward(self, latents):
+        return self.level.expand(len(latents), *SHAPE) + 0 * latents.sum()
+
+
+def test_movement(make_trainer, data):
+    """Of all pixels by .3: sqrt(28 * 28) * .3, whatever size the pictures are kept at. Also after a resume."""
+
+    class Move(Callback):
+        def on_train_batch_end(self, trainer, pl_module, *args):
+            with torch.no_grad():
+                pl_module.generator.level.fill_({1: 0.1, 2: 0.4, 3: 0.4, 4: 0.2}[trainer.global_step])
+
+    def fit(last, checkpoint=None):
+        gan = GAN(Level(), DCGANDiscriminator(SHAPE, 4, norm="none"), generator_optimizer=partial(SGD, lr=0.0))
+        monitor = GradientMonitor(every=1, images=8)
+        keep = Keep(monitor)
+        callbacks = [Move(), monitor, keep, RunCheckpoint(every=2)]
+        trainer = make_trainer(max_steps=last, callbacks=callbacks)
+        trainer.fit(gan, data, ckpt_path=checkpoint, weights_only=True)
+        return [one.movement for one in keep.records], trainer.default_root_dir
+
+    moved, folder = fit(2)
+    assert moved == [None, pytest.approx(8.4, rel=1e-5)]
+    assert fit(4, f"{folder}/checkpoints/last.ckpt")[0] == [0, pytest.approx(5.6, rel=1e-5)]
