@@ -31,7 +31,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from gan import GAN
-from gan.callbacks import FIDTracker, GradientMonitor
+from gan.callbacks import FIDTracker, GradientDoctor, GradientMonitor, NonFiniteGuard
 from gan.callbacks.images import to_uint8
 from gan.callbacks.reals import extract
 from gan.cli import keep_memory
@@ -57,7 +57,7 @@ def main() -> None:
     command.add_argument("fit", nargs="*", help="arguments of `fit`, after a --: the two sides then differ by them")
     command.set_defaults(run=benchmark_step)
 
-    command = commands.add_parser("monitor", help="what GradientMonitor adds to the default run's time")
+    command = commands.add_parser("monitor", help="what those who watch the gradients add to the default run's time")
     command.add_argument("--batches", type=int, default=2000, help="training batches")
     command.add_argument("fit", nargs="*", help="arguments of `fit`, after a --")
     command.set_defaults(run=benchmark_monitor)
@@ -144,48 +144,48 @@ class Pairs(Callback):
 
 
 def benchmark_monitor(args: argparse.Namespace) -> None:
-    """The time spent in the monitor over that spent elsewhere, in one run: the machine's moods hit both alike."""
-    monitor = TimedMonitor()
+    """The time in the hooks of each callback that watches gradients over the time outside of them, in one run."""
+    hooks = TimedHooks()
     keep_memory()
     with tempfile.TemporaryDirectory() as folder:
         fit = ["fit", "--run_dir", f"{folder}/run", "--trainer.max_steps", str(args.batches), *args.fit]
-        run(fit, callbacks=[monitor])
-    inside, outside = sum(monitor.inside), monitor.whole - sum(monitor.inside)
-    print(
-        f"monitor   {len(monitor.inside)} measurements of {1e3 * statistics.median(monitor.inside):.0f} ms in ", end=""
-    )
-    print(f"{args.batches} batches of {1e3 * outside / args.batches:.1f} ms: {inside / outside:.2%} of training time")
+        run(fit, callbacks=[hooks])
+    outside = hooks.whole - sum(hooks.seconds.values())
+    print(f"monitor   {args.batches} batches of {1e3 * outside / args.batches:.1f} ms without them")
+    for name, seconds in hooks.seconds.items():
+        print(f"monitor   {name:<15} {seconds / outside:.2%} of training time")
 
 
-class TimedMonitor(GradientMonitor):
-    """Takes the time of each measurement, its charts and pictures included, and of the run without its start."""
+class TimedHooks(Callback):
+    """Takes the time in the training hooks of GradientMonitor, GradientDoctor and NonFiniteGuard, and of the run."""
 
     def __init__(self):
-        super().__init__()
-        self.inside: list[float] = []
-        self.spent = 0.0
+        self.seconds: dict[str, float] = {}
+
+    def on_fit_start(self, trainer: Trainer, pl_module: GAN) -> None:
+        for callback in trainer.callbacks:
+            if isinstance(callback, GradientMonitor | GradientDoctor | NonFiniteGuard):
+                for hook in ("batch_start", "batch_end"):
+                    self.time(callback, f"on_train_{hook}")
+                for hook in ("on_before_backward", "on_after_backward", "on_before_optimizer_step"):
+                    self.time(callback, hook)
+
+    def time(self, callback: Callback, hook: str) -> None:
+        name, method = type(callback).__name__, getattr(callback, hook)
+        self.seconds[name] = 0.0
+
+        def timed(*args: Any) -> None:
+            before = time.perf_counter()
+            method(*args)
+            self.seconds[name] += time.perf_counter() - before
+
+        setattr(callback, hook, timed)
 
     def on_train_start(self, *args: Any) -> None:
         self.start = time.perf_counter()
 
-    def on_train_batch_start(self, *args: Any) -> None:
-        self.timed(super().on_train_batch_start, *args)
-
-    def on_before_optimizer_step(self, *args: Any) -> None:
-        self.timed(super().on_before_optimizer_step, *args)
-
     def on_train_batch_end(self, *args: Any) -> None:
-        measured = self._measuring is not None
-        self.timed(super().on_train_batch_end, *args)
-        if measured:
-            self.inside.append(self.spent)
-            self.spent = 0.0
         self.whole = time.perf_counter() - self.start
-
-    def timed(self, hook: Callable[..., None], *args: Any) -> None:
-        before = time.perf_counter()
-        hook(*args)
-        self.spent += time.perf_counter() - before
 
 
 def bare_loop(
