@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from gan.clipping import local
 from gan.gradients.watch import row_norms
 
 OverProcesses = Callable[[Tensor, Literal["mean", "sum", "max"]], Tensor]
@@ -38,7 +39,10 @@ def parameter_gradients(
         # Autograd knows only the whole weights, which exist in between; sharding puts its part in `.grad`.
         with set_aside(networks):
             objective.backward()
-            return [torch.zeros_like(local(one)) if one.grad is None else local(one.grad) for one in parameters]
+            return [
+                torch.zeros_like(local(one.detach())) if one.grad is None else local(one.grad.detach())
+                for one in parameters
+            ]
     gradients = torch.autograd.grad(objective, parameters, allow_unused=True, materialize_grads=True)
     flat = torch.cat([one.flatten().to(torch.promote_types(one.dtype, torch.float32)) for one in gradients])
     return list(over_processes(flat, "mean").split([one.numel() for one in gradients]))
@@ -71,7 +75,7 @@ def by_layer(squares: Tensor, network: nn.Module, layers: Iterable[str]) -> dict
 
 def weights(network: nn.Module) -> list[Tensor]:
     """A copy of the trainable parameters, or of this process's shards of them."""
-    return [local(one).clone() for one in trainable(network).values()]
+    return [local(one.detach()).clone() for one in trainable(network).values()]
 
 
 def updates(
@@ -94,11 +98,6 @@ def updates(
     total = (changed.sum() / were.sum()).sqrt().item()
     changed, were = by_layer(changed, network, layers), by_layer(were, network, layers)
     return total, {name: changed[name] / were[name] for name in changed if were[name] > 0}
-
-
-def local(tensor: Tensor) -> Tensor:
-    """What this process has of a tensor."""
-    return tensor.detach().to_local() if isinstance(tensor, DTensor) else tensor.detach()
 
 
 @contextmanager
