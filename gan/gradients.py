@@ -104,6 +104,8 @@ class Signals:
         range_fake: Lowest and highest value in the generated images.
         extreme_real: Share of values beyond +-.99 in the real images: what is normal for the generated ones.
         extreme_fake: Share of values beyond +-.99 in the generated images.
+        spread_real: Root mean square distance between two of the real images.
+        spread_fake: The same between two generated images: 0 if all are one.
     """
 
     step: int
@@ -123,6 +125,8 @@ class Signals:
     range_fake: tuple[float, float]
     extreme_real: float
     extreme_fake: float
+    spread_real: float
+    spread_fake: float
 
 
 def alone(tensor: Tensor, how: str) -> Tensor:
@@ -204,6 +208,7 @@ def measure(
     accuracy_real, accuracy_fake, logit_real, logit_fake, extreme_real, extreme_fake = rest
     largest = [torch.cat(found).max(), *(one.max() for one in pixels), *(-one.min() for one in pixels)]
     lipschitz, *ends = over_processes(torch.stack(largest), "max").tolist()
+    spread_real, spread_fake = (spread(one, over_processes) for one in pixels)
     return Signals(
         step=step,
         generator=generator_signals,
@@ -222,6 +227,8 @@ def measure(
         range_fake=(-ends[3], ends[1]),
         extreme_real=extreme_real,
         extreme_fake=extreme_fake,
+        spread_real=spread_real,
+        spread_fake=spread_fake,
     )
 
 
@@ -386,6 +393,15 @@ def row_norms(tensor: Tensor) -> Tensor:
     rows = tensor.detach().reshape(len(tensor) if tensor.ndim else 1, -1)
     rows = rows.cpu() if rows.device.type == "mps" else rows  # which has no float64
     return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).cpu()
+
+
+def spread(images: Tensor, over_processes: OverProcesses) -> float:
+    """The root mean square distance between two of the images (N, C, H, W) of all processes, which have N each."""
+    rows = images.flatten(1)
+    num = over_processes(torch.tensor(float(len(rows)), dtype=torch.float64), "sum").item()
+    center = over_processes(rows.mean(0), "mean")
+    variance = over_processes((rows - center).square().sum(1).mean(), "mean").item()
+    return (2 * variance * num / (num - 1)) ** 0.5
 
 
 def histogram(norms: Tensor) -> Tensor:

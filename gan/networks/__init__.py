@@ -1,6 +1,7 @@
 """Generators and discriminators: read `mlp` first, then `dcgan` and `resnet`; `network` is the contract."""
 
 from gan.networks.dcgan import DCGANDiscriminator, DCGANGenerator
+from gan.networks.deep import DeepMLPDiscriminator, DeepMLPGenerator, hidden_layers
 from gan.networks.handling import check_pair, evaluating, frozen, judges_each_alone
 from gan.networks.layers import Norm
 from gan.networks.mlp import MLPDiscriminator, MLPGenerator
@@ -10,6 +11,8 @@ from gan.networks.resnet import ResidualBlock, ResNetDiscriminator, ResNetGenera
 __all__ = [
     "DCGANDiscriminator",
     "DCGANGenerator",
+    "DeepMLPDiscriminator",
+    "DeepMLPGenerator",
     "Discriminator",
     "Generator",
     "MLPDiscriminator",
@@ -22,5 +25,6 @@ __all__ = [
     "check_pair",
     "evaluating",
     "frozen",
+    "hidden_layers",
     "judges_each_alone",
 ]
