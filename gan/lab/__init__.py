@@ -16,5 +16,8 @@ and to copy from. It has, besides its docstring:
 
 # Name to seconds on one core, in the order of the page.
 EXPERIMENTS = {
+    "descent": 4,
+    "depth": 8,
     "loss_curves": 1,
+    "dirac": 10,
 }

@@ -74,11 +74,17 @@ def panels(rows: int = 1, columns: int = 1, height: float = 4.2, **options: Any)
         height: In inches.
         options: Those of `Figure.subplots`, such as `sharey=True`.
     """
+    figure = sheet(height)
+    return figure, figure.subplots(rows, columns, **options)
+
+
+def sheet(height: float) -> "Figure":
+    """A figure 10 inches wide and empty: for panels of unlike sizes, take `subfigures` of it."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, height), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
-    return figure, figure.subplots(rows, columns, **options)
+    return figure
 
 
 def label_lines(axes: "Axes", size: float = 9) -> None:
@@ -86,7 +92,7 @@ def label_lines(axes: "Axes", size: float = 9) -> None:
 
     Lines that reach the right edge are named beyond it, one below the other; others beside their last point.
     """
-    axes.figure.draw_without_rendering()  # lays out, so that heights are known
+    axes.get_figure(root=True).draw_without_rendering()  # lays out, so that heights are known
     to_fraction = axes.transData + axes.transAxes.inverted()
     at_edge = []
     for line in axes.get_lines():
@@ -102,7 +108,7 @@ def label_lines(axes: "Axes", size: float = 9) -> None:
         else:
             axes.annotate(line.get_label(), (x, min(max(y, 0.0), 1.0)), xycoords="axes fraction", xytext=(5, 0),
                           textcoords="offset points", va="center", color=line.get_color(), size=size)  # fmt: skip
-    gap = 1.3 * size / 72 / (axes.get_position().height * axes.figure.get_figheight())
+    gap = 1.3 * size / 72 / (axes.get_window_extent().height / axes.get_figure(root=True).dpi)
     at_edge.sort(key=lambda one: one[0])
     for y, (end, line) in zip(spread([end for end, _ in at_edge], gap), at_edge, strict=True):
         colour = line.get_color()
@@ -121,3 +127,15 @@ def spread(places: list[float], gap: float) -> list[float]:
             blocks[-1][0] += total - members * blocks[-1][1] * gap
             blocks[-1][1] += members
     return [total / members + place * gap for total, members in blocks for place in range(int(members))]
+
+
+def key(where: "Figure | Axes", colours: dict[str, str], corner: str = "upper left") -> None:
+    """Names of colours: in a row above all panels of a figure where they mean the same in each, or in one's corner."""
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], color=colour, label=name, linewidth=2.5) for name, colour in colours.items()]
+    place = {"loc": corner, "fontsize": 9}
+    if isinstance(where, Figure):
+        place = {"loc": "outside upper left", "ncols": len(handles), "columnspacing": 1.8}
+    where.legend(handles=handles, **place, handlelength=1.2)

@@ -9,7 +9,7 @@ from gan.lab.experiment import load
 
 # Four more seeds of an experiment that takes seconds would take minutes with all of them.
 SEEDS = [
-    pytest.param(name, seed, marks=pytest.mark.slow if seed and seconds > 5 else ())
+    pytest.param(name, seed, marks=pytest.mark.slow if seed and seconds > 2 else ())
     for name, seconds in EXPERIMENTS.items()
     for seed in range(5)
 ]
@@ -26,7 +26,7 @@ def test_checks_hold(name, seed):
         assert 0.01 < ink(load(name).figure(result)) < 0.9
 
 
-@pytest.mark.parametrize("name", [name for name, seconds in EXPERIMENTS.items() if seconds <= 5])
+@pytest.mark.parametrize("name", [name for name, seconds in EXPERIMENTS.items() if seconds <= 2])
 def test_repeats(name):
     """Whatever has drawn random numbers before, in `lab all` the other experiments."""
     torch.manual_seed(1)

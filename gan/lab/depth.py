@@ -1,0 +1,233 @@
+"""Depth: how much of the gradient is left at the first layer of 5 to 40.
+
+What you see. Top: the gradient that reaches the first hidden layer's output, over that at the last one's, in networks
+as they start, on real digits. Left, layers one after the other: most starts lose nearly all of it. Right, the
+remedies: some hold it, some overshoot. Bottom: within two networks of 20 layers, the gradient by activation, the
+gradient by weight, and the activation itself, layer by layer.
+
+Why. Each layer multiplies the gradient by the transpose of its weights and by the slope of its activation. A
+sigmoid's slope is at most 1/4, and PyTorch's default weights shrink a ReLU layer's signal to 2/5; He's weights make
+up for what ReLU cuts off, Xavier's for what tanh leaves. Batch norm rescales forwards and, with ReLU, lets gradients
+grow by a fifth in each layer; a residual sum adds a second copy of the gradient, which doubles up unless it is scaled
+down.
+
+Try. Look at the weights' gradient, bottom left: it is level, because a small gradient from above meets a large
+activation from below. Whoever plots gradients by parameter alone misses that vanishing gradient. Bottom right,
+PyTorch's default biases keep the activations up, and the weights' gradient vanishes like the other.
+`run(recipes=...)` takes other networks: give "relu, He" a sigmoid.
+"""
+
+import math
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from gan.lab.experiment import Check, Progress, Result, Table, silent
+from gan.lab.figures import BLACK, BLUE, COLOURS, FAINT, VERMILION, key, label_lines, panels, styled
+
+REFERENCE = (
+    "Glorot & Bengio 2010, PMLR 9; He et al. 2015, arXiv:1502.01852 and arXiv:1512.03385; "
+    "Ioffe & Szegedy 2015, arXiv:1502.03167; Yang et al. 2019, arXiv:1902.08129"
+)
+
+MATHEMATICS = """
+A network of L layers  aₗ = Wₗ hₗ₋₁,  hₗ = φ(aₗ).  The chain rule runs backwards through all of them:
+  ∂ℓ/∂hₗ₋₁ = Wₗᵀ (φ′(aₗ) ⊙ ∂ℓ/∂hₗ),   so   ∂ℓ/∂h₁ = W₂ᵀ φ′₂ W₃ᵀ φ′₃ … Wᵀ φ′ ∂ℓ/∂h_L.
+With independent weights of variance s²/n and width n, a layer multiplies E|∂ℓ/∂h|² by  s² E φ′(a)²:
+  sigmoid: φ′ ≤ 1/4, default s² = 1/3       ≤ 1/48      the norm falls by 7 or more in each layer
+  ReLU:    φ′² is 1 half of the time        s²/2        Xavier s² = 1:  2^(−1/2) in each layer
+  ReLU, default s² = 1/3                    1/6         6^(−1/2) = 0.41 in each layer
+  ReLU, He s² = 2                           1           neither vanishes nor explodes (on average)
+  ReLU after batch norm                     π/(π − 1)   1.21 in the norm, whatever the weights: explodes
+Residual  hₗ = hₗ₋₁ + c φ(aₗ):  1 + c² s²/2 at the least: √2 or more with He and c = 1; with c² = 1/L at most e^(1/2)
+in the norm over all layers, were the two terms uncorrelated. The weights get  ∂ℓ/∂Wₗ = (φ′ ⊙ ∂ℓ/∂hₗ) hₗ₋₁ᵀ :
+what vanishes backwards in ∂ℓ/∂h, hₗ₋₁ makes up for where it vanishes forwards.
+"""
+
+DEPTHS = (5, 10, 20, 40)
+WIDTH = 128
+DRAWS = 3  # of the weights, of which the median is taken
+ACTIVATIONS = {"sigmoid": torch.sigmoid, "tanh": torch.tanh, "relu": torch.relu}
+
+
+class DeepMLP(nn.Module):
+    """Images (N, D) to ten logits (N, 10) through hidden layers of one width.
+
+    Args:
+        depth: Number of hidden layers, at least 1.
+        inputs: D.
+        activation: "sigmoid", "tanh" or "relu".
+        init: Start of the weights: "default" (PyTorch's, U(±1/√fan_in)), "xavier", "he", or "small" (DCGAN's
+            N(0, 0.02²)). Biases start at 0, but for "default".
+        batch_norm: Normalise before each activation.
+        residual: Add each layer's input to its output: None, "plain", or "scaled", which multiplies the layer's own
+            part by 1/√depth.
+        width: Of each hidden layer.
+    """
+
+    def __init__(
+        self,
+        depth: int,
+        inputs: int = 784,
+        activation: Literal["sigmoid", "tanh", "relu"] = "relu",
+        init: Literal["default", "xavier", "he", "small"] = "default",
+        batch_norm: bool = False,
+        residual: Literal["plain", "scaled"] | None = None,
+        width: int = WIDTH,
+    ) -> None:
+        super().__init__()
+        self.activation = ACTIVATIONS[activation]
+        self.residual = {None: None, "plain": 1.0, "scaled": depth**-0.5}[residual]
+        self.layers = nn.ModuleList(nn.Linear(width if number else inputs, width) for number in range(depth))
+        self.norms = nn.ModuleList(nn.BatchNorm1d(width) if batch_norm else nn.Identity() for _ in range(depth))
+        self.output = nn.Linear(width, 10)
+        for layer in (*self.layers, self.output):
+            initialize(layer, init)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.output(self.hidden(images)[-1])
+
+    def hidden(self, images: Tensor) -> list[Tensor]:
+        """What each hidden layer gives, `depth` tensors (N, width)."""
+        h, outputs = images, []
+        for number, (layer, norm) in enumerate(zip(self.layers, self.norms, strict=True)):
+            new = self.activation(norm(layer(h)))
+            h = new if self.residual is None or number == 0 else h + self.residual * new
+            outputs.append(h)
+        return outputs
+
+
+def initialize(layer: nn.Linear, init: str) -> None:
+    match init:
+        case "default":
+            return  # as the layer comes
+        case "xavier":
+            nn.init.xavier_uniform_(layer.weight)
+        case "he":
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        case "small":
+            nn.init.normal_(layer.weight, std=0.02)
+        case _:
+            raise ValueError(f"init must be default, xavier, he or small, got {init!r}")
+    nn.init.zeros_(layer.bias)
+
+
+RECIPES = {
+    "relu, He": {"init": "he"},
+    "tanh, Xavier": {"activation": "tanh", "init": "xavier"},
+    "relu, Xavier": {"init": "xavier"},
+    "tanh, default": {"activation": "tanh"},
+    "relu, default": {},
+    "relu, N(0, 0.02)": {"init": "small"},
+    "sigmoid, default": {"activation": "sigmoid"},
+    "sigmoid, batch norm": {"activation": "sigmoid", "batch_norm": True},
+    "relu, batch norm": {"batch_norm": True},
+    "relu, residual": {"residual": "plain"},
+    "relu, He, residual": {"init": "he", "residual": "plain"},
+    "relu, He, scaled residual": {"init": "he", "residual": "scaled"},
+}
+PLAIN = list(RECIPES)[:7]
+PROFILES = ("relu, Xavier", "relu, default")  # of which every layer is shown
+
+
+def run(seed: int = 0, progress: Progress = silent, recipes: dict[str, dict] = RECIPES) -> Result:
+    """Takes the gradients of untrained networks on 256 digits.
+
+    Args:
+        seed: Draws the weights.
+        progress: Is told how far it is.
+        recipes: Arguments of `DeepMLP` behind each of the names.
+    """
+    images, labels = digits()
+    ratios = Table("network", "depth", "activation_ratio", "weight_ratio")
+    profiles = Table("network", "layer", "activation_gradient", "weight_gradient", "activation")
+    torch.manual_seed(seed)
+    for name, recipe in recipes.items():
+        for depth in DEPTHS:
+            draws = [layer_norms(DeepMLP(depth, **recipe), images, labels) for _ in range(DRAWS)]
+            # Weights of layer 1 have the image's 784 inputs: the second is the first of the alike.
+            activation = np.median([draw[0, 0] / draw[0, -1] for draw in draws])
+            weight = np.median([draw[1, 1] / draw[1, -1] for draw in draws])
+            ratios.add(network=name, depth=depth, activation_ratio=activation, weight_ratio=weight)
+            if name in PROFILES and depth == 20:
+                by_activation, by_weight, size = draws[0]
+                profiles.add(network=name, layer=np.arange(1, depth + 1), activation_gradient=by_activation,
+                             weight_gradient=by_weight, activation=size)  # fmt: skip
+        progress(len(ratios) / (len(recipes) * len(DEPTHS)))
+
+    def ratio(name: str, depth: int = 20, column: str = "activation_ratio") -> float:
+        return ratios.where(network=name, depth=depth)[column].item()
+
+    def slope(name: str) -> float:
+        """log2 of the factor of one layer."""
+        return math.log2(ratio(name, 40) / ratio(name, 5)) / 35
+
+    checks = [
+        Check("sigmoid, default: ratio at depth 20", ratio("sigmoid, default"), below=1e-10),
+        Check("tanh, default: ratio at depth 20", ratio("tanh, default"), below=1e-3),
+        Check("tanh, Xavier: ratio at depth 20", ratio("tanh, Xavier"), above=0.05, below=1),
+        Check("relu, N(0, 0.02): ratio at depth 20", ratio("relu, N(0, 0.02)"), below=1e-12),
+        Check("relu, default: ratio at depth 20", ratio("relu, default"), below=1e-5),
+        Check("relu, Xavier: log2 of a layer's factor", slope("relu, Xavier"), above=-0.6, below=-0.4),
+        Check("relu, Xavier: ratio at depth 20", ratio("relu, Xavier"), below=1e-2),
+        Check("relu, Xavier: ratio of the weights' gradients", ratio("relu, Xavier", 20, "weight_ratio"),
+              above=0.3, below=3),
+        Check("relu, He: ratio at depth 20", ratio("relu, He"), above=0.3, below=3),
+        Check("sigmoid, batch norm: ratio at depth 20", ratio("sigmoid, batch norm"), above=0.3, below=10),
+        Check("relu, batch norm: a layer's factor (√(π/(π-1)) = 1.21)", 2 ** slope("relu, batch norm"),
+              above=1.15, below=1.28),
+        Check("relu, residual: ratio at depth 40", ratio("relu, residual", 40), above=100),
+        Check("relu, He, residual: ratio at depth 40", ratio("relu, He, residual", 40), above=1e6),
+        Check("relu, He, scaled residual: ratio at depth 40", ratio("relu, He, scaled residual", 40),
+              above=0.3, below=10),
+    ]  # fmt: skip
+    return Result({"ratios": ratios, "layers": profiles}, checks)
+
+
+def digits() -> tuple[Tensor, Tensor]:
+    """256 test images of MNIST, (256, 784) in [-1, 1], and their labels (256,)."""
+    from gan.data import MNISTDataModule  # brings Lightning along, which takes seconds
+
+    images, labels = MNISTDataModule().load(train=False)
+    return images[:256].flatten(1).double() / 127.5 - 1, labels[:256]
+
+
+def layer_norms(network: DeepMLP, images: Tensor, labels: Tensor) -> np.ndarray:
+    """(3, depth): norms of the loss's gradient by each layer's output and weights, and of the output itself."""
+    network.double()  # in float32 what vanishes would be 0
+    hidden = network.hidden(images)
+    loss = cross_entropy(network.output(hidden[-1]), labels)
+    weights = [layer.weight for layer in network.layers]
+    gradients = torch.autograd.grad(loss, [*hidden, *weights])
+    norms = [one.norm().item() for one in (*gradients, *hidden)]
+    return np.reshape(norms, (3, len(hidden)))
+
+
+@styled
+def figure(result: Result):
+    ratios, layers = result.tables["ratios"], result.tables["layers"]
+    sheet, axes = panels(2, 2, height=8.4, height_ratios=[3, 2])
+    looks = dict(zip(RECIPES, (*COLOURS, *COLOURS), strict=False)) | {"relu, He": BLACK, "sigmoid, default": FAINT}
+    for name, rows in ratios.groups("network"):
+        panel = axes[0, 0] if name in PLAIN else axes[0, 1]
+        panel.plot(rows["depth"], rows["activation_ratio"], "o-", markersize=4, color=looks[name], label=name)
+    for panel, title in zip(axes[0], ("Layer after layer", "With batch norm or residuals"), strict=True):
+        panel.set(title=title, yscale="log", xlabel="hidden layers", xticks=DEPTHS)
+        panel.axhline(1, color=FAINT, linewidth=0.8, linestyle=":")
+    axes[0, 0].set(ylim=(1e-36, 1e3), ylabel="gradient at the first layer, over that at the last")
+    axes[0, 1].set_ylim(1e-2, 1e10)
+    kinds = {"gradient by output": VERMILION, "gradient by weights": BLUE, "output": BLACK}
+    for panel, (name, rows) in zip(axes[1], layers.groups("network"), strict=True):
+        for column, colour in zip(
+            ("activation_gradient", "weight_gradient", "activation"), kinds.values(), strict=True
+        ):
+            panel.semilogy(rows["layer"], rows[column] / rows[column][-1], color=colour)
+        panel.set(title=f"Within 20 layers: {name}", xlabel="hidden layer", xticks=[1, 5, 10, 15, 20], ylim=(1e-8, 1e4))
+        key(panel, kinds, "lower right")
+    axes[1, 0].set_ylabel("norm, over that of the last layer")
+    for panel in axes[0]:
+        label_lines(panel)
+    return sheet
