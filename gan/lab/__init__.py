@@ -19,5 +19,7 @@ EXPERIMENTS = {
     "descent": 4,
     "depth": 8,
     "loss_curves": 1,
+    "perfect_discriminator": 60,
+    "critic": 4,
     "dirac": 10,
 }
