@@ -21,5 +21,8 @@ EXPERIMENTS = {
     "loss_curves": 1,
     "perfect_discriminator": 60,
     "critic": 4,
+    "weight_clipping": 20,
     "dirac": 10,
+    "many_paths": 12,
+    "clipping": 20,
 }
