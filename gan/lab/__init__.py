@@ -19,6 +19,11 @@ EXPERIMENTS = {
     "descent": 4,
     "depth": 9,
     "loss_curves": 1,
+    "perfect_discriminator": 60,
+    "critic": 4,
+    "weight_clipping": 20,
     "dirac": 7,
+    "many_paths": 12,
+    "clipping": 20,
     "exploding": 4,
 }
