@@ -85,7 +85,11 @@ def test_the_chinese_readme_has_no_commands_of_its_own():
     assert [line for line in words(CHINESE) if line not in words(README)] == []
 
 
-LINKS = [(page, path) for page, text in PAGES.items() for path in re.findall(r"\]\((?!http)([^)#]+)\)", text)]
+LINKS = [
+    (page, path)
+    for page, text in PAGES.items()
+    for path in re.findall(r"\]\((?!http)([^)#]+)\)", text) + re.findall(r'<img src="([^"]+)"', text)
+]
 
 
 @pytest.mark.parametrize(("page", "path"), LINKS)
@@ -95,7 +99,7 @@ def test_link_leads_somewhere(page, path):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_gallery_shows_every_experiment_of_the_lab_in_its_order(page):
-    shown = re.findall(r"!\[[^]]+\]\([./a-z]*lab/(\w+)\.png\)<br>`(\w+)`", PAGES[page])
+    shown = re.findall(r'<img src="[./a-z]*lab/(\w+)\.png" alt="[^"]+"><br><code>(\w+)</code>', PAGES[page])
     assert shown == [(name, name) for name in EXPERIMENTS]
 
 
