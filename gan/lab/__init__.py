@@ -25,5 +25,6 @@ EXPERIMENTS = {
     "weight_clipping": 20,
     "dirac": 10,
     "many_paths": 12,
+    "article": 40,
     "clipping": 20,
 }
