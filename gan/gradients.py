@@ -106,6 +106,8 @@ class Signals:
         extreme_fake: Share of values beyond +-.99 in the generated images.
         spread_real: Root mean square distance between two of the real images.
         spread_fake: The same between two generated images: 0 if all are one.
+        movement: Root mean square distance that the images of the same latents have moved since the measurement
+            before; None in the first.
     """
 
     step: int
@@ -127,6 +129,7 @@ class Signals:
     extreme_fake: float
     spread_real: float
     spread_fake: float
+    movement: float | None = None
 
 
 def alone(tensor: Tensor, how: str) -> Tensor:

@@ -223,14 +223,12 @@ def default_run_dir(config: Any) -> Path:
 
 
 def without_repeated(callbacks: list[Any]) -> list[Any]:
-    """The callbacks of a config, each once; of the RunCheckpoints, and of FIDTrackers by one extractor, the last alone.
+    """The callbacks of a config, each once: of what there can be but one of, the last one, in the place of the first.
 
     `callbacks+` appends to those of the default config and, where the command that started a run is given again to
     resume it, to what it has appended before.
     """
-    kept = [callback for number, callback in enumerate(callbacks) if callback not in callbacks[:number]]
-    last = {identity(callback): callback for callback in kept}
-    return [callback for callback in kept if last[identity(callback)] is callback]
+    return list({identity(callback): callback for callback in callbacks}.values())
 
 
 def identity(callback: Any) -> Any:
@@ -238,7 +236,10 @@ def identity(callback: Any) -> Any:
     name, settings = callback.class_path.rpartition(".")[2], callback.get("init_args")
     if name == "FIDTracker":
         return name, str(settings.get("extractor"))
-    return name if name == "RunCheckpoint" else (callback.class_path, str(settings))
+    return name if name in ONE_OF_A_KIND else (callback.class_path, str(settings))
+
+
+ONE_OF_A_KIND = ("RunCheckpoint", "NonFiniteGuard", "GradientMonitor", "GradientDoctor")
 
 
 def checkpoint_to_resume(run_dir: Path, resume: str) -> tuple[Path | None, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from gan.callbacks.checkpoint import RunCheckpoint
 from gan.callbacks.clipping import GradientClipping
+from gan.callbacks.doctor import GradientDoctor
 from gan.callbacks.ema import GeneratorEMA
 from gan.callbacks.fid import FIDTracker
 from gan.callbacks.finite import NonFiniteGuard
@@ -15,6 +16,7 @@ __all__ = [
     "FIDTracker",
     "GeneratorEMA",
     "GradientClipping",
+    "GradientDoctor",
     "GradientMonitor",
     "ImageLogger",
     "NonFiniteGuard",

@@ -92,6 +92,7 @@ class FIDTracker(Callback):
         self.judge: Judge | None = None
         self.best: float | None = None  # the lowest FID in training
         self.best_step = -1  # the batches completed when it was measured
+        self.latest: dict[str, float] = {}  # the latest scores in training, and their `step`
         self._scored_at = -1
         self._module: nn.Module | None = None
         self._id = ""  # what tells the extractor from all others
@@ -116,7 +117,7 @@ class FIDTracker(Callback):
         if stage not in ("fit", "validate", "test"):
             return
         if trainer is not self._trainer:
-            self._trainer, self.best, self.best_step, self._scored_at = trainer, None, -1, -1
+            self._trainer, self.best, self.best_step, self._scored_at, self.latest = trainer, None, -1, -1, {}
         choice, data = self.extractor, trainer.datamodule
         if choice == "auto":
             choice = getattr(data, "extractor", None)
@@ -199,6 +200,7 @@ class FIDTracker(Callback):
             return
         scores = self.judge.scores(generated) | {"fid_floor": mean(self.judge.floor(self.num_samples))}
         scores = trainer.strategy.broadcast(scores)  # processors of two kinds may round otherwise
+        self.latest = {"step": trainer.global_step, **scores}
         pl_module.log_scalars(self.named(scores))
         self.draw_classes(trainer, generated)
         if self.best is None or scores["fid"] < self.best:

@@ -11,14 +11,14 @@ import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from gan.callbacks.clipping import NETWORKS, GradientClipping
 from gan.callbacks.heatmap import heat_map
-from gan.gradients import BINS, NetworkSignals, Signals, measure, trainable, updates, weights
+from gan.gradients import BINS, NetworkSignals, Signals, measure, trainable, untouched, updates, weights
 from gan.module import GAN
 
 MAX_COLUMNS = 200  # of a heat map
@@ -58,6 +58,7 @@ class GradientMonitor(Callback):
         self.columns: list[dict[str, Any]] = []  # of the heat maps: step, and for each network its layers' norms
         self.stride = 1  # measurements to a column
         self.measured = 0
+        self.pictures: Tensor | None = None  # of the module's fixed latents, small, at the latest measurement
         self._measuring: Signals | None = None  # in the batch that is under way
 
     def is_due(self, pl_module: GAN) -> bool:
@@ -114,7 +115,7 @@ class GradientMonitor(Callback):
             of = getattr(pl_module, name), self._before[name], layers, self.over_processes(trainer)
             ratio, ratios = updates(*of)
             networks[name] = replace(measured, update_ratio=ratio, update_ratios=ratios)
-        self.signals = replace(self._measuring, **networks)
+        self.signals = replace(self._measuring, **networks, movement=self.movement(pl_module))
         self._measuring, self._before = None, {}
         self.keep(self.signals)
         self.show(trainer, self.signals)
@@ -131,10 +132,26 @@ class GradientMonitor(Callback):
                 warnings.warn(f"cannot write {path}: {error}", stacklevel=2)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"columns": self.columns, "stride": self.stride, "measured": self.measured}
+        return {name: getattr(self, name) for name in ("columns", "stride", "measured", "pictures")}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.columns, self.stride, self.measured = (state_dict[key] for key in ("columns", "stride", "measured"))
+        for name, value in state_dict.items():
+            setattr(self, name, value)
+
+    def movement(self, pl_module: GAN) -> float | None:
+        """How far the images of the fixed latents have moved since the measurement before, on a scale of whole images.
+
+        Seen at 16x16 at most, which is enough for that and little to keep in a checkpoint.
+        """
+        before = self.pictures
+        with torch.no_grad(), untouched([pl_module.generator], pl_module.device, seed=0):
+            images = pl_module.generator(pl_module.fixed_latents)
+        size = [min(16, side) for side in images.shape[2:]]
+        self.pictures = nn.functional.interpolate(images.float(), size=size, mode="area").cpu()
+        if before is None:
+            return None
+        pixels = images[0].numel() / self.pictures[0].numel()
+        return (pixels * (self.pictures - before).square().flatten(1).sum(1).mean()).sqrt().item()
 
     # ------------------------------------------------------------------ what becomes of the signals
 
@@ -188,7 +205,10 @@ def clips(trainer: Trainer) -> bool:
 def summary_scalars(signals: Signals) -> dict[str, float]:
     """What is logged of both networks as wholes."""
     pair = ("slope_real", "slope_fake", "slope_between", "lipschitz", "accuracy_real", "accuracy_fake")
-    scalars = {f"gradients/{name}": getattr(signals, name) for name in ("image_gradient", *pair, "logit_gap")}
+    names = ("image_gradient", *pair, "logit_gap", "spread_real", "spread_fake")
+    scalars = {f"gradients/{name}": getattr(signals, name) for name in names}
+    if signals.movement is not None:
+        scalars["gradients/movement"] = signals.movement
     for name in NETWORKS:
         measured: NetworkSignals = getattr(signals, name)
         values = {

@@ -77,6 +77,7 @@ class Judge:
                 raise ValueError(f"FIDTracker's extractor {name} makes features of {split} images that are not finite")
         self.moments = moments(self.real)
         logits = self.logits(self.real)
+        self.num_classes = None if logits is None else logits.shape[1]
         if logits is not None:
             class_scores(logits)  # raises now what it would raise at the first score
 

@@ -17,14 +17,15 @@ and to copy from. It has, besides its docstring:
 # Name to seconds on one core, in the order of the page.
 EXPERIMENTS = {
     "descent": 4,
-    "depth": 8,
-    "training_depth": 40,
+    "depth": 9,
+    "training_depth": 16,
     "loss_curves": 1,
     "perfect_discriminator": 60,
     "critic": 4,
-    "weight_clipping": 20,
-    "dirac": 10,
-    "many_paths": 12,
-    "article": 40,
-    "clipping": 20,
+    "weight_clipping": 9,
+    "dirac": 7,
+    "many_paths": 10,
+    "article": 30,
+    "clipping": 14,
+    "exploding": 4,
 }

@@ -3,13 +3,16 @@
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from gan.lab import EXPERIMENTS
-from gan.lab.experiment import Check, Experiment, load, title_of
+from gan.lab.experiment import Check, load, title_of
 from gan.lab.report import Report, write
 
 
@@ -40,18 +43,17 @@ def lab(args: list[str]) -> None:
         raise ValueError(f"--seed must be from 0 to 2^63 - 1, got {options.seed}")
     out = Path(options.out)
     names = list(EXPERIMENTS) if options.name == "all" else [options.name]
-    try:
-        for name in names:  # before anything is computed
+    with writing(out):  # before anything is computed
+        for name in names:
             (out / name).mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=out / name):
                 pass
+    try:
         if options.name == "all":
             reports = run_all(names, out, options.seed, console)
         else:
             reports = [run_one(names[0], out, options.seed, console)]
             show(reports[0], console)
-    except OSError as error:
-        raise ValueError(f"cannot write --out {options.out}: {error}") from error
     except KeyboardInterrupt:
         sys.exit(130)
     console.print(f"\nfiles  {out / ('index.html' if options.name == 'all' else options.name)}", soft_wrap=True)
@@ -59,6 +61,15 @@ def lab(args: list[str]) -> None:
     if failed:
         print("failed  " + "\n        ".join(failed), file=sys.stderr)
         sys.exit(1)
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """What goes wrong within is about `--out`."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"cannot write --out {out}: {error}") from error
 
 
 def show_list(console: Console) -> None:
@@ -75,15 +86,16 @@ def run_one(name: str, out: Path, seed: int, console: Console) -> Report:
     """Runs an experiment under a progress bar and writes its files."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    experiment = load(name)
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(name, total=1.0)
+        experiment = load(name)  # brings torch along, which takes seconds
         start = time.perf_counter()
         result = experiment.run(seed=seed, progress=lambda fraction: bar.update(task, completed=fraction))
         seconds = time.perf_counter() - start
         report = Report(experiment, result, seed, seconds)
-        write(report, out / name)
+        with writing(out):
+            write(report, out / name)
     return report
 
 
@@ -98,13 +110,14 @@ def run_all(names: list[str], out: Path, seed: int, console: Console) -> list[Re
         verdict = f"{failed} of {count} checks failed" if failed else f"{count} checks passed"
         console.print(f"{name:{max(map(len, names))}}  {report.seconds:5.1f} s  {verdict}")
         reports.append(report)
-    (out / "index.html").write_text(page(reports, out), encoding="utf-8")
+    with writing(out):
+        (out / "index.html").write_text(page(reports, out), encoding="utf-8")
     return reports
 
 
 def show(report: Report, console: Console) -> None:
     """What the figure shows, and the verdict."""
-    experiment: Experiment = report.experiment
+    experiment = report.experiment
     console.print(f"{experiment.title}\n", style="bold", markup=False)
     console.print(f"{experiment.explanation[0]}\n", markup=False)
     table = Table(box=None, padding=(0, 2, 0, 0))
@@ -114,7 +127,7 @@ def show(report: Report, console: Console) -> None:
     table.add_column()
     for check in report.result.checks:
         mark = "[green]pass[/]" if check.passed else "[bold red]fail[/]"
-        table.add_row(check.what, check.asked, f"{check.value:.4g}", mark)
+        table.add_row(escape(check.what), check.asked, f"{check.value:.4g}", mark)
     console.print(table)
 
 

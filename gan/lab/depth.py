@@ -18,7 +18,6 @@ PyTorch's default biases keep the activations up, and the weights' gradient vani
 """
 
 import math
-from typing import Literal
 
 import numpy as np
 import torch
@@ -27,6 +26,7 @@ from torch.nn.functional import cross_entropy
 
 from gan.lab.experiment import Check, Progress, Result, Table, silent
 from gan.lab.figures import BLACK, BLUE, COLOURS, FAINT, VERMILION, key, label_lines, panels, styled
+from gan.networks.deep import hidden_layers
 
 REFERENCE = (
     "Glorot & Bengio 2010, PMLR 9; He et al. 2015, arXiv:1502.01852 and arXiv:1512.03385; "
@@ -37,83 +37,19 @@ MATHEMATICS = """
 A network of L layers  aₗ = Wₗ hₗ₋₁,  hₗ = φ(aₗ).  The chain rule runs backwards through all of them:
   ∂ℓ/∂hₗ₋₁ = Wₗᵀ (φ′(aₗ) ⊙ ∂ℓ/∂hₗ),   so   ∂ℓ/∂h₁ = W₂ᵀ φ′₂ W₃ᵀ φ′₃ … Wᵀ φ′ ∂ℓ/∂h_L.
 With independent weights of variance s²/n and width n, a layer multiplies E|∂ℓ/∂h|² by  s² E φ′(a)²:
-  sigmoid: φ′ ≤ 1/4, default s² = 1/3       ≤ 1/48      the norm falls by 7 or more in each layer
+  sigmoid: φ′ ≤ 1/4, default s² = 1/3       ≤ 1/48      the norm falls by √48 = 6.9 or more
   ReLU:    φ′² is 1 half of the time        s²/2        Xavier s² = 1:  2^(−1/2) in each layer
   ReLU, default s² = 1/3                    1/6         6^(−1/2) = 0.41 in each layer
   ReLU, He s² = 2                           1           neither vanishes nor explodes (on average)
   ReLU after batch norm                     π/(π − 1)   1.21 in the norm, whatever the weights: explodes
-Residual  hₗ = hₗ₋₁ + c φ(aₗ):  1 + c² s²/2 at the least: √2 or more with He and c = 1; with c² = 1/L at most e^(1/2)
-in the norm over all layers, were the two terms uncorrelated. The weights get  ∂ℓ/∂Wₗ = (φ′ ⊙ ∂ℓ/∂hₗ) hₗ₋₁ᵀ :
-what vanishes backwards in ∂ℓ/∂h, hₗ₋₁ makes up for where it vanishes forwards.
+Residual  hₗ = hₗ₋₁ + c φ(aₗ):  1 + c² s²/2 were the two parts independent: √2 in the norm with He and c = 1,
+but with c² = 1/L only e^(1/2) over all layers together. They are not quite, and it is somewhat more.
+The weights get  ∂ℓ/∂Wₗ = (φ′ ⊙ ∂ℓ/∂hₗ) hₗ₋₁ᵀ :  a large hₗ₋₁ makes up for a small ∂ℓ/∂hₗ.
 """
 
 DEPTHS = (5, 10, 20, 40)
 WIDTH = 128
 DRAWS = 3  # of the weights, of which the median is taken
-ACTIVATIONS = {"sigmoid": torch.sigmoid, "tanh": torch.tanh, "relu": torch.relu}
-
-
-class DeepMLP(nn.Module):
-    """Images (N, D) to ten logits (N, 10) through hidden layers of one width.
-
-    Args:
-        depth: Number of hidden layers, at least 1.
-        inputs: D.
-        activation: "sigmoid", "tanh" or "relu".
-        init: Start of the weights: "default" (PyTorch's, U(±1/√fan_in)), "xavier", "he", or "small" (DCGAN's
-            N(0, 0.02²)). Biases start at 0, but for "default".
-        batch_norm: Normalise before each activation.
-        residual: Add each layer's input to its output: None, "plain", or "scaled", which multiplies the layer's own
-            part by 1/√depth.
-        width: Of each hidden layer.
-    """
-
-    def __init__(
-        self,
-        depth: int,
-        inputs: int = 784,
-        activation: Literal["sigmoid", "tanh", "relu"] = "relu",
-        init: Literal["default", "xavier", "he", "small"] = "default",
-        batch_norm: bool = False,
-        residual: Literal["plain", "scaled"] | None = None,
-        width: int = WIDTH,
-    ) -> None:
-        super().__init__()
-        self.activation = ACTIVATIONS[activation]
-        self.residual = {None: None, "plain": 1.0, "scaled": depth**-0.5}[residual]
-        self.layers = nn.ModuleList(nn.Linear(width if number else inputs, width) for number in range(depth))
-        self.norms = nn.ModuleList(nn.BatchNorm1d(width) if batch_norm else nn.Identity() for _ in range(depth))
-        self.output = nn.Linear(width, 10)
-        for layer in (*self.layers, self.output):
-            initialize(layer, init)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.output(self.hidden(images)[-1])
-
-    def hidden(self, images: Tensor) -> list[Tensor]:
-        """What each hidden layer gives, `depth` tensors (N, width)."""
-        h, outputs = images, []
-        for number, (layer, norm) in enumerate(zip(self.layers, self.norms, strict=True)):
-            new = self.activation(norm(layer(h)))
-            h = new if self.residual is None or number == 0 else h + self.residual * new
-            outputs.append(h)
-        return outputs
-
-
-def initialize(layer: nn.Linear, init: str) -> None:
-    match init:
-        case "default":
-            return  # as the layer comes
-        case "xavier":
-            nn.init.xavier_uniform_(layer.weight)
-        case "he":
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-        case "small":
-            nn.init.normal_(layer.weight, std=0.02)
-        case _:
-            raise ValueError(f"init must be default, xavier, he or small, got {init!r}")
-    nn.init.zeros_(layer.bias)
-
 
 RECIPES = {
     "relu, He": {"init": "he"},
@@ -121,10 +57,10 @@ RECIPES = {
     "relu, Xavier": {"init": "xavier"},
     "tanh, default": {"activation": "tanh"},
     "relu, default": {},
-    "relu, N(0, 0.02)": {"init": "small"},
+    "relu, N(0, 0.02)": {"init": "normal"},
     "sigmoid, default": {"activation": "sigmoid"},
-    "sigmoid, batch norm": {"activation": "sigmoid", "batch_norm": True},
-    "relu, batch norm": {"batch_norm": True},
+    "sigmoid, batch norm": {"activation": "sigmoid", "norm": "batch"},
+    "relu, batch norm": {"norm": "batch"},
     "relu, residual": {"residual": "plain"},
     "relu, He, residual": {"init": "he", "residual": "plain"},
     "relu, He, scaled residual": {"init": "he", "residual": "scaled"},
@@ -139,7 +75,7 @@ def run(seed: int = 0, progress: Progress = silent, recipes: dict[str, dict] = R
     Args:
         seed: Draws the weights.
         progress: Is told how far it is.
-        recipes: Arguments of `DeepMLP` behind each of the names.
+        recipes: Arguments of `gan.networks.deep.hidden_layers` behind each of the names.
     """
     images, labels = digits()
     ratios = Table("network", "depth", "activation_ratio", "weight_ratio")
@@ -147,7 +83,7 @@ def run(seed: int = 0, progress: Progress = silent, recipes: dict[str, dict] = R
     torch.manual_seed(seed)
     for name, recipe in recipes.items():
         for depth in DEPTHS:
-            draws = [layer_norms(DeepMLP(depth, **recipe), images, labels) for _ in range(DRAWS)]
+            draws = [layer_norms(hidden_layers(784, WIDTH, depth, **recipe), images, labels) for _ in range(DRAWS)]
             # Weights of layer 1 have the image's 784 inputs: the second is the first of the alike.
             activation = np.median([draw[0, 0] / draw[0, -1] for draw in draws])
             weight = np.median([draw[1, 1] / draw[1, -1] for draw in draws])
@@ -195,15 +131,17 @@ def digits() -> tuple[Tensor, Tensor]:
     return images[:256].flatten(1).double() / 127.5 - 1, labels[:256]
 
 
-def layer_norms(network: DeepMLP, images: Tensor, labels: Tensor) -> np.ndarray:
+def layer_norms(layers: nn.Sequential, images: Tensor, labels: Tensor) -> np.ndarray:
     """(3, depth): norms of the loss's gradient by each layer's output and weights, and of the output itself."""
-    network.double()  # in float32 what vanishes would be 0
-    hidden = network.hidden(images)
-    loss = cross_entropy(network.output(hidden[-1]), labels)
-    weights = [layer.weight for layer in network.layers]
-    gradients = torch.autograd.grad(loss, [*hidden, *weights])
-    norms = [one.norm().item() for one in (*gradients, *hidden)]
-    return np.reshape(norms, (3, len(hidden)))
+    layers.double()  # in float32 what vanishes would be 0
+    outputs, x = [], images
+    for layer in layers:
+        outputs.append(x := layer(x))  # (256, WIDTH)
+    loss = cross_entropy(nn.Linear(WIDTH, 10).double()(x), labels)
+    weights = [layer.linear.weight for layer in layers]
+    gradients = torch.autograd.grad(loss, [*outputs, *weights])
+    norms = [one.norm().item() for one in (*gradients, *outputs)]
+    return np.reshape(norms, (3, len(outputs)))
 
 
 @styled

@@ -104,13 +104,15 @@ def label_lines(axes: "Axes", size: float = 9) -> None:
             continue
         x, y = points[-1]
         if x > 0.9:
-            at_edge.append((min(max(y, 0.0), 1.0), line))
+            # Of lines that have left below, the first to leave is the lowest; above, the highest.
+            inside = points[(points[:, 1] > 0) & (points[:, 1] < 1), 0].max(initial=0)
+            at_edge.append((min(max(y, 0.0), 1.0), inside if y <= 0 else -inside, line))
         else:
             axes.annotate(line.get_label(), (x, min(max(y, 0.0), 1.0)), xycoords="axes fraction", xytext=(5, 0),
                           textcoords="offset points", va="center", color=line.get_color(), size=size)  # fmt: skip
     gap = 1.3 * size / 72 / (axes.get_window_extent().height / axes.get_figure(root=True).dpi)
-    at_edge.sort(key=lambda one: one[0])
-    for y, (end, line) in zip(spread([end for end, _ in at_edge], gap), at_edge, strict=True):
+    at_edge.sort(key=lambda one: one[:2])
+    for y, (end, _, line) in zip(spread([end for end, *_ in at_edge], gap), at_edge, strict=True):
         colour = line.get_color()
         leader = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.6, "shrinkA": 1, "shrinkB": 1}
         axes.annotate(line.get_label(), (1, end), (1.035, y), xycoords="axes fraction", textcoords="axes fraction",
@@ -118,7 +120,7 @@ def label_lines(axes: "Axes", size: float = 9) -> None:
 
 
 def spread(places: list[float], gap: float) -> list[float]:
-    """Places in ascending order, moved as little as it takes to be `gap` apart."""
+    """Places from 0 to 1 in ascending order, moved as little as it takes to be `gap` apart."""
     blocks: list[list[float]] = []  # of neighbours that touch: the sum of where each would put the first, their number
     for place in places:
         blocks.append([place, 1])
@@ -126,7 +128,9 @@ def spread(places: list[float], gap: float) -> list[float]:
             total, members = blocks.pop()
             blocks[-1][0] += total - members * blocks[-1][1] * gap
             blocks[-1][1] += members
-    return [total / members + place * gap for total, members in blocks for place in range(int(members))]
+    moved = [total / members + place * gap for total, members in blocks for place in range(int(members))]
+    moved = [min(place, 1 - gap * rest) for rest, place in zip(reversed(range(len(moved))), moved, strict=True)]
+    return [max(place, gap * rest) for rest, place in enumerate(moved)]
 
 
 def key(where: "Figure | Axes", colours: dict[str, str], corner: str = "upper left") -> None:

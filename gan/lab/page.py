@@ -23,6 +23,7 @@ figure { margin: 0 0 1.5rem; }
 figure img { display: block; width: 100%; height: auto; }
 pre { max-width: 100%; overflow-x: auto; margin: 0 0 1rem; padding: 1rem 1.25rem; background: #f6f6f4;
       border-radius: 4px; font: .875rem/1.6 "DejaVu Sans Mono", Menlo, Consolas, "Liberation Mono", monospace; }
+code { font: .84em "DejaVu Sans Mono", Menlo, Consolas, "Liberation Mono", monospace; }
 table { border-collapse: collapse; margin: 0 0 1rem; width: 100%; font-size: .9375rem; line-height: 1.4;
         font-variant-numeric: tabular-nums; }
 th { text-align: left; font-weight: normal; color: var(--faint); }

@@ -3,7 +3,7 @@
 import pytest
 from lab_checks import assert_each_check_can_fail
 
-from gan.lab.depth import RECIPES, DeepMLP, run
+from gan.lab.depth import RECIPES, run
 from gan.lab.experiment import load
 
 # Median of five draws, width 128, 256 digits, by another program: network, then depths 5, 10, 20, 40.
@@ -41,9 +41,3 @@ def test_each_check_can_fail():
             {"recipes": RECIPES | {"relu, Xavier": {}}},
         ],
     )
-
-
-def test_what_a_network_is_made_of():
-    assert len(DeepMLP(7).layers) == 7
-    with pytest.raises(ValueError, match="default, xavier, he or small"):
-        DeepMLP(2, init="kaiming")

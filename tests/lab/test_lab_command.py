@@ -1,0 +1,219 @@
+"""The command `lab` from outside: what it lists, runs, writes, refuses and returns."""
+
+import csv
+import json
+import math
+import re
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from gan.cli import main
+from gan.lab import EXPERIMENTS, command
+from gan.lab.experiment import Check, Table, load, title_of
+from gan.lab.loss_curves import LOSSES
+from gan.lab.report import plain
+from gan.losses import NonSaturating
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    return tmp_path
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Lets a check of the loss curves fail."""
+
+    def wrong(name):
+        experiment = load(name)
+        return experiment._replace(run=partial(experiment.run, losses=LOSSES | {"saturating": NonSaturating()}))
+
+    monkeypatch.setattr(command, "load", wrong)
+
+
+def lab(*words) -> None:
+    main(["lab", *map(str, words)])
+
+
+def test_list(capsys):
+    lab()
+    lines = capsys.readouterr().out.splitlines()
+    for line, (name, seconds) in zip(lines, EXPERIMENTS.items(), strict=False):
+        assert re.fullmatch(rf"{name} +{seconds} s +{re.escape(title_of(name))} *", line)
+
+
+def test_list_is_quick():
+    """Nobody waits seconds for torch or matplotlib to read a list."""
+    code = "import sys; from gan.cli import main; main(['lab']); assert not {'torch', 'matplotlib'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_experiment_is_listed():
+    """A file that looks like an experiment and is not listed would never run."""
+    files = Path(command.__file__).parent.glob("*.py")
+    assert {file.stem for file in files if "MATHEMATICS =" in file.read_text(encoding="utf-8")} == set(EXPERIMENTS)
+
+
+def test_one(here, capsys):
+    lab("loss_curves", "--seed", 3)
+    folder = here / "runs/lab/loss_curves"
+    (events,) = folder.glob("events.out.tfevents.*")
+    names = ["curves.csv", events.name, "figure.png", "figure.svg", "verdict.json"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+
+    result = load("loss_curves").run(seed=3)
+    with (folder / "curves.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(result.tables["curves"]) == 6 * 201
+    assert [float(row["slope"]) for row in rows] == result.tables["curves"]["slope"].tolist()
+
+    verdict = json.loads((folder / "verdict.json").read_text())
+    assert (verdict["passed"], verdict["seed"]) == (True, 3)
+    assert [check["value"] for check in verdict["checks"]] == [check.value for check in result.checks]
+    assert all(check["passed"] for check in verdict["checks"])
+
+    assert Image.open(folder / "figure.png").width == 2000
+    assert ElementTree.parse(folder / "figure.svg").getroot().tag.endswith("svg")
+
+    output = capsys.readouterr().out
+    assert output.startswith(title_of("loss_curves"))
+    assert output.count(" pass") == len(result.checks)
+    assert "fail" not in output
+    assert output.rstrip().endswith("runs/lab/loss_curves")
+
+
+def test_tensorboard(here):
+    lab("loss_curves", "--out", "out")
+    lab("loss_curves", "--out", "out")  # a second run takes the place of the first
+    (events,) = (here / "out/loss_curves").glob("events.out.tfevents.*")
+    board = EventAccumulator(str(events), size_guidance={"tensors": 0, "images": 0}).Reload()
+    assert board.Tags()["images"] == ["figure"]
+    checks = load("loss_curves").run(seed=0).checks
+    assert len(board.Tags()["scalars"]) == len(checks)
+    assert board.Scalars(board.Tags()["scalars"][0])[0].value == pytest.approx(checks[0].value)
+    (text,) = board.Tensors("explanation/text_summary")
+    assert title_of("loss_curves") in str(text.tensor_proto.string_val[0], "utf-8")
+
+
+def test_curves_in_tensorboard():
+    """Each number over `step`, one curve for each combination of strings."""
+    from gan.lab.report import log_curves
+
+    table = Table("kind", "step", "loss")
+    table.add(kind="plain", step=[0, 5], loss=[1.0, 2.0])
+    table.add(kind="clipped", step=5, loss=3.0)
+    written = []
+
+    class Writer:
+        def add_scalar(self, *values):
+            written.append(values)
+
+    log_curves(Writer(), "training", table)
+    plain, clipped = "training/loss/plain", "training/loss/clipped"
+    assert written == [(plain, 1.0, 0), (plain, 2.0, 5), (clipped, 3.0, 5)]
+
+
+def test_failed_check(failing, here, capsys):
+    with pytest.raises(SystemExit) as stop:
+        lab("loss_curves")
+    assert stop.value.code == 1
+    printed = capsys.readouterr()
+    assert "loss_curves: saturating: slope at logit -8 is 0.9997, asked < 0.0004" in printed.err
+    assert " fail" in printed.out
+    verdict = json.loads((here / "runs/lab/loss_curves/verdict.json").read_text())
+    assert not verdict["passed"]
+    assert [check["what"] for check in verdict["checks"] if not check["passed"]] == [
+        "saturating: slope at logit -8",
+        "saturating: largest error against the closed form",
+    ]
+
+
+def test_failed_check_of_all(failing, monkeypatch, here, capsys):
+    monkeypatch.setattr(command, "EXPERIMENTS", {"loss_curves": 1})
+    with pytest.raises(SystemExit) as stop:
+        lab("all", "--out", "out")
+    assert stop.value.code == 1
+    assert "saturating: slope at logit -8" in capsys.readouterr().err
+    assert 'class="fail"' in (here / "out/index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["losses"], "no experiment 'losses'; it has " + ", ".join(EXPERIMENTS) + ", and all"),
+        (["loss_curves", "--seed", "-1"], "--seed must be from 0"),
+        (["loss_curves", "--seed", "x"], "seed"),
+        (["loss_curves", "--colour", "red"], "--colour"),
+        (["loss_curves", "--out", "file/out"], "cannot write --out file/out"),
+        (["all", "--out", "/proc/out"], "cannot write --out /proc/out"),
+    ],
+)
+def test_refusals(words, complaint, here, capsys):
+    Path("file").touch()
+    with pytest.raises(SystemExit) as stop:
+        lab(*words)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert complaint in error
+    assert len(error.splitlines()) == 1
+
+
+def test_ctrl_c(monkeypatch):
+    def interrupted(**arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "load", lambda name: load(name)._replace(run=interrupted))
+    with pytest.raises(SystemExit) as stop:
+        lab("loss_curves")
+    assert stop.value.code == 130
+
+
+# ---------------------------------------------------------------------- tables and checks
+
+
+def test_table():
+    table = Table("name", "x", "y")
+    table.add(name="a", x=np.arange(3), y=[0.5, 1.5, 2.5])
+    table.add(name="b", x=7, y=math.inf)
+    assert len(table) == 4
+    assert table["name"].tolist() == ["a", "a", "a", "b"]
+    assert table.where(name="a", x=1)["y"].tolist() == [1.5]
+    assert [(name, len(rows)) for name, rows in table.groups("name")] == [("a", 3), ("b", 1)]
+    with pytest.raises(AssertionError, match="columns are"):
+        table.add(name="a", x=1)
+
+
+@pytest.mark.parametrize(
+    ("check", "passed", "asked"),
+    [
+        (Check("x", 1.0, above=0.5), True, "> 0.5"),
+        (Check("x", 0.5, above=0.5), False, "> 0.5"),
+        (Check("x", 1.0, below=0.5), False, "< 0.5"),
+        (Check("x", 1.0, above=0, below=2), True, "0 to 2"),
+        (Check("x", 3.0, above=0, below=2), False, "0 to 2"),
+        (Check("x", math.nan, above=0, below=2), False, "0 to 2"),
+        (Check("x", math.inf, above=0), False, "> 0"),
+    ],
+)
+def test_check(check, passed, asked):
+    assert (check.passed, check.asked) == (passed, asked)
+
+
+def test_a_check_asks_something():
+    with pytest.raises(AssertionError, match="nothing is asked"):
+        Check("x", 1.0)
+
+
+def test_numbers_that_json_does_not_know():
+    assert [float(plain(one)) for one in (1.5, math.inf, -math.inf)] == [1.5, math.inf, -math.inf]
+    assert json.loads(json.dumps(plain(math.nan), allow_nan=False)) == "nan"

@@ -1,0 +1,24 @@
+"""Exploding gradients: that each check can fail."""
+
+import pytest
+from lab_checks import assert_each_check_can_fail
+
+from gan.clipping import Adaptive, ByNorm, ByValue
+from gan.lab.experiment import load
+
+
+@pytest.mark.slow
+def test_each_check_can_fail():
+    loose = {"clipped by norm": ByNorm(1e9), "clipped by value": ByValue(1e9)}
+    # Adaptive clipping spares the last layer, and there is no other.
+    adaptive = {"clipped by norm": Adaptive(), "clipped by value": Adaptive()}
+    assert_each_check_can_fail(
+        load("exploding"),
+        [
+            {"clips": loose},
+            {"clips": adaptive},
+            {"gain": 1.0},
+            {"gain": 0.85},
+            {"rms": "none", "spectral": "none", "orthogonal": False},
+        ],
+    )

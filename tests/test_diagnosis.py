@@ -1,0 +1,203 @@
+"""The rules: each fires beyond its threshold and not before, and names what a recorded run was made to die of."""
+
+import json
+import math
+from dataclasses import asdict, fields, replace
+
+import pytest
+from conftest import ROOT
+
+from gan.callbacks.doctor import signals_of
+from gan.diagnosis import CAUSES, SYMPTOMS, WINDOW, Record, Score, Thresholds, diagnose
+
+RECORDED = ROOT / "tests" / "recorded"
+FAILURES = sorted(path.stem for path in RECORDED.glob("failure_*.json"))
+HEALTHY = sorted(path.stem for path in RECORDED.glob("healthy_*.json"))
+
+
+def recorded(name: str) -> Record:
+    plain = json.loads((RECORDED / f"{name}.json").read_text())
+    return Record([signals_of(one) for one in plain["signals"]], [Score(**one) for one in plain["scores"]])
+
+
+def good() -> Record:
+    """Eight measurements of a good run."""
+    record = recorded("healthy_default")
+    return Record(record.signals[-WINDOW:], record.scores)
+
+
+def changed(record: Record, every: bool = False, **changes) -> Record:
+    """The record with other values in the latest signals, or in all; `generator__x` is the generator's x."""
+    signals = list(record.signals)
+    for number in range(len(signals)) if every else [-1]:
+        of_networks = {}
+        for name in ("generator", "discriminator"):
+            values = {key.split("__")[1]: value for key, value in changes.items() if key.startswith(f"{name}__")}
+            of_networks[name] = replace(getattr(signals[number], name), **values)
+        rest = {key: value for key, value in changes.items() if "__" not in key}
+        signals[number] = replace(signals[number], **of_networks, **rest)
+    return Record(signals, record.scores)
+
+
+def names(record: Record, thresholds=None) -> list[str]:
+    return [finding.name for finding in diagnose(record, thresholds or Thresholds())]
+
+
+SATURATED = {"slope_fake": 1.0, "logit_gap": 20.0, "accuracy_fake": 1.0}
+STALLED = [Score(100, 20.0, 5, 10), Score(200, 19.5, 5, 10)]
+CASES = {  # condition: what shows it, and what just does not
+    "wrong range": [
+        ({"range_real": (0.0, 1.0)}, {"range_real": (-0.2, 1.0)}),
+        ({"range_real": (-1.2, 1.0)}, {"range_real": (-1.04, 1.04)}),
+        ({"range_real": (-1.0, 255.0)}, {}),
+        ({"range_fake": (0.0, 1.0)}, {"range_fake": (-0.01, 1.0)}),
+        ({"range_fake": (-1.0, 3.0)}, {"range_fake": (0.3, 1.0)}),
+    ],
+    "non-finite gradients": [
+        ({"generator__total": math.nan}, {"generator__total": 1e3}),
+        ({"discriminator__total": math.inf}, {}),
+    ],
+    "gradient explodes through depth": [
+        ({"generator__first_to_last": 101.0}, {"generator__first_to_last": 99.0}),
+        ({"discriminator__first_to_last": 101.0}, {"discriminator__first_to_last": math.nan}),
+    ],
+    "gradient vanishes through depth": [
+        ({"generator__first_to_last": 9e-4}, {"generator__first_to_last": 1.1e-3}),
+        ({"discriminator__first_to_last": 0.0}, {}),
+    ],
+    "exploding gradients": [({"lipschitz": 31.0}, {"lipschitz": 29.0})],
+    "dead discriminator": [
+        (
+            {"slope_real": 0.0, "slope_fake": 0.0, "slope_between": 9e-5},
+            {"slope_real": 0.0, "slope_fake": 0.0, "slope_between": 2e-4},
+        )
+    ],
+    "vanished generator gradient": [
+        (SATURATED | {"image_gradient": 0.009}, SATURATED | {"image_gradient": 0.011}),
+        (SATURATED | {"image_gradient": 0.0}, SATURATED | {"image_gradient": 0.0, "accuracy_fake": 0.9}),
+        (SATURATED | {"image_gradient": 0.0}, SATURATED | {"image_gradient": 0.0, "logit_gap": -20.0}),
+    ],
+    "saturated generator output": [
+        ({"extreme_real": 0.8, "extreme_fake": 0.981}, {"extreme_real": 0.8, "extreme_fake": 0.979})
+    ],
+    "mode collapse": [({"spread_fake": 0.09, "spread_real": 1.0}, {"spread_fake": 0.11, "spread_real": 1.0})],
+    "learning-rate imbalance": [
+        (
+            {"generator__update_ratio": 1e-5, "discriminator__update_ratio": 1.1e-3},
+            {"generator__update_ratio": 1e-5, "discriminator__update_ratio": 0.9e-3},
+        ),
+        (
+            {"generator__update_ratio": 1e-1, "discriminator__update_ratio": 0.0},
+            {"generator__update_ratio": 1e-1, "discriminator__update_ratio": math.nan},
+        ),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "shows", "not_quite"), [(name, *pair) for name, pairs in CASES.items() for pair in pairs]
+)
+def test_fires_beyond_its_threshold_alone(name, shows, not_quite):
+    assert names(good()) == []
+    assert names(changed(good(), **shows)) == [name]
+    assert names(changed(good(), **not_quite)) == []
+
+
+def test_mode_collapse_by_its_classes():
+    few = {"spread_fake": 0.7, "spread_real": 1.0}
+    assert names(Record(changed(good(), **few).signals, STALLED)) == ["mode collapse"]
+    assert names(Record(good().signals, STALLED)) == []  # far apart, whatever they show
+    improving = [STALLED[0], replace(STALLED[1], fid=18.9)]
+    many = [STALLED[0], replace(STALLED[1], covered=6)]
+    unknown = [replace(one, covered=None, classes=None) for one in STALLED]
+    for scores in (improving, many, unknown, STALLED[:1], []):
+        assert names(Record(changed(good(), **few).signals, scores)) == []
+
+
+def test_oscillation():
+    moving = changed(good(), every=True, movement=0.31, spread_real=1.0, spread_fake=0.5, logit_gap=0.1)
+    signals = list(moving.signals)
+    signals[0], signals[5] = (replace(signals[number], logit_gap=-0.1) for number in (0, 5))
+    stalled = [replace(one, covered=6) for one in STALLED]
+    assert names(Record(signals, stalled)) == ["oscillation without progress"]
+    assert names(Record(signals, STALLED)) == ["oscillation without progress"]  # rather than mode collapse
+    still = [replace(one, movement=0.29) for one in signals]
+    ahead = [*signals[:5], replace(signals[5], logit_gap=0.1), *signals[6:]]
+    improving = [stalled[0], replace(stalled[1], fid=10.0)]
+    begun = [replace(signals[0], movement=None), *signals[1:]]
+    for record in (still, stalled), (ahead, stalled), (signals, improving), (signals, []), (begun, stalled):
+        assert names(Record(*record)) == []
+
+
+def test_what_comes_of_a_cause_is_not_told_beside_it():
+    collapsed = changed(good(), spread_fake=0.0)
+    assert names(collapsed) == ["mode collapse"]
+    assert names(changed(collapsed, generator__first_to_last=1e-9)) == ["gradient vanishes through depth"]
+
+
+def test_networks_that_have_just_begun_are_not_judged():
+    first = Record(good().signals[:1])
+    flat = {"slope_real": 0.0, "slope_fake": 0.0, "slope_between": 0.0}
+    for changes in (
+        flat,
+        {"range_fake": (0.1, 0.2)},
+        {"spread_fake": 0.0},
+        {"extreme_fake": 1.0},
+        {"generator__update_ratio": 1e-9},
+    ):
+        assert names(changed(first, **changes)) == []
+    assert names(changed(first, generator__first_to_last=1e-9)) == ["gradient vanishes through depth"]
+
+
+def test_every_threshold_matters():
+    """Each can be set so that a good run shows a condition, or a bad one none."""
+    strict = Thresholds(vanishing=1e6, exploding=1e-6, slope=1e-6, flat=1e6, inside=1e6, imbalance=1e-6, spread=1e6)
+    found = set()
+    for field in fields(Thresholds):
+        one = replace(Thresholds(), **{field.name: getattr(strict, field.name)})
+        found |= set(names(good(), one))
+    assert {"gradient explodes through depth", "exploding gradients", "dead discriminator", "mode collapse"} <= found
+    with pytest.raises(ValueError, match="threshold slope must be above 0, and is -1"):
+        Thresholds(slope=-1)
+    with pytest.raises(ValueError, match="threshold flips must be above 0"):
+        Thresholds(flips=math.nan)
+
+
+def test_a_finding_says_why_which_setting_and_where_to_read():
+    for shows, _ in [pair for pairs in CASES.values() for pair in pairs]:
+        (finding,) = diagnose(changed(good(), **shows), Thresholds())
+        assert any(character.isdigit() for character in finding.why) or "NaN" in finding.why
+        assert finding.cures
+        assert finding.reference
+    assert len(CASES) + 1 == len(CAUSES) + len(SYMPTOMS)  # oscillation has its own test
+
+
+def test_a_network_that_vanishes_names_its_layers():
+    network = {f"layer{number}": 10.0 ** (number - 8) for number in range(9)}
+    record = changed(good(), generator__activation_gradients=network, generator__first_to_last=1e-8)
+    (finding,) = diagnose(record, Thresholds())
+    assert "shrinks to 1e-08 of what it was, from 1 at layer8 to 1e-08 at layer0" in finding.why
+    assert finding.why.endswith("layers layer0, layer1, ..., layer6")  # below the square root of the threshold, .03
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_no_alarm_in_a_recorded_good_run(name):
+    """The whole run of a shipped config, measurement by measurement."""
+    record = recorded(name)
+    for end in range(1, len(record.signals) + 1):
+        signals = record.signals[max(0, end - WINDOW) : end]
+        scores = [score for score in record.scores if score.step <= signals[-1].step][-WINDOW:]
+        assert names(Record(signals, scores)) == []
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_names_what_a_recorded_run_dies_of(name):
+    plain = json.loads((RECORDED / f"{name}.json").read_text())
+    assert names(recorded(name))[0] == plain["condition"]
+
+
+def test_records_are_there():
+    assert len(HEALTHY) >= 7
+    assert len(FAILURES) >= 7
+    record = good()
+    assert signals_of(asdict(record.signals[-1])) == record.signals[-1]
