@@ -9,12 +9,19 @@ from commands import FEW_SCORES, process
 from conftest import ROOT
 
 from gan.cli import main
+from gan.lab import EXPERIMENTS
 from gan.metrics import CNNFeatures, save_features
 
-README = (ROOT / "README.md").read_text()
-LINES = [
-    line for block in re.findall(r"```bash\n(.*?)```", README, re.S) for line in block.splitlines() if line.strip()
-]
+
+def bash_lines(text: str) -> list[str]:
+    """The lines of a page's ```bash blocks."""
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.S)
+    return [line for block in blocks for line in block.splitlines() if line.strip()]
+
+
+PAGES = {name: (ROOT / name).read_text("utf-8") for name in ("README.md", ".github/README.zh-CN.md")}
+README, CHINESE = PAGES.values()
+LINES = bash_lines(README)
 
 
 def test_the_two_lines_of_the_quick_start():
@@ -70,6 +77,31 @@ def test_command(line, run, tmp_path, monkeypatch):
         main(words)
 
 
-@pytest.mark.parametrize("path", re.findall(r"\]\((?!http)([^)#]+)\)", README))
-def test_link_leads_somewhere(path):
-    assert (ROOT / path).exists()
+def test_the_chinese_readme_has_no_commands_of_its_own():
+    def words(text):
+        return [shlex.split(line, comments=True) for line in bash_lines(text)]
+
+    assert len(words(CHINESE)) > 5
+    assert [line for line in words(CHINESE) if line not in words(README)] == []
+
+
+LINKS = [
+    (page, path)
+    for page, text in PAGES.items()
+    for path in re.findall(r"\]\((?!http)([^)#]+)\)", text) + re.findall(r'<img src="([^"]+)"', text)
+]
+
+
+@pytest.mark.parametrize(("page", "path"), LINKS)
+def test_link_leads_somewhere(page, path):
+    assert (ROOT / page).parent.joinpath(path).exists()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_gallery_shows_every_experiment_of_the_lab_in_its_order(page):
+    shown = re.findall(r'<img src="[./a-z]*lab/(\w+)\.png" alt="[^"]+"><br><code>(\w+)</code>', PAGES[page])
+    assert shown == [(name, name) for name in EXPERIMENTS]
+
+
+def test_gallery_has_no_picture_of_an_experiment_that_is_gone():
+    assert sorted(path.stem for path in (ROOT / ".github" / "lab").iterdir()) == sorted(EXPERIMENTS)

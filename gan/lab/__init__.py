@@ -18,7 +18,14 @@ and to copy from. It has, besides its docstring:
 EXPERIMENTS = {
     "descent": 4,
     "depth": 9,
+    "training_depth": 16,
     "loss_curves": 1,
+    "perfect_discriminator": 60,
+    "critic": 4,
+    "weight_clipping": 9,
     "dirac": 7,
+    "many_paths": 10,
+    "article": 30,
+    "clipping": 14,
     "exploding": 4,
 }

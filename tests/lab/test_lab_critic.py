@@ -1,0 +1,19 @@
+"""Discriminator against critic: that each check can fail."""
+
+from lab_checks import assert_each_check_can_fail
+
+from gan.lab.critic import FELT
+from gan.lab.experiment import load
+from gan.losses import LeastSquares, NonSaturating, Saturating, Wasserstein
+from gan.penalties import GradientPenalty
+
+
+def test_each_check_can_fail():
+    assert_each_check_can_fail(
+        load("critic"),
+        [
+            {"penalty": GradientPenalty(0)},
+            {"felt": FELT | {"saturating": NonSaturating(), "non-saturating": Saturating()}},
+            {"judges": {"discriminator": LeastSquares(), "critic": Wasserstein()}},
+        ],
+    )

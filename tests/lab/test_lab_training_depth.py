@@ -1,0 +1,23 @@
+"""Training through depth: that each check can fail."""
+
+from functools import partial
+
+import pytest
+from lab_checks import assert_each_check_can_fail
+from torch.optim import SGD
+
+from gan.lab.experiment import load
+from gan.lab.training_depth import KINDS
+
+
+@pytest.mark.slow
+def test_each_check_can_fail():
+    plain, remedied = KINDS["plain"], KINDS["remedied"]
+    assert_each_check_can_fail(
+        load("training_depth"),
+        [
+            {"optimizer": partial(SGD, lr=1e-6)},
+            {"kinds": {"plain": remedied, "He": plain, "remedied": plain}},
+            {"kinds": KINDS | {"remedied": {"init": "he", "residual": "plain"}}},
+        ],
+    )
