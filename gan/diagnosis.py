@@ -185,7 +185,8 @@ def exploding_depth(record: Record, limits: Thresholds) -> Finding | None:
     """A gradient that grows from layer to layer on its way back."""
     for name in NETWORKS:
         network: NetworkSignals = getattr(record.latest, name)
-        if network.first_to_last > limits.exploding:
+        # In a few layers, a weight that has exploded does the same.
+        if network.first_to_last > limits.exploding and len(network.activation_gradients) >= DEEP:
             return Finding(
                 "gradient explodes through depth",
                 f"on its way back through the {name} the gradient grows {network.first_to_last:.2g} times, from "
@@ -409,6 +410,7 @@ def stalled(scores: Sequence[Score]) -> bool:
 
 
 WINDOW = 8  # measurements that a rule looks back on
+DEEP = 6  # layers
 CAUSES: tuple[Rule, ...] = (
     wrong_range,
     not_finite,

@@ -45,6 +45,7 @@ def names(record: Record, thresholds=None) -> list[str]:
 
 SATURATED = {"slope_fake": 1.0, "logit_gap": 20.0, "accuracy_fake": 1.0}
 STALLED = [Score(100, 20.0, 0.1, 5, 10), Score(200, 19.5, 0.1, 5, 10)]
+LAYERS = {f"layer{number}": 10.0**-number for number in range(6)}
 CASES = {  # condition: what shows it, and what just does not
     "wrong range": [
         ({"range_real": (0.0, 1.0)}, {"range_real": (-0.2, 1.0)}),
@@ -58,8 +59,14 @@ CASES = {  # condition: what shows it, and what just does not
         ({"discriminator__total": math.inf}, {}),
     ],
     "gradient explodes through depth": [
-        ({"generator__first_to_last": 1001.0}, {"generator__first_to_last": 999.0}),
-        ({"discriminator__first_to_last": 1001.0}, {"discriminator__first_to_last": math.nan}),
+        (
+            {"generator__first_to_last": 1001.0, "generator__activation_gradients": LAYERS},
+            {"generator__first_to_last": 999.0, "generator__activation_gradients": LAYERS},
+        ),
+        (
+            {"discriminator__first_to_last": 1001.0, "discriminator__activation_gradients": LAYERS},
+            {"discriminator__first_to_last": 1001.0},  # four layers
+        ),
     ],
     "gradient vanishes through depth": [
         ({"generator__first_to_last": 9e-4}, {"generator__first_to_last": 1.1e-3}),
