@@ -175,9 +175,10 @@ def test_every_threshold_matters():
     """Each can be set so that a good run shows a condition, or a bad one none."""
     strict = Thresholds(vanishing=1e6, exploding=1e-6, slope=1e-6, flat=1e6, inside=1e6, imbalance=1e-6, spread=1e6)
     found = set()
+    deep = changed(good(), generator__activation_gradients=LAYERS)
     for field in fields(Thresholds):
         one = replace(Thresholds(), **{field.name: getattr(strict, field.name)})
-        found |= set(names(good(), one))
+        found |= set(names(deep, one))
     assert {"gradient explodes through depth", "exploding gradients", "dead discriminator", "mode collapse"} <= found
     with pytest.raises(ValueError, match="threshold slope must be above 0, and is -1"):
         Thresholds(slope=-1)
