@@ -106,7 +106,7 @@ def charts(run_dir, pictures) -> dict[str, list]:
 # ---------------------------------------------------------------------- one moment
 
 
-@pytest.mark.parametrize("batch", [18, 19, 20, 21])
+@pytest.mark.parametrize("batch", [19, *(pytest.param(batch, marks=pytest.mark.slow) for batch in (18, 20, 21))])
 def test_killed_and_resumed_equals_uninterrupted(batch):
     """Weights with running averages, both optimizers, schedules, average, latents, counters, data; rows and charts."""
     words = [*RUN, *BATCH_NORM, *every(5), "--trainer.max_steps", "26", "--trainer.check_val_every_n_epoch", "2"]
@@ -162,12 +162,8 @@ MOMENTS += [("on_validation_start", 6), ("on_validation_start", 8), ("on_validat
 MOMENTS += [("on_train_epoch_end", 8), ("on_train_epoch_start", 8)]
 
 
-LONG = ("each second epoch", "by epochs")
-
-
-@pytest.mark.parametrize(
-    "validation", [pytest.param(one, marks=[pytest.mark.slow] if one in LONG else []) for one in VALIDATIONS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("validation", VALIDATIONS)
 def test_killed_around_the_end_of_an_epoch(validation):
     words = [*RUN, *every(1), "--trainer.max_steps", "14", *VALIDATIONS[validation]]
     fit("whole", *words)
@@ -293,6 +289,7 @@ def test_survives_being_killed():
     survives(3, seed=0, real=False)
 
 
+@pytest.mark.slow
 def test_two_processes_survive_being_killed():
     survives(1, seed=2, real=True, devices=2)
 

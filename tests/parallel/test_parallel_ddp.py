@@ -120,6 +120,7 @@ def test_two_devices_by_one_flag(tmp_path):
     assert rows[0] == rows[1] == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [2, pytest.param(1, marks=pytest.mark.slow)])
 def test_goes_on_with_another_number_of_processes(tmp_path, first):
     """In the middle of an epoch, with batches as large as before: as one process would have gone on."""
@@ -169,6 +170,7 @@ ENDLESS = ["--trainer.max_steps", "1000000", "--trainer.log_every_n_steps", "10"
 IMPATIENT = ["--trainer.strategy", "gan.parallel.DDP", "--trainer.strategy.patience", "4"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["first killed", "second killed", "first stuck", "second stuck"])
 def test_the_others_end_when_one_does(tmp_path, how):
     run = fit(tmp_path / "run", *ENDLESS, *(IMPATIENT if "stuck" in how else []))
@@ -191,6 +193,7 @@ def test_the_others_end_when_one_does(tmp_path, how):
         assert run.returncode == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_they_stop_together(tmp_path, number, strategy):
@@ -212,6 +215,7 @@ def test_patience_ends_within_a_minute():
     assert DDP().patience + 10 < 60  # the wait, and the grace for those that are left
 
 
+@pytest.mark.slow
 def test_two_torchrun_nodes_over_loopback(tmp_path):
     """As on two machines with a device each: the same bits as two devices of one machine."""
     with socket.socket() as free:
@@ -267,6 +271,7 @@ def test_refused_by_name(capsys, tmp_path, words, message):
 # -- in Python ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start_method", ["spawn", "fork"])
 def test_started_from_a_python_session(start_method, tmp_path):
     """Spawned, and forked as in a notebook: the weights come back to the session."""

@@ -78,6 +78,7 @@ def by_hand(gan: GAN, real: list, latents: list, half_life: float = 50) -> GAN:
     return gan
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "settings", "number"),
     [(name, settings, 2) for name, settings in SETTINGS.items()]
@@ -102,6 +103,7 @@ def test_trains_as_one_process(folder, name, settings, number):
             assert (value - start[key.replace("_ema", "")]).abs().max() > 1e-4  # it moved
 
 
+@pytest.mark.slow
 def test_full_checkpoint_is_that_of_one_process(folder):
     one, sharded_run = load(folder / "one-6.ckpt"), load(folder / "full-6.ckpt")
     assert shapes(one) == shapes(sharded_run)
@@ -119,6 +121,7 @@ def shapes(value):
     return type(value)
 
 
+@pytest.mark.slow
 def test_parts_make_the_full_checkpoint(folder):
     for batch in (3, 6):
         assert sorted(path.name for path in (folder / f"parts-{batch}.ckpt").iterdir()) == [
@@ -128,22 +131,26 @@ def test_parts_make_the_full_checkpoint(folder):
         assert equal(read(folder / f"parts-{batch}.ckpt"), load(folder / f"full-{batch}.ckpt"))
 
 
+@pytest.mark.slow
 def test_each_part_is_a_share(folder):
     whole = (folder / "full-6.ckpt").stat().st_size
     for part in (folder / "parts-6.ckpt").iterdir():
         assert part.stat().st_size < 0.75 * whole
 
 
+@pytest.mark.slow
 def test_resumes_bit_for_bit(folder):
     assert equal(load(folder / "full-resumed.ckpt"), load(folder / "full-6.ckpt"))
     assert equal(read(folder / "parts-resumed.ckpt"), read(folder / "parts-6.ckpt"))
 
 
+@pytest.mark.slow
 def test_one_kind_of_checkpoint_takes_the_place_of_the_other(folder):
     assert equal(load(folder / "swap.ckpt"), load(folder / "full-6.ckpt"))
     assert not list(folder.glob("swap.ckpt.*"))
 
 
+@pytest.mark.slow
 def test_one_process_goes_on_with_it(folder):
     gan = one_process(folder, resume=folder / "full-6.ckpt", name="on-one.ckpt", max_steps=6)
     assert same_state(load(folder / "on-one.ckpt"), load(folder / "full-6.ckpt"))
@@ -152,6 +159,7 @@ def test_one_process_goes_on_with_it(folder):
     assert load(folder / "on-one.ckpt")["global_step"] == 6
 
 
+@pytest.mark.slow
 def test_goes_on_with_one_process_at_the_rates_of_the_command(folder):
     one, again = load(folder / "one-6.ckpt"), load(folder / "one-again.ckpt")
     assert again["optimizer_states"][0]["param_groups"][0]["lr"] == 0.5
@@ -159,6 +167,7 @@ def test_goes_on_with_one_process_at_the_rates_of_the_command(folder):
     assert same_state(one, again)
 
 
+@pytest.mark.slow
 def test_begins_an_average_from_a_checkpoint_without(folder):
     state, before = load(folder / "average.ckpt")["state_dict"], read(folder / "no-average.ckpt")["state_dict"]
     assert not any(key.startswith("generator_ema.") for key in before)
@@ -166,11 +175,13 @@ def test_begins_an_average_from_a_checkpoint_without(folder):
     assert all(equal(state[f"generator_ema.{key[10:]}"], before[key]) for key in before if key.startswith("generator."))
 
 
+@pytest.mark.slow
 def test_a_part_that_one_process_cannot_read_stops_all(folder):
     assert "process 1 failed" in torch.load(folder / "damaged-0.pt")
     assert "EOFError" in torch.load(folder / "damaged-1.pt")
 
 
+@pytest.mark.slow
 def test_two_processes_go_on_with_the_parts_of_three(folder):
     assert len(list((folder / "three-4.ckpt").iterdir())) == 3
     assert same_state(read(folder / "three-4.ckpt"), load(folder / "three-in-two.ckpt"))
@@ -181,6 +192,7 @@ def same_state(one: dict, two: dict) -> bool:
     return all(equal(one[key], two[key]) for key in ("state_dict", "optimizer_states"))
 
 
+@pytest.mark.slow
 def test_validates_draws_and_reports(folder):
     for precision in ("bf16-mixed", "bf16-true"):
         scores = [load(folder / f"{precision}-{rank}.pt") for rank in range(2)]
@@ -195,6 +207,7 @@ def test_validates_draws_and_reports(folder):
         assert line in report
 
 
+@pytest.mark.slow
 def test_moves_each_gradient_once(folder):
     gan = make_gan()
     # Every process has as many rows of a parameter, and some have rows of nothing.
@@ -210,6 +223,7 @@ def test_moves_each_gradient_once(folder):
         assert traffic["gathered"] == [generator, *judged, generator, *judged, generator]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -226,6 +240,7 @@ def test_refuses(folder, name, words):
             assert word in message
 
 
+@pytest.mark.slow
 def test_takes_a_penalty_that_is_off(folder):
     assert load(folder / "refused-0.pt")["penalty off"] == "runs"
 
@@ -306,6 +321,7 @@ def mark():
     Malicious.ran = True
 
 
+@pytest.mark.slow
 def test_command_line(tmp_path):
     run = tmp_path / "run"
     words = ["--config", "configs/hinge_sn.yaml", *SMALL, "--trainer.max_steps", "2", "--run_dir", str(run)]

@@ -37,6 +37,7 @@ def two(folder) -> list[dict]:
     return script(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clip", CLIPS)
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_clips_as_one_process_does(folder, two, strategy, clip):
@@ -69,6 +70,7 @@ def test_every_failure_is_injected_on_every_process():
     assert sorted(ends) == sorted(ALL.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_rollback(two, strategy):
     first, second = (results[strategy, "rollback"][0] for results in two)
@@ -91,6 +93,7 @@ def test_rollback(two, strategy):
             assert torch.equal(one, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_skip(two, strategy):
     """It goes on until a weight is bad, whichever process has it."""
@@ -122,6 +125,7 @@ def check_raise(results: list[dict], strategy: str, kind: str) -> None:
             assert run["counts"] == {"discriminator": 1, "generator": 0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_raise(two, strategy):
     check_raise(two, strategy, "raise")

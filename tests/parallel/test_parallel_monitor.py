@@ -49,6 +49,7 @@ def check_close(value, other, rel: float, where: str = "") -> None:
         assert value == pytest.approx(other, rel=rel, abs=1e-12, nan_ok=True), where
 
 
+@pytest.mark.slow
 def test_all_processes_find_the_same(folder):
     records = [load(folder / f"records-{rank}.pt") for rank in (0, 1)]
     assert records[0].keys() == {"ddp", *SHARDED}
@@ -56,6 +57,7 @@ def test_all_processes_find_the_same(folder):
     assert equal(*records)
 
 
+@pytest.mark.slow
 def test_two_processes_find_what_one_does(folder, tmp_path):
     """Dead units among them: one that is dead on one process alone is not dead."""
     alone = one(with_penalties(), tmp_path, "64-true")
@@ -66,11 +68,13 @@ def test_two_processes_find_what_one_does(folder, tmp_path):
     assert 5 / 128 <= alone[0]["generator"]["dead"]["hidden1"] < 8 / 128
 
 
+@pytest.mark.slow
 def test_shards_find_what_one_process_does(folder, tmp_path):
     make, precision = SHARDED["spectral"]
     check_close(load(folder / "records-0.pt")["spectral"], one(make(), tmp_path, precision), 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHARDED)
 def test_sharded_training_is_bit_identical_with_and_without(folder, name):
     one, two = (load(folder / which / "last.ckpt") for which in (name, f"{name} alone"))

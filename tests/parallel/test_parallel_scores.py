@@ -26,6 +26,7 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ddp", "fsdp2"])
 @pytest.mark.parametrize("processes", [2, 3])
 def test_as_many_processes_as_one_likes_give_the_same_scores(folder, name, processes):
@@ -38,6 +39,7 @@ def test_as_many_processes_as_one_likes_give_the_same_scores(folder, name, proce
             assert scores[metric] == pytest.approx(one[metric], rel=1e-9, abs=1e-9), metric
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 3])
 def test_a_run_is_scored_as_on_one_process(folder, processes):
     one = load(folder / "float64-1-0.pt")
@@ -47,6 +49,7 @@ def test_a_run_is_scored_as_on_one_process(folder, processes):
         assert result["step"] == result["kept"] == one["step"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["batch norm", "batch norm in shards"])
 @pytest.mark.parametrize("processes", [2, 3])
 def test_what_is_scored_is_what_is_saved(folder, name, processes):
@@ -63,6 +66,7 @@ def test_what_is_scored_is_what_is_saved(folder, name, processes):
     assert best == pytest.approx(judge.fid(judge.generate(gan, 280, "curve")), rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 3])
 def test_a_run_in_shards_is_scored(folder, processes):
     results = [load(folder / f"fsdp2 run-{processes}-{rank}.pt") for rank in range(processes)]
@@ -70,6 +74,7 @@ def test_a_run_in_shards_is_scored(folder, processes):
     assert results[0]["step"] == results[0]["kept"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 3])
 def test_images_that_are_nan_on_one_process_have_no_score_on_any(folder, processes):
     assert {load(folder / f"broken-{processes}-{rank}.pt") for rank in range(processes)} == {6}
