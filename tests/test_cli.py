@@ -52,7 +52,9 @@ def test_bare_fit_works_from_any_folder(here):
     assert sorted(path.name for path in run.iterdir()) == [
         "checkpoints",
         "config.yaml",
+        "gradients",
         "metrics.csv",
+        "report.md",
         "samples",
         "tensorboard",
     ]
