@@ -25,7 +25,7 @@ EXPERIMENTS = {
     "weight_clipping": 9,
     "dirac": 7,
     "many_paths": 10,
-    "article": 30,
+    "article": 60,
     "clipping": 14,
     "exploding": 4,
 }

@@ -1,19 +1,18 @@
 """The article's GAN: as printed, corrected fault by fault, and corrected.
 
-What you see. Left: digits of seven generators after 400 batches, and real ones. Middle: how far they are from the test
-digits, in the features of a classifier (FID, lower is better); the line is the generator that was never trained. Right:
-the size of the generator's gradient in its own step.
+What you see. Left: what seven generators make, and real digits. Two of them have been trained for 2000 batches; the
+others cannot learn, however long. Middle: how far they are from the test digits in the features of a classifier (FID,
+lower is better); dotted is the generator of all five before its training. Right: the size of the generator's gradient
+in its own step.
 
-Why. The printed program has five faults. Its generator's step does not reach the generator: whatever else one corrects,
-nothing learns, and this one is corrected in vain as long as the others stand. Every step sees the first batch: 64 digits
-are all there is. The output is a ReLU, which is 0 with gradient 0 wherever it is not positive; pixels are divided by
-255, which is no fault to the eye, but with a tanh output leaves half of its range to give fakes away. And
-probabilities are compared by a logarithm: once a float32 probability is 0 or 1 the loss stands at its bound, 100, and
-its gradient at 0. No single correction makes a GAN of it. It takes the step that trains the generator
-first, and then the others.
+Why. The printed program has five faults, and one hides the others: its generator's step does not reach the generator,
+whose gradient is exactly 0. As long as that stands, each other correction changes a noise that was never trained into
+another. This one alone does train the generator, on what the rest leaves: the same 64 digits in each step, and a ReLU
+that has no gradient for a pixel at 0. With seed 0 all that it makes is one digit, over and over. All together make a
+GAN, if a young one: rough, but of many shapes. Beware of the FID alone: a nearly black noise is nearer to digits, which
+are nearly black too, than a grey one is, and nearer than that one digit.
 
-Try. `run(steps=2000)` for better digits. Take `as_printed` and correct two faults at a time in `VARIANTS`: the step and
-the batch are the two without which nothing goes.
+Try. `run(steps=10000)` for better digits. Correct two faults at a time in `VARIANTS`: reaching the generator and one.
 """
 
 from dataclasses import dataclass
@@ -207,11 +206,10 @@ def judged(curves: Table, scores: Table) -> list[Check]:
         return float(curves.where(program=name)[column][-1])
 
     stuck = [name for name, _ in curves.groups("program") if name not in ("step trains G", "all five")]
-    singles = [name for name, _ in curves.groups("program") if name != "all five"]
     return [
-        Check("FID of all five", fid("all five"), below=20),
-        Check("FID of the best single correction, over that of all five", min(map(fid, singles)) / fid("all five"),
-              above=1.5),
+        Check("FID of all five", fid("all five"), below=30),
+        Check("FID of all five, over that before training", fid("all five") / fid("untrained"), below=0.5),
+        Check("FID of the step that trains G alone, over all five", fid("step trains G") / fid("all five"), above=1.3),
         Check("without the fifth correction: how far weights move", max(last(name, "moved") for name in stuck),
               below=1e-12),
         Check("step trains G, alone: how far weights move", last("step trains G", "moved"), above=0.1),
@@ -246,6 +244,6 @@ def figure(result: Result):
         if lines["gradient"].max() > 0:
             right.plot(lines["step"], lines["gradient"], color=colours[name], label=name)
     right.set(title="Gradient in G's own step", yscale="log", xlabel="batch")
-    right.text(0.3, 0.05, "the others: 0 throughout", transform=right.transAxes, color=FAINT, size=9)
+    right.text(0.2, 0.05, "the others: 0 throughout", transform=right.transAxes, color=FAINT, size=9)
     label_lines(right)
     return sheet
