@@ -39,7 +39,7 @@ REFERENCE = (
 
 MATHEMATICS = """
 Training step of both players:   θ_D ← θ_D − η ∇ L_D(θ_D, θ_G),     θ_G ← θ_G − η ∇ L_G(θ_D, θ_G).
-  ∇_θG L_G = dL/dl · ∂l/∂x · ∂x/∂θ_G.  A fake that is detached has no last factor: the gradient is 0 by construction.
+  ∇_θG L_G = dL/dl · ∂l/∂x · ∂x/∂θ_G.  A detached fake has no last factor: the gradient is exactly 0.
 Output  x = relu(a):  ∂x/∂a = 0 for a ≤ 0;  x = tanh(a):  ∂x/∂a = 1 − x², which is 0 nowhere.
 Pixels in [0, 1] against fakes in [−1, 1]: a pixel below 0 is a fake, whatever it shows.
 Probabilities  p = σ(l),  L = −log p.  By the chain rule  dL/dl = −1/p · p(1 − p) = −(1 − p),  if p is exact.

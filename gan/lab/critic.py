@@ -1,4 +1,4 @@
-"""Discriminator against critic: two Gaussians, and what a generator in the wrong one can feel of the other.
+"""Discriminator against critic: two Gaussians, and what fakes can feel of the data.
 
 What you see. Real data on the left, fakes on the right, both numbers, each trained judge at every place between them.
 Left: the discriminator says "real, certainly" or "fake, certainly" almost everywhere (dashed: the best possible one),
@@ -32,8 +32,8 @@ REFERENCE = (
 )
 
 MATHEMATICS = """
-Two densities p = N(−3, 1) and q = N(3, 1).  The best discriminator has the logit  l*(x) = log p(x)/q(x) = −6 x.
-A fake at x = 3 has  D = σ(−18) = 1.5·10⁻⁸.  What the loss makes of it, by the chain rule  dL/dx = dL/dl · l'(x):
+Two densities p = N(−3, 1) and q = N(3, 1).  The best discriminator:  l*(x) = log p(x)/q(x) = −6 x.
+A fake at x = 3 has  D = σ(−18) = 1.5·10⁻⁸.  What the loss makes of it:  dL/dx = dL/dl · l'(x),
   saturating        −σ(l) l'     = 9·10⁻⁸         non-saturating    −σ(−l) l'    = 6
 The Wasserstein distance is the least average way to carry q to p; by Kantorovich and Rubinstein
   W(p, q) = max over f with |f'| ≤ 1 of  E_p f − E_q f,     here the shift itself, 6.

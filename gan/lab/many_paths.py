@@ -1,4 +1,4 @@
-"""Many paths to equilibrium: from one line to a parallel one, where the divergence has no slope to descend.
+"""Many paths to equilibrium: to a parallel line, where the divergence has no slope.
 
 What you see. Data lie on a line, and the generator begins on a parallel one at distance 1, before a discriminator that
 tells them apart for certain. Left: their distance over plain gradient descent of the generator. Middle: the size of
@@ -8,7 +8,7 @@ Why. The Jensen-Shannon divergence of two parallel lines is log 2 at any distanc
 has nowhere to go: that is the saturating loss before a perfect discriminator, which stays where it began. The
 non-saturating loss has the same fixed point but is no divergence to descend: it goes up the discriminator's slope, and
 that points at the data, however certain the discriminator is. So it arrives, on a path that is no path of steepest
-descent of anything. It arrives in disorder, for the slope differs from place to place. With R1 the slope is short and
+descent of anything. Nothing bounds that slope, so the line overshoots and comes back. With R1 the slope is short and
 smooth, the line moves as a whole, and now the saturating loss arrives as well.
 
 Try. `run(optimizer=Adam)`: Adam divides the gradient by its own size, so that even one of 1e-5 moves the generator, and
@@ -40,7 +40,7 @@ Data (t, 0), fakes (t, θ), with t uniform.  Whatever θ ≠ 0 is, the two have 
 The minimax game descends JS only if D is the best one at each step. That D has l = −∞ at fakes, and
   saturating        dL/dθ = −σ(l) ∂l/∂y → 0.
 The non-saturating one would descend  KL(q‖p) − 2 JS  before the best D, infinite here. But it moves by
-  non-saturating    dL/dθ = −σ(−l) ∂l/∂y → −∂l/∂y,  the slope of a D that is trained and smooth, never the best.
+  non-saturating    dL/dθ = −σ(−l) ∂l/∂y → −∂l/∂y,  the slope of a D that is smooth, never the best.
 A smooth D that is high on one line and low on the other must rise between: ∂l/∂y points from fake to real.
 Where nothing holds it, ∂l/∂y grows with log(1/error) and depends on t. With R1, γ/2 |∂l/∂y|² at the data,
   max over s of  −2 log(1 + e^(−sθ/2)) − γ/2 s²:     s = θ/γ · σ(−sθ/2),   and s → 0 as θ → 0:
@@ -176,7 +176,7 @@ def figure(result: Result):
     right.plot([-1, 1], [0, 0], color="black", linewidth=4, zorder=1)
     right.text(0, 1.08, "start", ha="center", color="#666666", size=9)
     right.text(0, -0.2, "data", ha="center", size=9)
-    left.set(title="Distance to the data", xlabel="step", xlim=(0, STEPS), ylim=(-0.03, 1.2))
+    left.set(title="Distance to the data", xlabel="step", xlim=(0, STEPS), ylim=(-0.03, 1.45))
     middle.set(title="Size of the generator's gradient", xlabel="step", xlim=(0, STEPS), yscale="log")
     right.set(title="Lines after 50 steps", xlim=(-1.6, 1.6), ylim=(-1.3, 1.9), xlabel="x", ylabel="y")
     key(sheet, colours)

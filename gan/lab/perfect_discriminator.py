@@ -43,12 +43,12 @@ The discriminator D = σ(l) of logits l(x) is trained on  log(1 + e⁻ˡ) at dig
 If the supports of p (digits) and q (fakes) can be separated, the infimum is 0 and no finite l attains it:
   l → +∞ on supp p,  l → −∞ on supp q,  JS(p, q) = log 2, whatever the distance of the two.
 The generator x = G(z) gets, by the chain rule,   dL/dl · ∇ₓl(x) · ∂x/∂θ.
-  saturating        dL/dl = −σ(l) ≈ −eˡ :   |∇θ| ≲ eˡ |∇ₓl| → 0        (Theorem 2.4: < M ε/(1 − ε), if |D − D*| < ε)
+  saturating        dL/dl = −σ(l) ≈ −eˡ :   |∇θ| ≲ eˡ |∇ₓl| → 0        (Theorem 2.4: < M ε/(1 − ε))
   non-saturating    dL/dl = −σ(−l) → −1 :   |∇θ| → |∇ₓl · ∂x/∂θ|, which grows as l does
 The ratio of the two is e⁻ˡ: both come from the same discriminator, one damped, one not.
 Near D* the error of D is noise, and ∇D/D a ratio of two noises, which has no variance (Theorem 2.6: Cauchy).
-R1 adds  γ/2 E_p |∇ₓl|².  A logit that rises by Δ over a distance d has a slope of Δ/d somewhere: near the data,
-to raise Δ costs γ/2 (Δ/d)² and earns at most e^(−Δ/2), so Δ stops where the two balance.
+R1 adds  γ/2 E_p |∇ₓl|².  A logit that rises by Δ over a distance d has a slope of Δ/d somewhere. Near the
+data that costs γ/2 (Δ/d)², and what is left to earn is 2 log(1 + e^(−Δ/2)): Δ stops where they balance.
 """
 
 BATCH = 64
