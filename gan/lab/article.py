@@ -8,10 +8,10 @@ in its own step.
 Why. The printed program has five faults, and one hides the others: its generator's step does not reach the generator,
 whose gradient is exactly 0. As long as that stands, each other correction changes a noise that was never trained into
 another. This one alone does train the generator, on what the rest leaves: the same 64 digits in each step, and a ReLU
-that has no gradient for a pixel at 0. All that it makes is one digit, over and over. All together make a
-GAN, if a young one: rough, but of many shapes. Beware of the FID alone: a nearly black noise is nearer to digits, which
-are nearly black too, than a grey one is, and nearer than that one digit. Their variety, how much pixels differ between fakes, tells them
-apart.
+that has no gradient for a pixel at 0. All that it makes is one digit, over and over. All together make a GAN, if a
+young one: rough, but of many shapes. Beware of the FID alone: a nearly black noise is nearer to digits, which are
+nearly black too, than a grey one is, and nearer than that one digit. Variety, how much pixels differ between fakes,
+tells the two that learn apart.
 
 Try. `run(steps=10000)` for better digits. Correct two faults at a time in `VARIANTS`: reaching the generator and one.
 """
