@@ -48,7 +48,7 @@ class Thresholds:
     slope: float = 50.0
     flat: float = 1e-4
     outside: float = 0.05
-    inside: float = 0.1
+    inside: float = 0.02
     spread: float = 0.1
     classes: float = 0.5
     apart: float = 0.75

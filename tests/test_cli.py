@@ -541,8 +541,8 @@ def test_ctrl_c_in_a_real_process_and_the_command_it_prints(here):
     assert again.returncode == 0, errors
     assert errors == ""  # no banner, no tip, no warning
     assert [line.split()[0] for line in lines[:6]] == ["device", "data", "generator", "discriminator", "run", "FID"]
-    assert all(line.startswith("batch ") for line in lines[6:-3])
-    assert [line.split()[0] for line in lines[-3:]] == ["FID", "pictures", "checkpoint"]
+    assert all(line.startswith(("batch ", "doctor ", "   ")) for line in lines[6:-4])
+    assert [line.split()[0] for line in lines[-4:]] == ["FID", "doctor", "pictures", "checkpoint"]
     checkpoint = load(Path("a run/checkpoints/last.ckpt"))
     assert checkpoint["global_step"] == 300
     assert "__main__" not in repr(checkpoint["hyper_parameters"])  # the program was gan.cli itself
