@@ -34,7 +34,7 @@ class Thresholds:
         classes: Or the share of the classes that generated images cover is at most this,
         apart: their distance is below this part of the real ones', and the FID does not fall.
         movement: Oscillation: from one measurement to the next, images of the same latents move by more than this part
-            of the distance between two real ones, on average over the last eight,
+            of the distance between two real ones, on average over the last eight (good runs do too, until rates fall),
         flips: in this share of the eight, the discriminator takes the generated for more real than the real,
         far: and the FID does not fall, and is above this many times the floor, that of real images.
         imbalance: Learning-rate imbalance: in a batch, one network's weights change more than the other's, in
@@ -128,6 +128,9 @@ Rule = Callable[[Record, Thresholds], Finding | None]
 
 def diagnose(record: Record, thresholds: Thresholds) -> list[Finding]:
     """All conditions that a run is in: what stops the gradient or, where nothing does, what comes of it."""
+    broken = not_finite(record, thresholds)
+    if broken is not None:
+        return [broken]  # nothing can be told from NaN
     causes = [found for rule in CAUSES if (found := rule(record, thresholds)) is not None]
     return causes or [found for rule in SYMPTOMS if (found := rule(record, thresholds)) is not None]
 
@@ -136,13 +139,16 @@ def diagnose(record: Record, thresholds: Thresholds) -> list[Finding]:
 
 
 def wrong_range(record: Record, limits: Thresholds) -> Finding | None:
-    """Images, real or generated, that reach beyond [-1, 1] or have nothing below 0."""
+    """Images, real or generated, that reach beyond [-1, 1], or begin at 0."""
     now = record.latest
-    low, high = now.range_fake
-    real_fits = -1 - limits.outside <= now.range_real[0] < 0 and now.range_real[1] <= 1 + limits.outside
-    # Above 0 and far from it, they are bright pictures; at 0, they come from a ReLU or a sigmoid.
-    fake_fits = -1 - limits.outside <= low and not 0 <= low <= limits.outside and high <= 1 + limits.outside
-    if real_fits and (record.begins or fake_fits):
+
+    def fits(low: float, high: float) -> bool:
+        # Far above 0, they are bright pictures; from 0 on, they have been divided by 255, or come from a sigmoid.
+        beyond = low < -1 - limits.outside or high > 1 + limits.outside
+        return not beyond and not 0 <= low <= limits.outside
+
+    real_fits = fits(*now.range_real)
+    if real_fits and (record.begins or fits(*now.range_fake)):
         return None
     real, fake = ("[{:.2g}, {:.2g}]".format(*ends) for ends in (now.range_real, now.range_fake))
     cures = ("scale the data to [-1, 1] in your data module, as MNISTDataModule and InMemoryDataModule do",)
@@ -159,11 +165,14 @@ def wrong_range(record: Record, limits: Thresholds) -> Finding | None:
 
 
 def not_finite(record: Record, limits: Thresholds) -> Finding | None:
-    """A gradient that is infinite or NaN."""
-    found = [name for name in NETWORKS if not math.isfinite(getattr(record.latest, name).total)]
+    """Images or a gradient that are infinite or NaN."""
+    now = record.latest
+    found = [f"the gradient of the {name}" for name in NETWORKS if not math.isfinite(getattr(now, name).total)]
+    images = (("real", now.range_real), ("generated", now.range_fake))
+    found += [f"some {kind} images" for kind, ends in images if not all(map(math.isfinite, ends))]
     if not found:
         return None
-    return non_finite_gradients(f"the gradient of the {' and of the '.join(found)} is infinite or NaN")
+    return non_finite_gradients(f"infinite or NaN: {', '.join(found)}")
 
 
 def non_finite_gradients(why: str) -> Finding:
@@ -193,8 +202,8 @@ def exploding_depth(record: Record, limits: Thresholds) -> Finding | None:
                 f"{ends(network)}: {layers_beyond(network, lambda ratio: ratio > limits.exploding**0.5)}",
                 (
                     f"--model.{name}.residual scaled, for a residual network that adds its branches unscaled",
-                    f"--model.{name}.norm layer",
-                    f"--model.{name}.init xavier, or a shallower network",
+                    f"--model.{name}.norm layer, where the network has it",
+                    f"--model.{name}.init xavier, likewise, or fewer layers",
                 ),
                 "He et al. 2015, arXiv 1502.01852; Zhang et al. 2019, arXiv 1901.09321",
             )
@@ -213,9 +222,9 @@ def vanishing_depth(record: Record, limits: Thresholds) -> Finding | None:
                 f"on its way back through the {name} the gradient shrinks to {network.first_to_last:.2g} of what it "
                 f"was, from {ends(network)}: {layers_beyond(network, lambda ratio: ratio < limits.vanishing**0.5)}",
                 (
-                    f"--model.{name}.activation leaky_relu --model.{name}.init he",
-                    f"--model.{name}.norm batch",
-                    f"--model.{name}.residual scaled, or a shallower network",
+                    f"--model.{name}.activation leaky_relu --model.{name}.init he, or what your network has for them",
+                    f"--model.{name}.norm {'batch' if name == 'generator' else 'layer'}, likewise",
+                    "residual connections, as in ResNetGenerator and ResNetDiscriminator, or fewer layers",
                 ),
                 "Glorot & Bengio 2010; He et al. 2015, arXiv 1502.01852",
             )
@@ -249,9 +258,10 @@ def exploding_gradients(record: Record, limits: Thresholds) -> Finding | None:
         f"{limits.slope:g} is steep; the norm of its gradient is {now.discriminator.total:.3g}, the generator's "
         f"{now.generator.total:.3g}",
         (
-            "--model.penalties+=GradientPenalty for the Wasserstein loss, --model.penalties+=R1 for others",
+            "--model.penalties+=GradientPenalty for the Wasserstein loss, for others --model.penalties+=R1 "
+            "--model.penalties.weight=1",
             "a lower rate: --model.discriminator_optimizer.lr",
-            "--model.discriminator.norm spectral",
+            "--model.discriminator.norm spectral, where the network has it",
         ),
         "Gulrajani et al. 2017, arXiv 1704.00028; Mescheder et al. 2018, arXiv 1801.04406",
     )
@@ -282,7 +292,7 @@ def dead_discriminator(record: Record, limits: Thresholds) -> Finding | None:
 
 def is_flat(record: Record, limits: Thresholds) -> bool:
     now = record.latest
-    return max(now.slope_real, now.slope_fake, now.slope_between) < limits.flat
+    return all(slope < limits.flat for slope in (now.slope_real, now.slope_fake, now.slope_between))
 
 
 def saturated_discriminator(record: Record, limits: Thresholds) -> Finding | None:
@@ -300,7 +310,7 @@ def saturated_discriminator(record: Record, limits: Thresholds) -> Finding | Non
         f"{now.image_gradient:.1g} per image reaches the generator",
         (
             "--model.loss NonSaturating",
-            "--model.penalties+=R1",
+            "--model.penalties+=R1 --model.penalties.weight=1, or a larger weight",
             "a lower --model.discriminator_optimizer.lr, or a smaller --model.n_critic",
         ),
         "Goodfellow et al. 2014, arXiv 1406.2661; Arjovsky & Bottou 2017, arXiv 1701.04862",
@@ -319,7 +329,7 @@ def saturated_output(record: Record, limits: Thresholds) -> Finding | None:
         f"{now.extreme_real:.1%} of the real ones: the slope of a tanh is near zero there, and stops the gradient",
         (
             "a lower rate: --model.generator_optimizer.lr",
-            "--model.generator.norm batch, or a smaller initialisation",
+            "--model.generator.norm batch, where the network has it, or a smaller initialisation",
         ),
         "Glorot & Bengio 2010",
     )
@@ -331,7 +341,7 @@ def saturated_output(record: Record, limits: Thresholds) -> Finding | None:
 def mode_collapse(record: Record, limits: Thresholds) -> Finding | None:
     """A generator that makes a few images only, whatever its latents."""
     now = record.latest
-    spread = now.spread_fake / now.spread_real if now.spread_real else math.nan
+    spread = now.spread
     few = record.scores and record.scores[-1].covered is not None and stalled(record.scores)
     few = few and record.scores[-1].covered <= limits.classes * record.scores[-1].classes
     few = few and spread < limits.apart and oscillation(record, limits) is None
@@ -347,8 +357,9 @@ def mode_collapse(record: Record, limits: Thresholds) -> Finding | None:
         "mode collapse",
         f"two generated images are {spread:.2g} times as far apart as two real ones{classes}",
         (
-            "no momentum: --model.generator_optimizer.betas [0,0.9], and the same for the discriminator",
-            "--model.penalties+=R1",
+            "no momentum, where there is some: --model.generator_optimizer.betas [0,0.9], and the same for the "
+            "discriminator",
+            "--model.penalties+=R1 --model.penalties.weight=1, or a larger weight",
             "a lower --model.generator_optimizer.lr, or a higher --model.discriminator_optimizer.lr",
         ),
         "Metz et al. 2017, arXiv 1611.02163; Mescheder et al. 2018, arXiv 1801.04406",
@@ -360,12 +371,14 @@ def oscillation(record: Record, limits: Thresholds) -> Finding | None:
     window = [one for one in record.signals if one.movement is not None]
     if len(window) < WINDOW or not stalled(record.scores):
         return None
+    if not all(one.spread_real for one in window):
+        return None
     movement = sum(one.movement / one.spread_real for one in window) / len(window)
     flips = sum(one.logit_gap < 0 for one in window) / len(window)
     score = record.scores[-1]
     if not (movement > limits.movement and flips >= limits.flips and score.fid > limits.far * score.floor):
         return None
-    best = min(score.fid for score in record.scores)
+    best = min(score.fid for score in record.scores[:-1])
     return Finding(
         "oscillation without progress",
         f"images of the same latents keep moving, each time by {movement:.2f} of the distance between two real images, "
@@ -374,9 +387,10 @@ def oscillation(record: Record, limits: Thresholds) -> Finding | None:
         (
             "a discriminator that keeps up: a higher --model.discriminator_optimizer.lr, or a lower "
             "--model.generator_optimizer.lr",
-            "no momentum: --model.generator_optimizer.betas [0,0.9], and the same for the discriminator",
-            "--model.penalties+=R1; and rates that fall: --model.generator_scheduler WarmupCosine, and the same for "
-            "the discriminator",
+            "no momentum, where there is some: --model.generator_optimizer.betas [0,0.9], and the same for the "
+            "discriminator",
+            "--model.penalties+=R1 --model.penalties.weight=1, and rates that fall: --model.generator_scheduler "
+            "WarmupCosine, and the same for the discriminator",
         ),
         "Mescheder et al. 2018, arXiv 1801.04406; Gidel et al. 2019, arXiv 1807.04740",
     )
@@ -385,7 +399,7 @@ def oscillation(record: Record, limits: Thresholds) -> Finding | None:
 def imbalance(record: Record, limits: Thresholds) -> Finding | None:
     """Two networks that learn at rates too far apart."""
     generator, discriminator = record.latest.generator.update_ratio, record.latest.discriminator.update_ratio
-    if record.begins or generator is None or discriminator is None:
+    if record.begins or not generator or not discriminator:  # a step that was skipped, or a loss that is content
         return None
     fast, slow = max(NETWORKS, key=update(record)), min(NETWORKS, key=update(record))
     ratio = max(generator, discriminator), min(generator, discriminator)
@@ -413,7 +427,6 @@ WINDOW = 8  # measurements that a rule looks back on
 DEEP = 6  # layers
 CAUSES: tuple[Rule, ...] = (
     wrong_range,
-    not_finite,
     exploding_depth,
     vanishing_depth,
     exploding_gradients,
@@ -422,3 +435,4 @@ CAUSES: tuple[Rule, ...] = (
     saturated_output,
 )
 SYMPTOMS: tuple[Rule, ...] = (mode_collapse, oscillation, imbalance)
+SYMPTOM_NAMES = ("mode collapse", "oscillation without progress", "learning-rate imbalance")

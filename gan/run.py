@@ -239,7 +239,14 @@ def identity(callback: Any) -> Any:
     return name if name in ONE_OF_A_KIND else (callback.class_path, str(settings))
 
 
-ONE_OF_A_KIND = ("RunCheckpoint", "NonFiniteGuard", "GradientMonitor", "GradientDoctor")
+ONE_OF_A_KIND = (
+    "GeneratorEMA",
+    "GradientClipping",
+    "GradientDoctor",
+    "GradientMonitor",
+    "NonFiniteGuard",
+    "RunCheckpoint",
+)
 
 
 def checkpoint_to_resume(run_dir: Path, resume: str) -> tuple[Path | None, dict[str, Any]]:

@@ -1,5 +1,6 @@
 """Says what a run suffers from, why, and which setting cures it."""
 
+import re
 import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from gan.callbacks.gradients import GradientMonitor
 from gan.callbacks.images import tensorboards
 from gan.callbacks.reals import say
 from gan.checkpoints import replacing
-from gan.diagnosis import WINDOW, Finding, Record, Score, Thresholds, diagnose, non_finite_gradients
+from gan.diagnosis import SYMPTOM_NAMES, WINDOW, Finding, Record, Score, Thresholds, diagnose, non_finite_gradients
 from gan.gradients import NetworkSignals, Signals
 from gan.module import GAN
 
@@ -66,13 +67,13 @@ class GradientDoctor(Callback):
         self.guards = [one for one in trainer.callbacks if isinstance(one, NonFiniteGuard)]
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: GAN, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trackers := active_trackers(trainer):
+            self.take(trackers[0])
         signals = self.monitor.signals
         if signals is None or signals.step != trainer.global_step:
             return
         self.measured += 1
         self.signals = [*self.signals, compact(signals)][-WINDOW:]
-        if trackers := active_trackers(trainer):
-            self.take(trackers[0])
         findings = diagnose(Record(self.signals, self.scores), self.thresholds)
         self.note(trainer, findings + self.found_by_guards())
 
@@ -86,12 +87,12 @@ class GradientDoctor(Callback):
         past = f"; {past} condition{'s' * (past > 1)} came and went" if past else ""
         say(trainer, f"doctor         {words}{past}, in {self.measured:,} measurements: {report}")
         for board in tensorboards(trainer):
-            board.experiment.add_text("doctor/report", self.report(), trainer.global_step)
+            board.experiment.add_text("doctor/report", self.report(report.parent), trainer.global_step)
 
     def on_exception(self, trainer: Trainer, pl_module: GAN, exception: BaseException) -> None:
-        if hasattr(self, "guards") and (found := self.found_by_guards(str(exception))):
+        by_guard = "first to go bad" in str(exception)  # and not by what came after one that it has skipped
+        if hasattr(self, "guards") and (found := self.found_by_guards(str(exception) if by_guard else "")):
             self.tell(trainer, found[0])
-            self.write(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -122,13 +123,15 @@ class GradientDoctor(Callback):
         new, self.non_finite = count - self.non_finite, count
         if new <= 0:
             return []
-        why = why or f"{new:,} gradients were infinite or NaN since the measurement before, and NonFiniteGuard acted"
+        times = "once" if new == 1 else f"{new:,} times"
+        why = why or f"a gradient was infinite or NaN, {times} since the measurement before, and NonFiniteGuard acted"
         return [non_finite_gradients(why)]
 
     def note(self, trainer: Trainer, findings: list[Finding]) -> None:
         """Tells of conditions that begin, and closes those that are over."""
         by_name = {finding.name: finding for finding in findings}
-        for name in by_name.keys() | self.seen.keys():
+        hidden = SYMPTOM_NAMES if by_name.keys() - set(SYMPTOM_NAMES) else ()  # were not looked for
+        for name in by_name.keys() | self.seen.keys() - set(hidden):
             streak = self.seen.get(name, 0)
             self.seen[name] = max(streak, 0) + 1 if name in by_name else min(streak, 0) - 1
         for finding in findings:
@@ -158,14 +161,14 @@ class GradientDoctor(Callback):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as partial:
-                partial.write_text(self.report())
+                partial.write_text(self.report(path.parent))
         except OSError as error:
             warnings.warn(f"cannot write {path}: {error}", stacklevel=2)
 
     # ------------------------------------------------------------------ words
 
-    def report(self) -> str:
-        """What was found, and the latest figures, as Markdown."""
+    def report(self, folder: Path) -> str:
+        """What was found, and the latest figures, as Markdown in the run's folder."""
         step = self.signals[-1].step if self.signals else 0
         lines = ["# What the gradients say", ""]
         lines += [f"{self.measured:,} measurements up to batch {step:,}: {', '.join(self.present) or NOTHING}.", ""]
@@ -174,8 +177,10 @@ class GradientDoctor(Callback):
             lines += [f"## {one['name'].capitalize()}: batch {one['since']:,} to {until}", "", *paragraph(one), ""]
         if self.signals:
             lines += ["## The latest figures", "", *figures(self.signals[-1], self.scores), ""]
-            lines += ["Layer by layer, over the run:", ""]
-            lines += [f"![{name}](gradients/heatmap_{name}.png)" for name in ("generator", "discriminator")]
+            maps = {name: f"gradients/heatmap_{name}.png" for name in ("generator", "discriminator")}
+            if all((folder / path).exists() for path in maps.values()):  # they are drawn at the end
+                lines += ["Layer by layer, over the run:", ""]
+                lines += [f"![{name}]({path})" for name, path in maps.items()]
         return "\n".join(lines) + "\n"
 
 
@@ -210,13 +215,13 @@ def paragraph(told: dict[str, Any]) -> list[str]:
     ]
 
 
+VALUES = r"\[[\w.,]+\]|(?:[A-Z]\w+|leaky_relu|he|batch|layer|scaled|spectral|xavier|\d+)\b"
+SETTING = re.compile(rf"--[\w.]*\w(\+?=[\w.]*\w)?( ({VALUES}))?")
+
+
 def code(cure: str) -> str:
-    """Marks the settings in a cure."""
-    words = []
-    for word in cure.split(" "):
-        bare = word.rstrip(",;")
-        words.append(f"`{bare}`{word[len(bare) :]}" if bare.startswith("--") else word)
-    return " ".join(words)
+    """Marks the settings in a cure, with their values."""
+    return SETTING.sub(r"`\g<0>`", cure)
 
 
 def figures(signals: Signals, scores: list[Score]) -> list[str]:
@@ -226,12 +231,13 @@ def figures(signals: Signals, scores: list[Score]) -> list[str]:
         ("slope of the discriminator at generated images", f"{signals.slope_fake:.2g}"),
         ("its steepest slope", f"{signals.lipschitz:.2g}"),
         ("logit of real, of generated images", f"{signals.logit_real:.2g}, {signals.logit_fake:.2g}"),
-        ("distance between generated over between real images", f"{signals.spread_fake / signals.spread_real:.2g}"),
+        ("distance between generated over between real images", f"{signals.spread:.2g}"),
     ]
     for name in ("generator", "discriminator"):
         network: NetworkSignals = getattr(signals, name)
         rows.append((f"{name}: gradient at the first layer over the last", f"{network.first_to_last:.2g}"))
-        rows.append((f"{name}: change of the weights in a batch", f"{network.update_ratio:.2g}"))
+        if network.update_ratio is not None:
+            rows.append((f"{name}: change of the weights in a batch", f"{network.update_ratio:.2g}"))
     if scores:
         rows.append((f"FID of batch {scores[-1].step:,}", f"{scores[-1].fid:.3g}"))
     return ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]

@@ -104,12 +104,13 @@ class FIDTracker(Callback):
         return f"FIDTracker {self._own}"
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "best_step": self.best_step, "what": [self._id, self.num_samples]}
+        what = [self._id, self.num_samples]
+        return {"best": self.best, "best_step": self.best_step, "latest": self.latest, "what": what}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         # Scores of other features, or of another number of images, do not compare.
         if state["what"] == [self._id, self.num_samples]:
-            self.best, self.best_step = state["best"], state["best_step"]
+            self.best, self.best_step, self.latest = state["best"], state["best_step"], state.get("latest", {})
 
     # ------------------------------------------------------------------ start
 

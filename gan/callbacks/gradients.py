@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -36,7 +37,8 @@ class GradientMonitor(Callback):
     there is a GradientClipping, which does. The heat map of each network, layers by batches, is the image
     `gradients/heatmap_<network>` in TensorBoard and, at the end, `gradients/heatmap_<network>.png` in the run's folder.
 
-    Networks in shards (FSDP2) are measured like others. All processes must have as many images in a batch.
+    Networks in shards (FSDP2) are measured like others. All processes must have as many images in a batch. Networks
+    that cannot be measured (with casts of their own, or reentrant checkpoints) are a warning, and train on.
 
     Args:
         every: Training batches from one measurement to the next. The first is in the first batch, and all are in
@@ -59,6 +61,7 @@ class GradientMonitor(Callback):
         self.stride = 1  # measurements to a column
         self.measured = 0
         self.pictures: Tensor | None = None  # of the module's fixed latents, small, at the latest measurement
+        self.able = True
         self._measuring: Signals | None = None  # in the batch that is under way
 
     def is_due(self, pl_module: GAN) -> bool:
@@ -71,14 +74,25 @@ class GradientMonitor(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: GAN, batch: Any, batch_idx: int) -> None:
         self._measuring = None
-        if not self.is_due(pl_module):
+        if not self.able or not self.is_due(pl_module):
             return
         step = pl_module.global_step
-        real = batch[0][: max(2, self.images // trainer.world_size)]
+        # No more than a pass of training has, for which there is memory.
+        real = batch[0][: max(2, min(self.images // trainer.world_size, len(batch[0]) // pl_module.accumulate))]
         rng = pl_module.rng("monitor", step)
         penalties = [penalty for penalty in pl_module.penalties if penalty.weight > 0]
         self._norms: dict[str, float] = {}
-        self._measuring = measure(
+        try:
+            self._measuring = self.measure(trainer, pl_module, real, rng, penalties)
+        except RuntimeError as error:
+            self.able = False  # what can be trained cannot always be measured
+            rank_zero_warn(f"GradientMonitor cannot measure these networks, and stops: {error}")
+            return
+        self._before = {name: weights(getattr(pl_module, name)) for name in NETWORKS}
+
+    def measure(self, trainer: Trainer, pl_module: GAN, real: Tensor, rng: torch.Generator, penalties: list) -> Signals:
+        step = pl_module.global_step
+        return measure(
             pl_module.generator,
             pl_module.discriminator,
             pl_module.loss,
@@ -91,7 +105,6 @@ class GradientMonitor(Callback):
             seed=pl_module.rng("monitor layers", step, trainer.global_rank).initial_seed(),
             over_processes=self.over_processes(trainer),
         )
-        self._before = {name: weights(getattr(pl_module, name)) for name in NETWORKS}
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: GAN, optimizer: Optimizer) -> None:
         if self._measuring is None or clips(trainer):

@@ -43,12 +43,12 @@ class RunProgress(ProgressBar):
 
     def print(self, *args: Any, **kwargs: Any) -> None:
         if self.enabled:
-            self.console.print(*args, **kwargs)
+            self.console.print(*args, **({"markup": False} | kwargs))
 
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:
         self.total = total_batches(trainer)
         for line in report(trainer, pl_module):
-            self.print(line, markup=False)
+            self.print(line)
         self.images, self.since = 0, time.perf_counter()
         self.drawn_at = 0.0
         self.tenths = trainer.global_step * 10 // self.total if self.total else 0
@@ -96,7 +96,7 @@ class RunProgress(ProgressBar):
         folder = Path(trainer.default_root_dir)
         for what, path in (("pictures", folder / "samples"), ("checkpoint", folder / "checkpoints" / "last.ckpt")):
             if path.exists():
-                self.print(f"{what:<15}{path}", markup=False)
+                self.print(f"{what:<15}{path}")
 
     def on_exception(self, trainer: Trainer, pl_module: GAN, exception: BaseException) -> None:
         self.stop(trainer)

@@ -69,7 +69,7 @@ class Signals:
         range_fake: Lowest and highest value in the generated images.
         extreme_real: Share of values beyond +-.99 in the real images: what is normal for the generated ones.
         extreme_fake: Share of values beyond +-.99 in the generated images.
-        spread_real: Root mean square distance between two of the real images.
+        spread_real: Root mean square distance between two of the real images; 0 if there is one only.
         spread_fake: The same between two generated images: 0 if all are one.
         movement: Root mean square distance that the images of the same latents have moved since the measurement
             before; None in the first.
@@ -95,3 +95,8 @@ class Signals:
     spread_real: float
     spread_fake: float
     movement: float | None = None
+
+    @property
+    def spread(self) -> float:
+        """`spread_fake / spread_real`; NaN if the real images are all equal."""
+        return self.spread_fake / self.spread_real if self.spread_real else float("nan")
