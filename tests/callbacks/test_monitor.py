@@ -125,6 +125,7 @@ def test_measures_the_batch_that_is_trained_on(make_gan, make_trainer, data):
     assert signals.discriminator.terms.keys() == {"adversarial", "r1"}
     records = asdict(signals), asdict(expected)
     for record in records:
+        del record["movement"]
         for network in NETWORKS:
             del record[network]["update_ratio"], record[network]["update_ratios"]
     assert equal(*records)
@@ -197,7 +198,7 @@ def test_resumes_bit_for_bit(make_trainer, data, tmp_path):
     run(5, make())
     parts = run(9, make(), ckpt_path=tmp_path / "5.ckpt")
     assert parts == whole[3:]
-    assert load(tmp_path / "9.ckpt")["callbacks"]["GradientMonitor"] == expected
+    assert equal(load(tmp_path / "9.ckpt")["callbacks"]["GradientMonitor"], expected)
 
 
 def test_a_save_in_a_measured_batch_has_its_column(make_gan, make_trainer, data, tmp_path):
