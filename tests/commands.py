@@ -21,8 +21,8 @@ from gan.data import InMemoryDataModule
 from gan.run import run
 
 FAST = str(ROOT / "configs" / "debug" / "fast.yaml")
-MLPS = ["--model.generator", "MLPGenerator", "--model.generator.latent_dim", "8"]
-MLPS += ["--model.discriminator", "MLPDiscriminator"]
+MLPS = ["--model.generator", "gan.networks.MLPGenerator", "--model.generator.latent_dim", "8"]
+MLPS += ["--model.discriminator", "gan.networks.MLPDiscriminator"]  # short names take seconds to look up
 SMALL = ["--data", "conftest.SmallMNIST", "--data.batch_size", "8", "--data.validation_size", "16"]
 FEW_SCORES = ["--trainer.callbacks+=gan.callbacks.FIDTracker"]
 FEW_SCORES += ["--trainer.callbacks.num_samples=100", "--trainer.callbacks.final_samples=100"]

@@ -73,7 +73,7 @@ class FIDTracker(Callback):
 
     def __init__(
         self,
-        extractor: nn.Module | str = "auto",
+        extractor: Literal["auto"] | nn.Module | str = "auto",  # in this order: a name is looked up among all modules
         every: int = 500,
         unit: Literal["batches", "epochs"] = "batches",
         num_samples: int = 1000,

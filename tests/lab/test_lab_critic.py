@@ -1,5 +1,6 @@
 """Discriminator against critic: that each check can fail."""
 
+import pytest
 from lab_checks import assert_each_check_can_fail
 
 from gan.lab.critic import FELT
@@ -8,6 +9,7 @@ from gan.losses import LeastSquares, NonSaturating, Saturating, Wasserstein
 from gan.penalties import GradientPenalty
 
 
+@pytest.mark.slow
 def test_each_check_can_fail():
     assert_each_check_can_fail(
         load("critic"),

@@ -1,5 +1,6 @@
 """Gradient descent: that each check can fail."""
 
+import pytest
 from lab_checks import assert_each_check_can_fail
 from torch.optim import SGD
 
@@ -7,6 +8,7 @@ from gan.lab.descent import OPTIMIZERS
 from gan.lab.experiment import load
 
 
+@pytest.mark.slow
 def test_each_check_can_fail():
     plain, momentum, adam = OPTIMIZERS.values()
     assert_each_check_can_fail(

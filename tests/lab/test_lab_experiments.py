@@ -9,7 +9,7 @@ from gan.lab.experiment import load
 
 # Four more seeds of an experiment that takes seconds would take minutes with all of them, and some take long with one.
 SEEDS = [
-    pytest.param(name, seed, marks=pytest.mark.slow if seconds > (2 if seed else 10) else ())
+    pytest.param(name, seed, marks=pytest.mark.slow if seconds > (2 if seed else 6) else ())
     for name, seconds in EXPERIMENTS.items()
     for seed in range(5)
 ]

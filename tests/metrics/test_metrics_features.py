@@ -269,6 +269,7 @@ def write_idx(path: Path, values: torch.Tensor) -> None:
     path.write_bytes(bytes([0, 0, 8, values.ndim]) + sizes + values.to(torch.uint8).numpy().tobytes())
 
 
+@pytest.mark.slow
 def test_script_twice_gives_the_same_bytes(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "FashionMNIST" / "raw"
     folder.mkdir(parents=True)

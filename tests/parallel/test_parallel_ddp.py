@@ -139,6 +139,7 @@ def test_goes_on_with_another_number_of_processes(tmp_path, first):
         torch.testing.assert_close(two["state_dict"][name], value, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_default_folder_is_one_for_all(tmp_path):
     words = [sys.executable, "-m", "gan.cli", "fit", "--config", FAST, *MLPS, *TWO, "--trainer.max_steps", "2"]
     words += ["--trainer.logger", "false", "--data.batch_size", "4"]
@@ -293,6 +294,7 @@ def test_find_unused_parameters_is_ignored_with_a_word():
         DDP(find_unused_parameters=True)
 
 
+@pytest.mark.slow
 def test_averaging_keeps_layouts_types_and_silent_parameters(tmp_path):
     """On two processes: channels_last, two dtypes, a parameter that none uses and one that a single process uses."""
     finished(script("gradients.py", tmp_path, by=["torchrun", "--standalone", "--nproc_per_node", "2"]))
