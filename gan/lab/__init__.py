@@ -18,7 +18,7 @@ and to copy from. It has, besides its docstring:
 EXPERIMENTS = {
     "descent": 4,
     "depth": 9,
-    "training_depth": 16,
+    "training_depth": 18,
     "loss_curves": 1,
     "perfect_discriminator": 60,
     "critic": 4,

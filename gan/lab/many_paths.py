@@ -11,8 +11,8 @@ that points at the data, however certain the discriminator is. So it arrives, on
 descent of anything. Nothing bounds that slope, so the line overshoots and comes back. With R1 the slope is short and
 smooth, the line moves as a whole, and now the saturating loss arrives as well.
 
-Try. `run(optimizer=Adam)`: Adam divides the gradient by its own size, so that even one of 1e-5 moves the generator, and
-the saturating loss arrives too. Vanishing gradients stop plain descent long before they stop Adam.
+Try. `run(optimizer=Adam)`: Adam divides the gradient by its own size, so that even one of 1e-5 moves the generator. But
+it is not led by it: with seed 0 and the saturating loss, the line ends at the edge of what the generator can reach.
 """
 
 from collections.abc import Callable

@@ -13,8 +13,8 @@ the digits: logits stay finite and slopes small, so both gradients keep their si
 though: R1 says nothing about the slope far from the data, and against a generator that was never trained (0 steps) it
 may or may not help, depending on the seed.
 
-Try. `run(penalty=R1(0))` takes the cure away, `R1(1)` weakens it. A penalty on the slope at the fakes, `R2(10)`, is not
-the same: see what becomes of the saturating loss.
+Try. `run(penalty=R1(0))` takes the cure away, `R1(1)` weakens it. `R2(10)` charges for the slope at the fakes instead:
+the trained generators fare as well, and before the untrained one the saturating gradient vanishes all the same.
 """
 
 from collections.abc import Iterator

@@ -17,5 +17,6 @@ def test_each_check_can_fail():
         [
             swap(all_five=Program(tanh=True, scaled=True, logits=True, batches=True)),
             swap(step_trains_G=Program(tanh=True), tanh_output=Program(tanh=True, reaches=True)),
+            swap(step_trains_G=VARIANTS["all five"]),
         ],
     )
