@@ -337,24 +337,30 @@ def saturated_output(record: Record, limits: Thresholds) -> Finding | None:
 
 # ---------------------------------------------------------------------- what comes of it
 
+COLLAPSE, OSCILLATION, IMBALANCE = "mode collapse", "oscillation without progress", "learning-rate imbalance"
+
 
 def mode_collapse(record: Record, limits: Thresholds) -> Finding | None:
     """A generator that makes a few images only, whatever its latents."""
-    now = record.latest
-    spread = now.spread
-    few = record.scores and record.scores[-1].covered is not None and stalled(record.scores)
-    few = few and record.scores[-1].covered <= limits.classes * record.scores[-1].classes
-    few = few and spread < limits.apart and oscillation(record, limits) is None
+    spread = record.latest.spread
+    score = record.scores[-1] if record.scores else None
+    few = (
+        score is not None
+        and score.covered is not None
+        and score.covered <= limits.classes * score.classes
+        and stalled(record.scores)
+        and spread < limits.apart
+        and oscillation(record, limits) is None
+    )
     if len(record.signals) < 3 or not (spread < limits.spread or few):
         return None
     classes = ""
     if few:
-        score = record.scores[-1]
         classes = (
             f", and cover {score.covered} of {score.classes} classes at an FID of {score.fid:.3g} that does not fall"
         )
     return Finding(
-        "mode collapse",
+        COLLAPSE,
         f"two generated images are {spread:.2g} times as far apart as two real ones{classes}",
         (
             "no momentum, where there is some: --model.generator_optimizer.betas [0,0.9], and the same for the "
@@ -380,7 +386,7 @@ def oscillation(record: Record, limits: Thresholds) -> Finding | None:
         return None
     best = min(score.fid for score in record.scores[:-1])
     return Finding(
-        "oscillation without progress",
+        OSCILLATION,
         f"images of the same latents keep moving, each time by {movement:.2f} of the distance between two real images, "
         f"and in {flips:.0%} of the measurements the discriminator takes them for more real than real ones, but the "
         f"FID, {score.fid:.3g}, is not better than it was ({best:.3g})",
@@ -398,24 +404,19 @@ def oscillation(record: Record, limits: Thresholds) -> Finding | None:
 
 def imbalance(record: Record, limits: Thresholds) -> Finding | None:
     """Two networks that learn at rates too far apart."""
-    generator, discriminator = record.latest.generator.update_ratio, record.latest.discriminator.update_ratio
-    if record.begins or not generator or not discriminator:  # a step that was skipped, or a loss that is content
+    ratios = {name: getattr(record.latest, name).update_ratio for name in NETWORKS}
+    if record.begins or not all(ratios.values()):  # a step that was skipped, or a loss that is content
         return None
-    fast, slow = max(NETWORKS, key=update(record)), min(NETWORKS, key=update(record))
-    ratio = max(generator, discriminator), min(generator, discriminator)
-    if not ratio[0] > limits.imbalance * ratio[1]:
+    slow, fast = sorted(NETWORKS, key=ratios.__getitem__)
+    if not ratios[fast] > limits.imbalance * ratios[slow]:
         return None
     return Finding(
-        "learning-rate imbalance",
-        f"in a batch the weights of the {fast} change by {ratio[0]:.1g} of their size and those of the {slow} by "
-        f"{ratio[1]:.1g}: the {slow} cannot follow",
+        IMBALANCE,
+        f"in a batch the weights of the {fast} change by {ratios[fast]:.1g} of their size and those of the {slow} by "
+        f"{ratios[slow]:.1g}: the {slow} cannot follow",
         (f"a lower --model.{fast}_optimizer.lr, or a higher --model.{slow}_optimizer.lr",),
         "Heusel et al. 2017, arXiv 1706.08500",
     )
-
-
-def update(record: Record) -> Callable[[str], float]:
-    return lambda name: getattr(record.latest, name).update_ratio
 
 
 def stalled(scores: Sequence[Score]) -> bool:
@@ -435,4 +436,4 @@ CAUSES: tuple[Rule, ...] = (
     saturated_output,
 )
 SYMPTOMS: tuple[Rule, ...] = (mode_collapse, oscillation, imbalance)
-SYMPTOM_NAMES = ("mode collapse", "oscillation without progress", "learning-rate imbalance")
+SYMPTOM_NAMES = (COLLAPSE, OSCILLATION, IMBALANCE)

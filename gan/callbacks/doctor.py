@@ -9,12 +9,22 @@ from typing import Any
 from lightning import Callback, Trainer
 
 from gan.callbacks.fid import FIDTracker, active_trackers
-from gan.callbacks.finite import NonFiniteGuard
+from gan.callbacks.finite import NonFiniteGradient, NonFiniteGuard
 from gan.callbacks.gradients import GradientMonitor
 from gan.callbacks.images import tensorboards
 from gan.callbacks.reals import say
 from gan.checkpoints import replacing
-from gan.diagnosis import SYMPTOM_NAMES, WINDOW, Finding, Record, Score, Thresholds, diagnose, non_finite_gradients
+from gan.diagnosis import (
+    NETWORKS,
+    SYMPTOM_NAMES,
+    WINDOW,
+    Finding,
+    Record,
+    Score,
+    Thresholds,
+    diagnose,
+    non_finite_gradients,
+)
 from gan.gradients import NetworkSignals, Signals
 from gan.module import GAN
 
@@ -64,11 +74,12 @@ class GradientDoctor(Callback):
                 "trainer.callbacks, or leave the doctor out"
             )
         self.monitor = monitors[-1]
+        self.tracker = next(iter(active_trackers(trainer)), None)
         self.guards = [one for one in trainer.callbacks if isinstance(one, NonFiniteGuard)]
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: GAN, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if trackers := active_trackers(trainer):
-            self.take(trackers[0])
+        if self.tracker is not None:
+            self.take(self.tracker)
         signals = self.monitor.signals
         if signals is None or signals.step != trainer.global_step:
             return
@@ -90,8 +101,8 @@ class GradientDoctor(Callback):
             board.experiment.add_text("doctor/report", self.report(report.parent), trainer.global_step)
 
     def on_exception(self, trainer: Trainer, pl_module: GAN, exception: BaseException) -> None:
-        by_guard = "first to go bad" in str(exception)  # and not by what came after one that it has skipped
-        if hasattr(self, "guards") and (found := self.found_by_guards(str(exception) if by_guard else "")):
+        why = str(exception) if isinstance(exception, NonFiniteGradient) else ""  # else something came after a skip
+        if hasattr(self, "guards") and (found := self.found_by_guards(why)):
             self.tell(trainer, found[0])
 
     def state_dict(self) -> dict[str, Any]:
@@ -177,7 +188,7 @@ class GradientDoctor(Callback):
             lines += [f"## {one['name'].capitalize()}: batch {one['since']:,} to {until}", "", *paragraph(one), ""]
         if self.signals:
             lines += ["## The latest figures", "", *figures(self.signals[-1], self.scores), ""]
-            maps = {name: f"gradients/heatmap_{name}.png" for name in ("generator", "discriminator")}
+            maps = {name: f"gradients/heatmap_{name}.png" for name in NETWORKS}
             if all((folder / path).exists() for path in maps.values()):  # they are drawn at the end
                 lines += ["Layer by layer, over the run:", ""]
                 lines += [f"![{name}]({path})" for name, path in maps.items()]
@@ -186,13 +197,13 @@ class GradientDoctor(Callback):
 
 def compact(signals: Signals) -> Signals:
     """Signals without the histograms, which are most of them and which no rule reads."""
-    networks = {name: replace(getattr(signals, name), histograms={}) for name in ("generator", "discriminator")}
+    networks = {name: replace(getattr(signals, name), histograms={}) for name in NETWORKS}
     return replace(signals, **networks)
 
 
 def signals_of(plain: dict[str, Any]) -> Signals:
     """The inverse of `asdict`."""
-    networks = {name: NetworkSignals(**plain[name]) for name in ("generator", "discriminator")}
+    networks = {name: NetworkSignals(**plain[name]) for name in NETWORKS}
     ranges = {name: tuple(plain[name]) for name in ("range_real", "range_fake")}
     return Signals(**(plain | networks | ranges))
 
@@ -233,7 +244,7 @@ def figures(signals: Signals, scores: list[Score]) -> list[str]:
         ("logit of real, of generated images", f"{signals.logit_real:.2g}, {signals.logit_fake:.2g}"),
         ("distance between generated over between real images", f"{signals.spread:.2g}"),
     ]
-    for name in ("generator", "discriminator"):
+    for name in NETWORKS:
         network: NetworkSignals = getattr(signals, name)
         rows.append((f"{name}: gradient at the first layer over the last", f"{network.first_to_last:.2g}"))
         if network.update_ratio is not None:

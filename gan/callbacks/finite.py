@@ -23,6 +23,10 @@ Policy = Literal["raise", "skip", "rollback"]
 KINDS = ("image", "weight", "forward", "loss", "backward")
 
 
+class NonFiniteGradient(ValueError):
+    """A gradient that is infinite or NaN has ended the run."""
+
+
 class NonFiniteGuard(Callback):
     """Stops infinity and NaN before they reach the weights, and says where they began.
 
@@ -147,14 +151,15 @@ class NonFiniteGuard(Callback):
         self.counts[network] += 1
         what = f"batch {self.batch:,}: the gradient of the {network} is not finite; first to go bad: {cause.text}"
         if self.policy == "raise":
-            raise ValueError(f"{what}. {cause.way_out}. Checkpoints saved so far are good")
+            raise NonFiniteGradient(f"{what}. {cause.way_out}. Checkpoints saved so far are good")
         if self.policy == "skip" and cause.kind == "weight":
-            raise ValueError(
+            raise NonFiniteGradient(
                 f"{what}. No skipped step heals weights: go on from a checkpoint, and set NonFiniteGuard's policy to "
                 "rollback"
             )
         if self.bad >= self.tries:
-            raise ValueError(f"{what}. That makes {self.bad + 1} bad batches, tries={self.tries}. {cause.way_out}")
+            bad = f"That makes {self.bad + 1} bad batches, tries={self.tries}"
+            raise NonFiniteGradient(f"{what}. {bad}. {cause.way_out}")
         if self.policy == "skip":
             restore_bad(self.buffers, self.kept)
             done = "the step is skipped"

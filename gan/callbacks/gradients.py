@@ -83,28 +83,24 @@ class GradientMonitor(Callback):
         penalties = [penalty for penalty in pl_module.penalties if penalty.weight > 0]
         self._norms: dict[str, float] = {}
         try:
-            self._measuring = self.measure(trainer, pl_module, real, rng, penalties)
+            self._measuring = measure(
+                pl_module.generator,
+                pl_module.discriminator,
+                pl_module.loss,
+                real,
+                latents=pl_module.noise(torch.randn, rng, len(real), pl_module.generator.latent_dim),
+                mix=pl_module.noise(torch.rand, rng, len(real), *(1,) * (real.ndim - 1)),
+                penalties=[(penalty, pl_module.penalty_noise(penalty, rng, real)) for penalty in penalties],
+                one_pass=pl_module.one_pass,
+                step=step + 1,
+                seed=pl_module.rng("monitor layers", step, trainer.global_rank).initial_seed(),
+                over_processes=self.over_processes(trainer),
+            )
         except RuntimeError as error:
             self.able = False  # what can be trained cannot always be measured
             rank_zero_warn(f"GradientMonitor cannot measure these networks, and stops: {error}")
             return
         self._before = {name: weights(getattr(pl_module, name)) for name in NETWORKS}
-
-    def measure(self, trainer: Trainer, pl_module: GAN, real: Tensor, rng: torch.Generator, penalties: list) -> Signals:
-        step = pl_module.global_step
-        return measure(
-            pl_module.generator,
-            pl_module.discriminator,
-            pl_module.loss,
-            real,
-            latents=pl_module.noise(torch.randn, rng, len(real), pl_module.generator.latent_dim),
-            mix=pl_module.noise(torch.rand, rng, len(real), *(1,) * (real.ndim - 1)),
-            penalties=[(penalty, pl_module.penalty_noise(penalty, rng, real)) for penalty in penalties],
-            one_pass=pl_module.one_pass,
-            step=step + 1,
-            seed=pl_module.rng("monitor layers", step, trainer.global_rank).initial_seed(),
-            over_processes=self.over_processes(trainer),
-        )
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: GAN, optimizer: Optimizer) -> None:
         if self._measuring is None or clips(trainer):

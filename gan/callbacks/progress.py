@@ -41,9 +41,9 @@ class RunProgress(ProgressBar):
     def enable(self) -> None:
         self.enabled = True
 
-    def print(self, *args: Any, **kwargs: Any) -> None:
+    def print(self, *args: Any, markup: bool = False, **kwargs: Any) -> None:
         if self.enabled:
-            self.console.print(*args, **({"markup": False} | kwargs))
+            self.console.print(*args, markup=markup, **kwargs)
 
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:
         self.total = total_batches(trainer)
