@@ -13,10 +13,11 @@ Try. Adam after ByNorm: since Adam divides by the size of the gradient anyway, i
 clipping, as long as the size does not jump from step to step.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim import RMSprop
 
 from gan.clipping import Adaptive, Auto, ByNorm, ByValue, Gradients
 from gan.data import MNISTDataModule
@@ -25,8 +26,7 @@ from gan.lab import weight_clipping as deep
 from gan.lab.experiment import Check, Progress, Result, Table, silent
 from gan.lab.figures import BLUE, FAINT, GREEN, PURPLE, VERMILION, panels, styled
 from gan.losses import Wasserstein
-from gan.networks import DeepMLPDiscriminator
-from gan.penalties import R1, Penalty, clip_weights
+from gan.penalties import R1, Penalty
 
 REFERENCE = (
     "Pascanu, Mikolov & Bengio 2013, arXiv:1211.5063; adaptive: Brock et al. 2021, arXiv:2102.06171; "
@@ -142,22 +142,15 @@ def judge_digits(table: Table, seed: int, clips: dict, penalty: Penalty, progres
         progress(0.2 + 0.6 * step / judging.STEPS)
 
 
-def critic_steps(limit: float):
+def critic_steps(limit: float) -> Iterator[tuple[int, Fakes]]:
     """The setting of `weight_clipping`: yields steps, and fakes with the gradient that the critic gives them."""
-    critic = DeepMLPDiscriminator((2, 1, 1), deep.WIDTH, deep.DEPTH, "relu", init="he")
+    critic = deep.new_critic()
     loss, fakes = Wasserstein(), Fakes(deep.noisy(deep.swiss_roll(256)))
-    clip_weights(critic, limit)
-    optimizer = RMSprop(critic.parameters(), limit / 20, eps=1e-30)
-    for step in range(deep.STEPS + 1):
+    for step in deep.critic_steps(critic, limit, steps=deep.STEPS + 1):  # the last one is not looked at
         if step % 10 == 0:
             fakes.zero_grad()
             loss.generator(critic(fakes.places)).sum().backward()
             yield step, fakes
-        real, fake = deep.swiss_roll(deep.BATCH), deep.noisy(deep.swiss_roll(deep.BATCH))
-        optimizer.zero_grad()
-        loss.discriminator(critic(real), critic(fake)).mean().backward()
-        optimizer.step()
-        clip_weights(critic, limit)
 
 
 @styled

@@ -14,6 +14,7 @@ where c · √(64/2) = 1. The paper has 512 units where this has 64, so its 0.1,
 """
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -88,7 +89,20 @@ def run(
 
 def trained(limit: float | None, penalty: Penalty) -> nn.Module:
     """A critic with weights in [-limit, limit], or with the penalty if there is no limit."""
-    critic = DeepMLPDiscriminator((2, 1, 1), WIDTH, DEPTH, "relu", init="he")
+    critic = new_critic()
+    for _ in critic_steps(critic, limit, penalty):
+        pass
+    return critic
+
+
+def new_critic() -> DeepMLPDiscriminator:
+    return DeepMLPDiscriminator((2, 1, 1), WIDTH, DEPTH, "relu", init="he")
+
+
+def critic_steps(
+    critic: nn.Module, limit: float | None, penalty: Penalty | None = None, steps: int = STEPS
+) -> Iterator[int]:
+    """Trains a critic, and yields the steps done before the first and after each."""
     loss = Wasserstein()
     if limit is None:
         optimizer = Adam(critic.parameters(), 1e-3, betas=(0.5, 0.9), fused=True)
@@ -96,7 +110,8 @@ def trained(limit: float | None, penalty: Penalty) -> nn.Module:
         # The steps are relative to the limit and to the gradient, however small: the smallest are 1e-18.
         clip_weights(critic, limit)
         optimizer = RMSprop(critic.parameters(), limit / 20, eps=1e-30)
-    for step in range(STEPS):
+    yield 0
+    for step in range(steps):
         real, fake = swiss_roll(BATCH), noisy(swiss_roll(BATCH))
         value = loss.discriminator(critic(real), critic(fake)).mean()
         if limit is None and penalty.is_due(step):
@@ -106,7 +121,7 @@ def trained(limit: float | None, penalty: Penalty) -> nn.Module:
         optimizer.step()
         if limit is not None:
             clip_weights(critic, limit)
-    return critic
+        yield step + 1
 
 
 def gradients(critic: DeepMLPDiscriminator) -> list[float]:
