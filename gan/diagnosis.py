@@ -111,7 +111,7 @@ class Finding:
     Attributes:
         name: What it is called.
         why: One sentence, with the figures.
-        cures: Settings that cure it, the first to try first.
+        cures: What cures it, the first to try first, as Markdown: settings are `--code`.
         reference: Where to read about it.
         certain: One measurement is enough.
     """
@@ -180,9 +180,9 @@ def non_finite_gradients(why: str) -> Finding:
         "non-finite gradients",
         why,
         (
-            "a lower rate: --model.discriminator_optimizer.lr, --model.generator_optimizer.lr",
-            "--trainer.callbacks+=GradientClipping --trainer.callbacks.discriminator=ByNorm "
-            "--trainer.callbacks.discriminator.max_norm=10",
+            "a lower rate: `--model.discriminator_optimizer.lr`, `--model.generator_optimizer.lr`",
+            "`--trainer.callbacks+=GradientClipping --trainer.callbacks.discriminator=ByNorm "
+            "--trainer.callbacks.discriminator.max_norm=10`",
             "NonFiniteGuard's policy: rollback, if it happens once in many thousand batches",
         ),
         "Pascanu et al. 2013, arXiv 1211.5063",
@@ -201,9 +201,9 @@ def exploding_depth(record: Record, limits: Thresholds) -> Finding | None:
                 f"on its way back through the {name} the gradient grows {network.first_to_last:.2g} times, from "
                 f"{ends(network)}: {layers_beyond(network, lambda ratio: ratio > limits.exploding**0.5)}",
                 (
-                    f"--model.{name}.residual scaled, for a residual network that adds its branches unscaled",
-                    f"--model.{name}.norm layer, where the network has it",
-                    f"--model.{name}.init xavier, likewise, or fewer layers",
+                    f"`--model.{name}.residual scaled`, for a residual network that adds its branches unscaled",
+                    f"`--model.{name}.norm layer`, where the network has it",
+                    f"`--model.{name}.init xavier`, likewise, or fewer layers",
                 ),
                 "He et al. 2015, arXiv 1502.01852; Zhang et al. 2019, arXiv 1901.09321",
             )
@@ -222,8 +222,8 @@ def vanishing_depth(record: Record, limits: Thresholds) -> Finding | None:
                 f"on its way back through the {name} the gradient shrinks to {network.first_to_last:.2g} of what it "
                 f"was, from {ends(network)}: {layers_beyond(network, lambda ratio: ratio < limits.vanishing**0.5)}",
                 (
-                    f"--model.{name}.activation leaky_relu --model.{name}.init he, or what your network has for them",
-                    f"--model.{name}.norm {'batch' if name == 'generator' else 'layer'}, likewise",
+                    f"`--model.{name}.activation leaky_relu --model.{name}.init he`, or what your network has for them",
+                    f"`--model.{name}.norm {'batch' if name == 'generator' else 'layer'}`, likewise",
                     "residual connections, as in ResNetGenerator and ResNetDiscriminator, or fewer layers",
                 ),
                 "Glorot & Bengio 2010; He et al. 2015, arXiv 1502.01852",
@@ -258,10 +258,10 @@ def exploding_gradients(record: Record, limits: Thresholds) -> Finding | None:
         f"{limits.slope:g} is steep; the norm of its gradient is {now.discriminator.total:.3g}, the generator's "
         f"{now.generator.total:.3g}",
         (
-            "--model.penalties+=GradientPenalty for the Wasserstein loss, for others --model.penalties+=R1 "
-            "--model.penalties.weight=1",
-            "a lower rate: --model.discriminator_optimizer.lr",
-            "--model.discriminator.norm spectral, where the network has it",
+            "`--model.penalties+=GradientPenalty` for the Wasserstein loss, for others `--model.penalties+=R1 "
+            "--model.penalties.weight=1`",
+            "a lower rate: `--model.discriminator_optimizer.lr`",
+            "`--model.discriminator.norm spectral`, where the network has it",
         ),
         "Gulrajani et al. 2017, arXiv 1704.00028; Mescheder et al. 2018, arXiv 1801.04406",
     )
@@ -282,9 +282,9 @@ def dead_discriminator(record: Record, limits: Thresholds) -> Finding | None:
         f"the discriminator's logit is {now.logit_real:.2g} for real and {now.logit_fake:.2g} for generated images and "
         f"hardly depends on them (slope {slope:.2g}), so it learns nothing and teaches nothing{units}",
         (
-            "a lower rate: --model.discriminator_optimizer.lr",
-            "--model.discriminator.activation leaky_relu, or another network whose units cannot die",
-            "a smaller weight of the penalties, or a larger --model.weight_clip, where there are such",
+            "a lower rate: `--model.discriminator_optimizer.lr`",
+            "`--model.discriminator.activation leaky_relu`, or another network whose units cannot die",
+            "a smaller weight of the penalties, or a larger `--model.weight_clip`, where there are such",
         ),
         "Maas et al. 2013, Rectifier nonlinearities improve neural network acoustic models",
     )
@@ -309,9 +309,9 @@ def saturated_discriminator(record: Record, limits: Thresholds) -> Finding | Non
         f"logits: the loss is flat there and lets {passing:.1g} of the discriminator's slope through, so that "
         f"{now.image_gradient:.1g} per image reaches the generator",
         (
-            "--model.loss NonSaturating",
-            "--model.penalties+=R1 --model.penalties.weight=1, or a larger weight",
-            "a lower --model.discriminator_optimizer.lr, or a smaller --model.n_critic",
+            "`--model.loss NonSaturating`",
+            "`--model.penalties+=R1 --model.penalties.weight=1`, or a larger weight",
+            "a lower `--model.discriminator_optimizer.lr`, or a smaller `--model.n_critic`",
         ),
         "Goodfellow et al. 2014, arXiv 1406.2661; Arjovsky & Bottou 2017, arXiv 1701.04862",
     )
@@ -328,8 +328,8 @@ def saturated_output(record: Record, limits: Thresholds) -> Finding | None:
         f"{now.extreme_fake:.1%} of the generated pixels are within 1 % of an end of the range, against "
         f"{now.extreme_real:.1%} of the real ones: the slope of a tanh is near zero there, and stops the gradient",
         (
-            "a lower rate: --model.generator_optimizer.lr",
-            "--model.generator.norm batch, where the network has it, or a smaller initialisation",
+            "a lower rate: `--model.generator_optimizer.lr`",
+            "`--model.generator.norm batch`, where the network has it, or a smaller initialisation",
         ),
         "Glorot & Bengio 2010",
     )
@@ -363,10 +363,10 @@ def mode_collapse(record: Record, limits: Thresholds) -> Finding | None:
         COLLAPSE,
         f"two generated images are {spread:.2g} times as far apart as two real ones{classes}",
         (
-            "no momentum, where there is some: --model.generator_optimizer.betas [0,0.9], and the same for the "
+            "no momentum, where there is some: `--model.generator_optimizer.betas [0,0.9]`, and the same for the "
             "discriminator",
-            "--model.penalties+=R1 --model.penalties.weight=1, or a larger weight",
-            "a lower --model.generator_optimizer.lr, or a higher --model.discriminator_optimizer.lr",
+            "`--model.penalties+=R1 --model.penalties.weight=1`, or a larger weight",
+            "a lower `--model.generator_optimizer.lr`, or a higher `--model.discriminator_optimizer.lr`",
         ),
         "Metz et al. 2017, arXiv 1611.02163; Mescheder et al. 2018, arXiv 1801.04406",
     )
@@ -391,12 +391,12 @@ def oscillation(record: Record, limits: Thresholds) -> Finding | None:
         f"and in {flips:.0%} of the measurements the discriminator takes them for more real than real ones, but the "
         f"FID, {score.fid:.3g}, is not better than it was ({best:.3g})",
         (
-            "a discriminator that keeps up: a higher --model.discriminator_optimizer.lr, or a lower "
-            "--model.generator_optimizer.lr",
-            "no momentum, where there is some: --model.generator_optimizer.betas [0,0.9], and the same for the "
+            "a discriminator that keeps up: a higher `--model.discriminator_optimizer.lr`, or a lower "
+            "`--model.generator_optimizer.lr`",
+            "no momentum, where there is some: `--model.generator_optimizer.betas [0,0.9]`, and the same for the "
             "discriminator",
-            "--model.penalties+=R1 --model.penalties.weight=1, and rates that fall: --model.generator_scheduler "
-            "WarmupCosine, and the same for the discriminator",
+            "`--model.penalties+=R1 --model.penalties.weight=1`, and rates that fall: `--model.generator_scheduler "
+            "WarmupCosine`, and the same for the discriminator",
         ),
         "Mescheder et al. 2018, arXiv 1801.04406; Gidel et al. 2019, arXiv 1807.04740",
     )
@@ -414,7 +414,7 @@ def imbalance(record: Record, limits: Thresholds) -> Finding | None:
         IMBALANCE,
         f"in a batch the weights of the {fast} change by {ratios[fast]:.1g} of their size and those of the {slow} by "
         f"{ratios[slow]:.1g}: the {slow} cannot follow",
-        (f"a lower --model.{fast}_optimizer.lr, or a higher --model.{slow}_optimizer.lr",),
+        (f"a lower `--model.{fast}_optimizer.lr`, or a higher `--model.{slow}_optimizer.lr`",),
         "Heusel et al. 2017, arXiv 1706.08500",
     )
 

@@ -2,13 +2,16 @@
 
 import json
 import math
+import re
 from dataclasses import asdict, replace
 
 import pytest
 from conftest import ROOT
 
 from gan.callbacks.doctor import signals_of
+from gan.cli import main
 from gan.diagnosis import CAUSES, SYMPTOMS, WINDOW, Record, Score, Thresholds, diagnose
+from gan.gradients import Signals
 
 RECORDED = ROOT / "tests" / "recorded"
 FAILURES = sorted(path.stem for path in RECORDED.glob("failure_*.json"))
@@ -133,10 +136,15 @@ def test_mode_collapse_by_its_classes():
         assert names(Record(changed(good(), **few).signals, scores)) == []
 
 
-def test_oscillation():
+def oscillating() -> list[Signals]:
     moving = changed(good(), every=True, movement=0.21, spread_real=1.0, spread_fake=0.5, logit_gap=0.1)
     signals = list(moving.signals)
     signals[0], signals[5] = (replace(signals[number], logit_gap=-0.1) for number in (0, 5))
+    return signals
+
+
+def test_oscillation():
+    signals = oscillating()
     stalled = [replace(one, covered=6) for one in STALLED]
     assert names(Record(signals, stalled)) == ["oscillation without progress"]
     assert names(Record(signals, STALLED)) == ["oscillation without progress"]  # rather than mode collapse
@@ -242,6 +250,29 @@ def test_a_finding_says_why_which_setting_and_where_to_read():
         assert finding.cures
         assert finding.reference
     assert len(CASES) == len(CAUSES) + len(SYMPTOMS)  # oscillation has its own test, what is not finite is not a cause
+
+
+def test_cures_are_settings_that_exist(capsys):
+    """Whatever a cure marks as code is read by the command; a rate or a number to be chosen is given one."""
+    records = [changed(good(), **shows) for pairs in CASES.values() for shows, _ in pairs]
+    records += [Record(oscillating(), STALLED)]
+    cures = {cure for record in records for finding in diagnose(record, Thresholds()) for cure in finding.cures}
+    settings = {code for cure in cures for code in re.findall("`(.*?)`", cure)}
+    assert len(settings) > 20
+    words = []
+    for setting in sorted(settings):
+        assert setting.startswith("--")
+        number = {"lr": ["0.1"], "n_critic": ["2"], "weight_clip": ["0.1"]}.get(setting.rpartition(".")[2], [])
+        if setting != "--model.discriminator.norm spectral":  # of MLPDiscriminator, where the others are not all
+            words += setting.split() + number
+    assert not [cure for cure in cures if "--" in re.sub("`.*?`", "", cure)]
+    for config, more in (
+        ("failures/oscillation.yaml", words),
+        ("default.yaml", ["--model.discriminator.norm", "spectral"]),
+    ):
+        with pytest.raises(SystemExit, match="0"):
+            main(["fit", "--config", str(ROOT / "configs" / config), *more, "--print_config"])
+        assert "discriminator" in capsys.readouterr().out
 
 
 def test_a_network_that_vanishes_names_its_layers():

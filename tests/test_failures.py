@@ -11,13 +11,13 @@ from lightning import Callback
 from gan.callbacks import FIDTracker, GradientDoctor
 
 FAILURES = {  # condition, what its cures must name, and the FID that the cured run stays below
-    "collapse": ("mode collapse", "--model.generator_optimizer.betas [0,0.9]", 12),
-    "dead_discriminator": ("dead discriminator", "a lower rate: --model.discriminator_optimizer.lr", 12),
-    "deep_residual": ("gradient explodes through depth", "--model.discriminator.residual scaled", 12),
-    "deep_sigmoid": ("gradient vanishes through depth", "--model.discriminator.activation leaky_relu", 12),
-    "oscillation": ("oscillation without progress", "a higher --model.discriminator_optimizer.lr", 20),
-    "saturated_loss": ("vanished generator gradient", "--model.loss NonSaturating", 12),
-    "steep_critic": ("exploding gradients", "--model.penalties+=GradientPenalty", 12),
+    "collapse": ("mode collapse", "`--model.generator_optimizer.betas [0,0.9]`", 12),
+    "dead_discriminator": ("dead discriminator", "a lower rate: `--model.discriminator_optimizer.lr`", 12),
+    "deep_residual": ("gradient explodes through depth", "`--model.discriminator.residual scaled`", 12),
+    "deep_sigmoid": ("gradient vanishes through depth", "`--model.discriminator.activation leaky_relu`", 12),
+    "oscillation": ("oscillation without progress", "a higher `--model.discriminator_optimizer.lr`", 20),
+    "saturated_loss": ("vanished generator gradient", "`--model.loss NonSaturating`", 12),
+    "steep_critic": ("exploding gradients", "`--model.penalties+=GradientPenalty`", 12),
     "wrong_range": ("wrong range", "scale the data to [-1, 1]", 12),
 }
 FAILED = 28  # the FID that a failing run stays above: it is 57 for noise, and below 12 for digits

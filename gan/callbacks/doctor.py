@@ -1,6 +1,5 @@
 """Says what a run suffers from, why, and which setting cures it."""
 
-import re
 import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -159,7 +158,7 @@ class GradientDoctor(Callback):
         self.told.append({**asdict(finding), "since": step, "until": None})
         say(trainer, f"doctor         batch {step:,}: {finding.name}. {sentence(finding.why)}")
         for number, cure in enumerate(finding.cures):
-            say(trainer, f"               {'or' if number else 'cure:'} {cure}")
+            say(trainer, f"               {'or' if number else 'cure:'} {cure.replace('`', '')}")
         self.write(trainer)
         for board in tensorboards(trainer):
             board.experiment.add_text("doctor", "\n".join(paragraph(self.told[-1])), step)
@@ -214,25 +213,9 @@ def sentence(why: str) -> str:
 
 def paragraph(told: dict[str, Any]) -> list[str]:
     """A finding in Markdown."""
-    cures = [f"- {code(cure)}" for cure in told["cures"]]
-    return [
-        sentence(told["why"]),
-        "",
-        "What cures it, the first to try first:",
-        "",
-        *cures,
-        "",
-        f"See {told['reference']}.",
-    ]
-
-
-VALUES = r"\[[\w.,]+\]|(?:[A-Z]\w+|leaky_relu|he|batch|layer|scaled|spectral|xavier|\d+)\b"
-SETTING = re.compile(rf"--[\w.]*\w(\+?=[\w.]*\w)?( ({VALUES}))?")
-
-
-def code(cure: str) -> str:
-    """Marks the settings in a cure, with their values."""
-    return SETTING.sub(r"`\g<0>`", cure)
+    cures = [f"- {cure}" for cure in told["cures"]]
+    heading = "What cures it, the first to try first:"
+    return [sentence(told["why"]), "", heading, "", *cures, "", f"See {told['reference']}."]
 
 
 def figures(signals: Signals, scores: list[Score]) -> list[str]:

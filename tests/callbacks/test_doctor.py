@@ -20,7 +20,9 @@ from gan.diagnosis import Finding, Thresholds
 from gan.networks import DeepMLPDiscriminator, DeepMLPGenerator
 
 SHAPE = (1, 28, 28)
-ILL = Finding("an illness", "it is 3 and should be 4", ("--model.n_critic 4", "or rest"), "Nobody 2020", certain=False)
+ILL = Finding(
+    "an illness", "it is 3 and should be 4", ("`--model.n_critic 4`", "or rest"), "Nobody 2020", certain=False
+)
 
 
 def schedule(monkeypatch, *ill: int, finding: Finding = ILL) -> None:
@@ -95,7 +97,7 @@ def test_names_the_layers_in_which_a_gradient_dies(make_trainer, data, tmp_path)
     assert told["name"] == "gradient vanishes through depth"
     assert told["since"] == 2
     assert "layers hidden.0.linear, hidden.1.linear, ..., hidden.1" in told["why"]
-    assert told["cures"][0].startswith("--model.generator.activation leaky_relu --model.generator.init he")
+    assert told["cures"][0].startswith("`--model.generator.activation leaky_relu --model.generator.init he`")
     assert "Gradient vanishes through depth: batch 2 to now" in (tmp_path / "report.md").read_text()
 
 
@@ -107,6 +109,16 @@ def test_a_run_with_nothing_wrong_says_so(make_trainer, make_gan, data, tmp_path
         f"doctor         nothing wrong with the gradients, in 3 measurements: {tmp_path / 'report.md'}"
     ]
     assert "3 measurements up to batch 4: nothing wrong with the gradients." in (tmp_path / "report.md").read_text()
+
+
+def test_rules_see_the_latest_measurements_without_histograms(make_trainer, make_gan, data, monkeypatch):
+    seen = []
+    monkeypatch.setattr(doctor_module, "diagnose", lambda record, _: seen.append(record) or [])
+    make_trainer(max_steps=11, callbacks=[GradientMonitor(every=1, images=8), GradientDoctor()]).fit(make_gan(), data)
+    steps = [[one.step for one in record.signals] for record in seen]
+    assert steps == [list(range(max(1, last - 7), last + 1)) for last in range(1, 12)]
+    assert all(one.discriminator.histograms == {} for one in seen[-1].signals)
+    assert seen[-1].signals[-1].discriminator.activation_gradients
 
 
 class Find(Callback):
@@ -191,7 +203,7 @@ def test_a_run_that_ends_at_nan_has_its_report(make_trainer, make_gan, data, tmp
     assert "or --trainer.callbacks+=GradientClipping" in cures[1]
     report = (tmp_path / "report.md").read_text()
     assert "Non-finite gradients: batch 2 to now" in report
-    assert "`--trainer.callbacks+=GradientClipping`" in report
+    assert "- `--trainer.callbacks+=GradientClipping --trainer.callbacks.discriminator=ByNorm" in report
     assert "heatmap" not in report  # they are drawn at the end of a run that has one
 
 
