@@ -625,3 +625,12 @@ def test_slopes_of_single_images():
     images = torch.randn(5, *SHAPE, dtype=torch.float64)
     torch.testing.assert_close(slopes(Bowl(), images), images.flatten(1).norm(dim=1))
     assert not images.requires_grad
+
+
+def test_slopes_behind_batch_norm():
+    """The logits of a batch always have the same sum there, whose gradient is zero: not so those of its images."""
+    torch.manual_seed(0)
+    discriminator = Pipe(nn.Linear(16, 6), nn.LeakyReLU(0.2), nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 1))
+    norms = slopes(discriminator.double(), torch.randn(6, *SHAPE, dtype=torch.float64))
+    assert norms.shape == (6,)
+    assert norms.min() > 0.01
