@@ -188,8 +188,9 @@ class Press(Callback):
 
 @pytest.fixture
 def handlers():
-    """Puts back what Lightning does not: it leaves SIGINT ignored."""
+    """Puts back what Lightning does not: it leaves SIGINT ignored, as a shell does in the background."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     yield before
     for number, handler in before.items():
         signal.signal(number, handler)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from cases import CASES, OTHERS, STEPS
-from commands import FAST, MLPS, SMALL, command, equal, load, process
+from commands import FAST, MLPS, SMALL, command, equal, load, process, table
 from conftest import ROOT
 from lightning import Callback
 from torch import nn
@@ -116,8 +116,13 @@ def test_two_devices_by_one_flag(tmp_path):
     assert two["global_step"] == one["global_step"] == 20
     for name, value in one["state_dict"].items():
         torch.testing.assert_close(two["state_dict"][name], value, rtol=0, atol=1e-9)
-    rows = [(tmp_path / run / "metrics.csv").read_text().count("\n") for run in ("one", "two")]
-    assert rows[0] == rows[1] == 5
+    tables = [table(tmp_path / run) for run in ("one", "two")]
+    assert [row["step"] for row in tables[0]] == ["1", "5", "10", "15", "20"]
+    assert tables[0][0]["gradients/image_gradient"]  # the monitor's, and the losses after it
+    assert all(row["loss/generator"] for row in tables[0][1:])
+    for rows in zip(*tables, strict=True):
+        one, two = ({name: float(value) for name, value in row.items() if value} for row in rows)
+        assert two == pytest.approx(one, rel=0, abs=1e-9)
 
 
 @pytest.mark.slow
