@@ -48,7 +48,7 @@ OURS = [line.split("#")[0].strip() for line in LINES if line.startswith("python 
 OURS += [line for line in re.findall(r"\| `(python -m gan\.cli [^`]*)`", README) if line != "python -m gan.cli fit"]
 
 
-@pytest.mark.parametrize("line", OURS)
+@pytest.mark.parametrize("line", dict.fromkeys(OURS))
 def test_command(line, run, tmp_path, monkeypatch):
     """Each `python -m gan.cli` line of the README, cut short where it trains."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
