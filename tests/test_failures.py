@@ -14,7 +14,11 @@ FAILURES = {  # condition, what its cures must name, and the FID that the cured 
     "collapse": ("mode collapse", "`--model.generator_optimizer.betas [0,0.9]`", 12),
     "dead_discriminator": ("dead discriminator", "a lower rate: `--model.discriminator_optimizer.lr`", 12),
     "deep_residual": ("gradient explodes through depth", "`--model.discriminator.residual scaled`", 12),
-    "deep_sigmoid": ("gradient vanishes through depth", "`--model.discriminator.activation leaky_relu`", 12),
+    "deep_sigmoid": (
+        "gradient vanishes through depth",
+        "`--model.discriminator.activation leaky_relu --model.discriminator.init he`",
+        12,
+    ),
     "oscillation": ("oscillation without progress", "a higher `--model.discriminator_optimizer.lr`", 20),
     "saturated_loss": ("vanished generator gradient", "`--model.loss NonSaturating`", 12),
     "steep_critic": ("exploding gradients", "`--model.penalties+=GradientPenalty`", 12),

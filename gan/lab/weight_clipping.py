@@ -1,13 +1,15 @@
 """Clipped weights against a gradient penalty: what comes back through the twelve layers of a critic.
 
 What you see. Critics of twelve hidden layers are trained to tell a Swiss roll (left) from the same with noise, three
-with their weights clipped to [-c, c] and one with a gradient penalty. Right: the size of the gradient at each layer,
-from the output (left end), where it begins, to the input (right end), where the generator would get it.
+with their weights clipped to [-c, c] and one with a gradient penalty. Middle: the size of the gradient at each layer,
+from the output (left end), where it begins, to the input (right end), where the generator would get it. Right: where
+the weights have come to, those that are clipped above, as a part of c.
 
 Why. Each layer multiplies the gradient by about c times the square root of half its width, more where weights agree in
 sign. That is below 1 or above 1, and there are twelve layers: with a small c it vanishes and with a large one it
 explodes, by many powers of ten, and only a narrow range of c between is of use. The penalty asks for the size of the
-whole product, 1, and leaves it to training how the layers share it.
+whole product, 1, and leaves it to training how the layers share it. And clipping wastes the critic: it wants to be
+steeper than it may, so that the weights run into the limit and most of a small c are -c or c, two values only.
 
 Try. `run(limits=(1, 0.1, 0.01))` for other c. With signs at random, a layer would keep the gradient's size at c = 0.18,
 where c · √(64/2) = 1. The paper has 512 units where this has 64, so its 0.1, 0.01 and 0.001 are 0.3, 0.03 and 0.003.
@@ -22,7 +24,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, RMSprop
 
 from gan.lab.experiment import Check, Progress, Result, Table, silent
-from gan.lab.figures import BLUE, FAINT, GREEN, PURPLE, VERMILION, label_lines, panels, styled
+from gan.lab.figures import BLUE, FAINT, GREEN, PURPLE, VERMILION, label_lines, sheet, styled
 from gan.losses import Wasserstein
 from gan.networks import DeepMLPDiscriminator
 from gan.penalties import GradientPenalty, Penalty, clip_weights
@@ -61,13 +63,17 @@ def run(
     """
     torch.manual_seed(seed)
     layers = Table("critic", "layer", "gradient")
-    slopes = []
+    weights = Table("critic", "weight", "share")
+    slopes, ends = [], []
     for part, limit in enumerate([*limits, None]):
         critic = trained(limit, penalty or GradientPenalty(10))
-        sizes = gradients(critic)
-        layers.add(
-            critic="penalty" if limit is None else f"c = {limit:g}", layer=np.arange(1, DEPTH + 1), gradient=sizes
-        )
+        name, sizes = "penalty" if limit is None else f"c = {limit:g}", gradients(critic)
+        layers.add(critic=name, layer=np.arange(1, DEPTH + 1), gradient=sizes)
+        w = torch.cat([one.detach().flatten() for one in critic.parameters() if one.ndim == 2]).numpy()
+        largest = limit or np.abs(w).max()
+        shares, edges = np.histogram(w, bins=101, range=(-largest, largest), weights=np.full(len(w), 1 / len(w)))
+        weights.add(critic=name, weight=(edges[1:] + edges[:-1]) / 2, share=shares)
+        ends.append((np.abs(w) > 0.99 * largest).mean())
         # From the output to the input; what has left the range of numbers counts as the least there is.
         slopes.append(-np.polyfit(np.arange(DEPTH), np.log10(np.maximum(sizes, 1e-300)), 1)[0])
         progress((part + 1) / (len(limits) + 1) * 0.99)
@@ -82,9 +88,12 @@ def run(
         Check("powers of ten a layer, middle c", middle, below=-0.4),
         Check("powers of ten a layer, small c", small, below=-1),
         Check("powers of ten a layer, penalty: size", abs(held), below=0.1),
+        Check("share of the weights within 1 % of the limit, middle c", ends[1], above=0.3),
+        Check("share of the weights within 1 % of the limit, small c", ends[2], above=0.5),
+        Check("share of the weights within 1 % of the largest, penalty", ends[3], below=0.01),
     ]
     progress(1)
-    return Result({"layers": layers, "points": points}, checks)
+    return Result({"layers": layers, "weights": weights, "points": points}, checks)
 
 
 def trained(limit: float | None, penalty: Penalty) -> nn.Module:
@@ -146,20 +155,30 @@ def noisy(places: Tensor) -> Tensor:
 
 @styled
 def figure(result: Result):
-    points, layers = result.tables["points"], result.tables["layers"]
-    sheet, (left, right) = panels(1, 2, height=4.2, width_ratios=(1, 1.6))
+    points, layers, weights = (result.tables[name] for name in ("points", "layers", "weights"))
+    whole = sheet(4.2)
+    left, middle, right = whole.subfigures(1, 3, width_ratios=(1, 1.75, 0.85))
+    roll, depth, (clipped, penalised) = left.subplots(), middle.subplots(), right.subplots(2, 1)
     for kind, colour in (("fakes", "#BBBBBB"), ("data", "black")):
         rows = points.where(set=kind)
-        left.plot(rows["x"], rows["y"], ".", color=colour, markersize=4)
-        left.text(-2.3, 2.35 if kind == "data" else 2.0, kind, color=colour if kind == "data" else FAINT, size=9)
-    left.set(title="A Swiss roll", aspect="equal", xlim=(-2.5, 2.7), ylim=(-2.7, 2.7))
+        roll.plot(rows["x"], rows["y"], ".", color=colour, markersize=4)
+        roll.text(-2.3, 2.35 if kind == "data" else 2.0, kind, color=colour if kind == "data" else FAINT, size=9)
+    roll.set(title="A Swiss roll", aspect="equal", xlim=(-2.5, 2.7), ylim=(-2.7, 2.7))
     for (name, rows), colour in zip(layers.groups("critic"), (VERMILION, BLUE, PURPLE, GREEN), strict=True):
         order = np.argsort(-rows["layer"])
         # Beyond the range of numbers there is nothing to draw.
         sizes = np.where(rows["gradient"] > 0, rows["gradient"], np.nan)
-        right.plot(rows["layer"][order], sizes[order], "o-", color=colour, markersize=4, label=name)
-    right.set(title="Gradient at each layer of the critic", yscale="log", xlabel="layer, from the output to the input")
-    right.set_xlim(DEPTH + 0.3, 0.7)
-    right.set_xticks(range(DEPTH, 0, -1))
-    label_lines(right)
-    return sheet
+        depth.plot(rows["layer"][order], sizes[order], "o-", color=colour, markersize=4, label=name)
+        of = weights.where(critic=name)
+        axes, unit = (penalised, 1) if name == "penalty" else (clipped, of["weight"].max())
+        axes.step(of["weight"] / unit, of["share"], where="mid", color=colour, linewidth=1.2)
+    depth.set(title="Gradient at each layer of the critic", yscale="log", xlabel="layer, from the output to the input")
+    depth.set_xlim(DEPTH + 0.3, 0.7)
+    depth.set_xticks(range(DEPTH, 0, -1))
+    label_lines(depth)
+    clipped.set(title="Weights, clipped", xlabel="w / c")
+    penalised.set(title="Weights, penalty", xlim=(-1, 1), xlabel="w")
+    for axes in (clipped, penalised):
+        axes.set_yticks([])
+        axes.set_ylim(bottom=0)
+    return whole
