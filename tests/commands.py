@@ -16,6 +16,7 @@ from conftest import ROOT, SmallMNIST, mnist
 from lightning import Callback
 from torch import Tensor, nn
 
+from gan.callbacks import GradientMonitor
 from gan.cli import main
 from gan.data import InMemoryDataModule
 from gan.run import run
@@ -107,6 +108,15 @@ class At(Callback):
     def on_before_optimizer_step(self, trainer, pl_module, optimizer):
         if trainer.global_step == self.batch and optimizer is trainer.optimizers[0]:
             self.action()
+
+
+class OutOfMemory(GradientMonitor):
+    """A monitor for which the second process has no memory."""
+
+    def over_processes(self, trainer):
+        if trainer.global_rank == 1:
+            raise torch.OutOfMemoryError("no memory for it")
+        return super().over_processes(trainer)
 
 
 class Digits(SmallMNIST):

@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
 from torch import Tensor, nn
+from torch.distributed import DistError
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
@@ -97,6 +98,8 @@ class GradientMonitor(Callback):
                 over_processes=self.over_processes(trainer),
             )
         except RuntimeError as error:
+            if trainer.world_size > 1 and isinstance(error, torch.OutOfMemoryError | DistError):
+                raise  # not all processes have met it, and those would wait for this one
             self.able = False  # what can be trained cannot always be measured
             rank_zero_warn(f"GradientMonitor cannot measure these networks, and stops: {error}")
             return

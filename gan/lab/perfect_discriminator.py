@@ -94,7 +94,7 @@ def run(
                 if step in MEASURED:
                     found = measure(generator, judge, losses, latents, held_out)
                     curves.add(discriminator=held, age=f"{stop} steps", step=step, **found)
-                    progress((stop + STEPS * (2 * part + (held != "free")) + step) / total or 1e-3)
+                    progress((stop + STEPS * (2 * part + (held != "free")) + step + 1) / (total + 1))
     checks = judged(curves, [f"{age} steps" for age in AGES])
     progress(1)
     return Result({"curves": curves}, checks)

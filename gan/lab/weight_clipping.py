@@ -11,8 +11,9 @@ explodes, by many powers of ten, and only a narrow range of c between is of use.
 whole product, 1, and leaves it to training how the layers share it. And clipping wastes the critic: it wants to be
 steeper than it may, so that the weights run into the limit and most of a small c are -c or c, two values only.
 
-Try. `run(limits=(1, 0.1, 0.01))` for other c. With signs at random, a layer would keep the gradient's size at c = 0.18,
-where c · √(64/2) = 1. The paper has 512 units where this has 64, so its 0.1, 0.01 and 0.001 are 0.3, 0.03 and 0.003.
+Try. `run(limits=(0.1, 0.03, 0.01))` for what lies between. With signs at random a layer keeps the gradient's size at
+c = 0.18, where c · √(64/2) = 1, and at 0.016 if all agree. The paper has 512 units where this has 64, and its c is
+smaller for that: 0.1, 0.01 and 0.001.
 """
 
 import math
@@ -21,7 +22,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim import Adam, RMSprop
+from torch.optim import Adam
 
 from gan.lab.experiment import Check, Progress, Result, Table, silent
 from gan.lab.figures import BLUE, FAINT, GREEN, PURPLE, VERMILION, label_lines, sheet, styled
@@ -36,14 +37,14 @@ A critic  f(x) = wᵀ hᵈ,  hᵏ = relu(Wᵏ hᵏ⁻¹).  By the chain rule, th
   ∂f/∂hᵏ = (Wᵏ⁺¹)ᵀ Dᵏ⁺¹ ··· (Wᵈ)ᵀ Dᵈ w,     Dᵏ = diag(1 where unit k is active, else 0).
 Width n, half of the units active, all |w| = c:  each factor multiplies the norm by
   c √(n/2)   if signs are random,  up to   c n   if all agree.
-  n = 64:   c = 0.003  → 0.017 to 0.19       c = 0.03 → 0.17 to 1.9       c = 0.3 → 1.7 to 19
+  n = 64:   c = 0.003  → 0.017 to 0.19       c = 0.01 → 0.057 to 0.64       c = 0.3 → 1.7 to 19
 Over d layers this is to the power d: log |∂f/∂hᵏ| is a line in k, with the slope −log(factor).
-Clipping bounds the Lipschitz constant, by (c n)ᵈ or so, which is nowhere near 1: 10⁻⁸ or 10¹⁵.
+Clipping bounds the Lipschitz constant, by (c n)ᵈ or so, which is nowhere near 1: 10⁻⁹ or 10¹⁵.
 The penalty  λ E (|∇ₓf| − 1)²  is zero at the product that WGAN is about, and does not care for one factor.
 """
 
 WIDTH, DEPTH, BATCH, STEPS = 64, 12, 128, 300
-LIMITS = (0.3, 0.03, 0.003)
+LIMITS = (0.3, 0.01, 0.003)
 NOISE = 0.25  # standard deviation of what the fakes have on top of data
 
 
@@ -84,13 +85,12 @@ def run(
         points.add(set=kind, x=x, y=y)
     large, middle, small, held = slopes
     checks = [
-        Check("powers of ten a layer, large c", large, above=0.15),
-        Check("powers of ten a layer, middle c", middle, below=-0.4),
+        Check("powers of ten a layer, large c", large, above=0.3),
+        Check("powers of ten a layer, middle c", middle, below=-0.5),
         Check("powers of ten a layer, small c", small, below=-1),
         Check("powers of ten a layer, penalty: size", abs(held), below=0.1),
         Check("share of the weights within 1 % of the limit, middle c", ends[1], above=0.3),
         Check("share of the weights within 1 % of the limit, small c", ends[2], above=0.5),
-        Check("share of the weights within 1 % of the largest, penalty", ends[3], below=0.01),
     ]
     progress(1)
     return Result({"layers": layers, "weights": weights, "points": points}, checks)
@@ -108,19 +108,16 @@ def new_critic() -> DeepMLPDiscriminator:
     return DeepMLPDiscriminator((2, 1, 1), WIDTH, DEPTH, "relu", init="he")
 
 
-def critic_steps(
-    critic: nn.Module, limit: float | None, penalty: Penalty | None = None, steps: int = STEPS
-) -> Iterator[int]:
+def critic_steps(critic: nn.Module, limit: float | None, penalty: Penalty | None = None) -> Iterator[int]:
     """Trains a critic, and yields the steps done before the first and after each."""
     loss = Wasserstein()
-    if limit is None:
-        optimizer = Adam(critic.parameters(), 1e-3, betas=(0.5, 0.9), fused=True)
-    else:
-        # The steps are relative to the limit and to the gradient, however small: the smallest are 1e-18.
+    if limit is not None:
         clip_weights(critic, limit)
-        optimizer = RMSprop(critic.parameters(), limit / 20, eps=1e-30)
+    # Steps in proportion to the limit, whatever the size of the gradient: the smallest are 1e-18.
+    lr = 1e-3 if limit is None else limit / 50
+    optimizer = Adam(critic.parameters(), lr, betas=(0.0, 0.9), eps=1e-30, fused=True)
     yield 0
-    for step in range(steps):
+    for step in range(STEPS):
         real, fake = swiss_roll(BATCH), noisy(swiss_roll(BATCH))
         value = loss.discriminator(critic(real), critic(fake)).mean()
         if limit is None and penalty.is_due(step):

@@ -29,6 +29,6 @@ def test_each_check_can_fail():
             by_norm(lambda: ByNorm(1e9)),
             by_norm(lambda: ByNorm(1e-6)),
             by_norm(ToLengthOne),
-            {"penalty": R1(10), "limits": (0.03, 0.3)},
+            {"penalty": R1(10), "limits": (0.01, 0.3)},
         ],
     )

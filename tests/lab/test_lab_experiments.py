@@ -26,7 +26,10 @@ def test_checks_hold(name, seed):
         assert 0.01 < ink(load(name).figure(result)) < 0.9
 
 
-@pytest.mark.parametrize("name", [name for name, seconds in EXPERIMENTS.items() if seconds <= 2])
+REPEATS = [pytest.param(name, marks=pytest.mark.slow if seconds > 2 else ()) for name, seconds in EXPERIMENTS.items()]
+
+
+@pytest.mark.parametrize("name", REPEATS)
 def test_repeats(name):
     """Whatever has drawn random numbers before, in `lab all` the other experiments."""
     torch.manual_seed(1)

@@ -11,5 +11,5 @@ from gan.penalties import GradientPenalty
 def test_each_check_can_fail():
     """With limits in the wrong order, and without the penalty."""
     assert_each_check_can_fail(
-        load("weight_clipping"), [{"limits": (0.003, 0.3, 0.03)}, {"penalty": GradientPenalty(0)}]
+        load("weight_clipping"), [{"limits": (0.003, 0.3, 0.3)}, {"penalty": GradientPenalty(0)}]
     )

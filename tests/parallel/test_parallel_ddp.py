@@ -200,6 +200,14 @@ def test_the_others_end_when_one_does(tmp_path, how):
 
 
 @pytest.mark.slow
+def test_a_measurement_that_fails_on_one_process_alone_ends_the_run(tmp_path):
+    run = fit(tmp_path / "run", *IMPATIENT, "--trainer.callbacks+", "commands.OutOfMemory")
+    _, errors = run.communicate(timeout=120)
+    assert run.returncode != 0
+    assert "no memory for it" in errors
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_they_stop_together(tmp_path, number, strategy):
