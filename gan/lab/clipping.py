@@ -166,8 +166,8 @@ def figure(result: Result):
     for (name, rows), colour in zip(roll.groups("critic"), (GREEN, PURPLE), strict=True):
         middle.plot(rows["step"], rows["before"], color=colour, linewidth=1)
         middle.plot(rows["step"], rows["after"], color=colour, linewidth=3)
-        middle.text(290, 1e3 if rows["before"][-1] > 1 else 1e-5, name, color=colour, size=9, ha="right")
-    middle.set(title="Fakes' gradient from deep critics", yscale="log", ylim=(1e-12, 1e10), xlim=(0, 300))
+        middle.text(290, 1e3 if rows["before"][-1] > 1 else 1e-8, name, color=colour, size=9, ha="right")
+    middle.set(title="Fakes' gradient from deep critics", yscale="log", ylim=(1e-16, 1e14), xlim=(0, 300))
     for place in (left, middle):
         place.set_xlabel("step of the judge")
         place.axhline(1, color=FAINT, linewidth=0.8, linestyle=":")
