@@ -110,7 +110,7 @@ def section(report: Report, out: Path) -> str:
 {rows}
 </tbody>
 </table>
-<p class="faint">{escape(experiment.reference)}.<br>
+<p class="faint">{emphasised(experiment.reference)}.<br>
 <code>lab {experiment.name} --seed {report.seed}</code>, {report.seconds:.1f} seconds.</p>
 </section>"""
 
