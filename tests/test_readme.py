@@ -77,6 +77,15 @@ def test_command(line, run, tmp_path, monkeypatch):
         main(words)
 
 
+def test_an_experiment_with_another_ingredient(tmp_path):
+    (line,) = [line for line in LINES if line.startswith("python -c")]
+    done = process([sys.executable, *shlex.split(line)[1:]], cwd=tmp_path)
+    output, errors = done.communicate()
+    assert (done.returncode, errors) == (0, "")
+    assert output.count("Check(what=") == 5
+    assert (tmp_path / "try.png").stat().st_size > 10_000
+
+
 def test_the_chinese_readme_has_no_commands_of_its_own():
     def words(text):
         return [shlex.split(line, comments=True) for line in bash_lines(text)]

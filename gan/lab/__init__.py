@@ -8,7 +8,7 @@ and to copy from. It has, besides its docstring:
 - `MATHEMATICS`: some ten lines, in plain text.
 - `run(seed, progress, ...)`: does it, and returns its data and its checks, a `Result`. What the checks hinge on is an
   argument, so that one can see them fail.
-- `figure(result)`: draws that data.
+- `figure(result)`: draws that data. `figure(run(...)).savefig("try.png")` shows what another ingredient does.
 
 `experiment` has the words for data and checks, `figures` the common style; `report` writes the files of one experiment,
 `page` the page of all.

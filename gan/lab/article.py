@@ -6,12 +6,12 @@ lower is better); dotted is the generator of all five before its training. Right
 in its own step.
 
 Why. The printed program has five faults, and one hides the others: its generator's step does not reach the generator,
-whose gradient is exactly 0. As long as that stands, each other correction changes a noise that was never trained into
-another. This one alone does train the generator, on what the rest leaves: the same 64 digits in each step, and a ReLU
-that has no gradient for a pixel at 0. All that it makes is one digit, over and over. All together make a GAN, if a
-young one: rough, but of many shapes. Beware of the FID alone: a nearly black noise is nearer to digits, which are
-nearly black too, than a grey one is, and nearer than that one digit. Variety, how much pixels differ between fakes,
-tells the two that learn apart.
+whose gradient is exactly 0. As long as that stands, no other correction trains it: two change how the noise of the
+untrained generator looks, two not even that. This one alone does train the generator, on what the rest leaves: the same
+64 digits in each step, and a ReLU that has no gradient for a pixel at 0. All that it makes is one digit, over and over.
+All together make a GAN, if a young one: rough, but of many shapes. Beware of the FID alone: a nearly black noise is
+nearer to digits, which are nearly black too, than a grey one is, and nearer than that one digit. Variety, how much
+pixels differ between fakes, tells the two that learn apart.
 
 Try. `run(steps=10000)` for better digits. Correct two faults at a time in `VARIANTS`: reaching the generator and one.
 """
@@ -211,6 +211,10 @@ def judged(curves: Table, scores: Table) -> list[Check]:
     return [
         Check("FID of all five, over that before training", of("all five", "fid") / of("untrained", "fid"), below=0.7),
         Check("variety of all five, in that of digits", of("all five", "variety"), above=0.45),
+        Check("variety of all five, over that as printed", of("all five", "variety") / of("as printed", "variety"),
+              above=1.5),
+        Check("FID as printed, over that where only the step trains G",
+              of("as printed", "fid") / of("step trains G", "fid"), below=1),
         Check("variety where only the step trains G, in that of digits", of("step trains G", "variety"), below=0.35),
         Check("without the fifth correction: how far weights move", max(last(name, "moved") for name in stuck),
               below=1e-12),

@@ -55,6 +55,7 @@ def lab(args: list[str]) -> None:
             reports = [run_one(names[0], out, options.seed, console)]
             show(reports[0], console)
     except KeyboardInterrupt:
+        print(f"stopped; experiments that were finished are in {out}", file=sys.stderr)
         sys.exit(130)
     console.print(f"\nfiles  {out / ('index.html' if options.name == 'all' else options.name)}", soft_wrap=True)
     failed = [f"{report.experiment.name}: {line(check)}" for report in reports for check in report.result.failed]

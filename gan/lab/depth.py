@@ -1,20 +1,20 @@
 """Depth: how much of the gradient is left at the first layer of 5 to 40.
 
 What you see. Top: the gradient that reaches the first hidden layer's output, over that at the last one's, in networks
-as they start, on real digits. Left, layers one after the other: most starts lose nearly all of it. Right, the
-remedies: some hold it, some overshoot. Bottom: within two networks of 20 layers, the gradient by activation, the
-gradient by weight, and the activation itself, layer by layer.
+as they start, on real digits. Left, layers one after the other: most starts lose nearly all of it. Right, the remedies:
+some hold it, some overshoot. Bottom: within two networks of 20 layers, the gradient by activation, the gradient by
+weight, and the activation itself, layer by layer.
 
-Why. Each layer multiplies the gradient by the transpose of its weights and by the slope of its activation. A
-sigmoid's slope is at most 1/4, and PyTorch's default weights shrink a ReLU layer's signal to 2/5; He's weights make
-up for what ReLU cuts off, Xavier's for what tanh leaves. Batch norm rescales forwards and, with ReLU, lets gradients
-grow by a fifth in each layer; a residual sum adds a second copy of the gradient, which doubles up unless it is scaled
-down.
+Why. Each layer multiplies the gradient by the transpose of its weights and by the slope of its activation. A sigmoid's
+slope is at most 1/4, and PyTorch's default weights shrink a ReLU layer's signal to 2/5; He's weights make up for what
+ReLU cuts off, Xavier's for what tanh leaves. Batch norm rescales forwards and, with ReLU, lets gradients grow by a
+fifth in each layer; a residual sum adds a second path for the gradient, which with He's weights grows by three fifths
+in each layer, unless the branch is scaled down.
 
 Try. Look at the weights' gradient, bottom left: it is level, because a small gradient from above meets a large
 activation from below. Whoever plots gradients by parameter alone misses that vanishing gradient. Bottom right,
-PyTorch's default biases keep the activations up, and the weights' gradient vanishes like the other.
-`run(recipes=...)` takes other networks: give "relu, He" a sigmoid.
+PyTorch's default biases keep the activations up, and the weights' gradient vanishes like the other. `run(recipes=...)`
+takes other networks: give "relu, He" a sigmoid.
 """
 
 import math
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from gan.lab.experiment import Check, Progress, Result, Table, silent
-from gan.lab.figures import BLACK, BLUE, COLOURS, FAINT, VERMILION, key, label_lines, panels, styled
+from gan.lab.figures import BLACK, BLUE, COLOURS, FAINT, GREEN, VERMILION, key, label_lines, panels, styled
 from gan.networks.deep import hidden_layers
 
 REFERENCE = (
@@ -42,8 +42,8 @@ With independent weights of variance s²/n and width n, a layer multiplies E|∂
   ReLU, default s² = 1/3                    1/6         6^(−1/2) = 0.41 in each layer
   ReLU, He s² = 2                           1           neither vanishes nor explodes (on average)
   ReLU after batch norm                     π/(π − 1)   1.21 in the norm, whatever the weights: explodes
-Residual  hₗ = hₗ₋₁ + c φ(aₗ):  1 + c² s²/2 were the two parts independent: √2 in the norm with He and c = 1,
-but with c² = 1/L only e^(1/2) over all layers together. They are not quite, and it is somewhat more.
+Residual  hₗ = hₗ₋₁ + c φ(aₗ):  1 + c² s²/2 were the two parts independent. A ReLU's outputs are all positive, so
+they are not: with He and c = 1 it is 1.6 a layer, not √2; with c² = 1/L it is 5 over 40 layers, not e^(1/2).
 The weights get  ∂ℓ/∂Wₗ = (φ′ ⊙ ∂ℓ/∂hₗ) hₗ₋₁ᵀ :  a large hₗ₋₁ makes up for a small ∂ℓ/∂hₗ.
 """
 
@@ -55,9 +55,12 @@ RECIPES = {
     "relu, He": {"init": "he"},
     "tanh, Xavier": {"activation": "tanh", "init": "xavier"},
     "relu, Xavier": {"init": "xavier"},
+    "tanh, He": {"activation": "tanh", "init": "he"},
     "tanh, default": {"activation": "tanh"},
     "relu, default": {},
     "relu, N(0, 0.02)": {"init": "normal"},
+    "sigmoid, He": {"activation": "sigmoid", "init": "he"},
+    "sigmoid, Xavier": {"activation": "sigmoid", "init": "xavier"},
     "sigmoid, default": {"activation": "sigmoid"},
     "sigmoid, batch norm": {"activation": "sigmoid", "norm": "batch"},
     "relu, batch norm": {"norm": "batch"},
@@ -65,7 +68,7 @@ RECIPES = {
     "relu, He, residual": {"init": "he", "residual": "plain"},
     "relu, He, scaled residual": {"init": "he", "residual": "scaled"},
 }
-PLAIN = list(RECIPES)[:7]
+PLAIN = list(RECIPES)[:10]
 PROFILES = ("relu, Xavier", "relu, default")  # of which every layer is shown
 
 
@@ -103,6 +106,8 @@ def run(seed: int = 0, progress: Progress = silent, recipes: dict[str, dict] = R
 
     checks = [
         Check("sigmoid, default: ratio at depth 20", ratio("sigmoid, default"), below=1e-10),
+        Check("sigmoid, Xavier: ratio at depth 20", ratio("sigmoid, Xavier"), below=1e-6),
+        Check("sigmoid, He: ratio at depth 20", ratio("sigmoid, He"), below=1e-4),
         Check("tanh, default: ratio at depth 20", ratio("tanh, default"), below=1e-3),
         Check("tanh, Xavier: ratio at depth 20", ratio("tanh, Xavier"), above=0.05, below=1),
         Check("relu, N(0, 0.02): ratio at depth 20", ratio("relu, N(0, 0.02)"), below=1e-12),
@@ -148,7 +153,8 @@ def layer_norms(layers: nn.Sequential, images: Tensor, labels: Tensor) -> np.nda
 def figure(result: Result):
     ratios, layers = result.tables["ratios"], result.tables["layers"]
     sheet, axes = panels(2, 2, height=8.4, height_ratios=[3, 2])
-    looks = dict(zip(RECIPES, (*COLOURS, *COLOURS), strict=False)) | {"relu, He": BLACK, "sigmoid, default": FAINT}
+    looks = {name: {"relu": BLUE, "tanh": GREEN, "sigmoid": VERMILION}[name.partition(",")[0]] for name in PLAIN}
+    looks |= dict(zip(list(RECIPES)[len(PLAIN) :], COLOURS, strict=False))
     for name, rows in ratios.groups("network"):
         panel = axes[0, 0] if name in PLAIN else axes[0, 1]
         panel.plot(rows["depth"], rows["activation_ratio"], "o-", markersize=4, color=looks[name], label=name)

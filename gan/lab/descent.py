@@ -33,8 +33,8 @@ MATHEMATICS = """
 Descent:   θ ← θ − η ∇f(θ).   f(θ − η∇f) ≈ f − η |∇f|² + η²/2 ∇fᵀH∇f : down if η is small.
 In a ravine  f = (μ x² + L y²)/2  each coordinate is multiplied by a constant in each step:
   x ← (1 − ημ) x,   y ← (1 − ηL) y.   It converges if and only if  |1 − ηL| < 1,  that is  η < 2/L.
-The best η = 2/(L + μ) gives both the factor (κ − 1)/(κ + 1) with κ = L/μ:  ~ κ steps for each e-fold.
-Momentum:  v ← β v + ∇f,  θ ← θ − η v.  η < 2(1 + β)/L; at best the factor (√κ − 1)/(√κ + 1):  ~ √κ steps.
+The best η = 2/(L + μ) gives both the factor (κ − 1)/(κ + 1) with κ = L/μ:  ~ κ/2 steps for each factor e.
+Momentum:  v ← β v + ∇f,  θ ← θ − η v.  η < 2(1 + β)/L; at best the factor (√κ − 1)/(√κ + 1):  ~ √κ/2.
 Adam:  θᵢ ← θᵢ − η mᵢ/√vᵢ  with averages m of gᵢ and v of gᵢ²: scaling gᵢ, hence κ, changes nothing.
 At a saddle  f = x²/2 − y²/2 + y⁴/4  descent multiplies y by 1 + η: from y₀ it takes log(1/2y₀)/log(1 + η)
 steps to y = 1/2. The gradient vanishes there as it does in a minimum; the curvature tells them apart.

@@ -1,18 +1,19 @@
 """Dirac-GAN: strong gradients are not enough, the two players can circle for ever.
 
 What you see. The smallest GAN there is: real data are the point 0, the generator makes the point θ, the discriminator
-is the line ψx. Above, where 500 joint steps lead from the dot, over the field of the gradients. Below, on the left,
-the distance from the equilibrium; in the middle, the eigenvalues of the field there, against the weight γ of R1; on
-the right, four ways to take the two players' steps.
+is the line ψx. Above, where 500 joint steps lead from the dot, over the field of the gradients. Below, on the left, the
+distance from the equilibrium; in the middle, the eigenvalues of the field there, against the weight γ of R1; on the
+right, four ways to take the two players' steps.
 
 Why. At the equilibrium each player's gradient depends on the other's place alone: the field turns around, and its
-eigenvalues are imaginary. Steps along a circle lead outwards. The Wasserstein loss spirals away, the non-saturating
-one crawls, and WGAN-GP, whose penalty wants a slope of 1 where 0 is right, keeps circling. R1 pulls ψ to 0: it gives
+eigenvalues are imaginary. Steps along a circle lead outwards. The Wasserstein loss spirals away, the non-saturating one
+settles on a circle, a smaller one for smaller steps, the hinge and clipped weights stop the spiral but not the
+circling, and WGAN-GP, whose penalty wants a slope of 1 where 0 is right, keeps circling too. R1 pulls ψ to 0: it gives
 the eigenvalues a negative real part, best at γ = 1, and beyond that one of the two gets slow again. The order of the
-steps helps as well: alternating stays on the circle, optimistic and extragradient steps look ahead and come in.
+steps helps as well: alternating stays near the circle, optimistic and extragradient steps look ahead and come in.
 
-Try. `run(penalties=...)` with a weight of 0 in R1's place circles. `run(step=...)` shows that a smaller step only
-takes longer to spiral out.
+Try. `run(penalties=...)` with a weight of 0 in R1's place circles. `run(step=...)` shows that a smaller step only takes
+longer to spiral out.
 """
 
 import math
@@ -38,7 +39,16 @@ from gan.lab.figures import (
     sheet,
     styled,
 )
-from gan.losses import Hinge, LeastSquares, Loss, NonSaturating, RelativisticPaired, Saturating, Wasserstein
+from gan.losses import (
+    Hinge,
+    LeastSquares,
+    Loss,
+    MaximumLikelihood,
+    NonSaturating,
+    RelativisticPaired,
+    Saturating,
+    Wasserstein,
+)
 from gan.penalties import R1, R2, GradientPenalty, Penalty, clip_weights
 
 REFERENCE = (
@@ -55,7 +65,7 @@ R1 takes γψ²/2 from D's objective, hence γψ from its step: the Jacobian's l
   λ = −γ/2 ± √(γ²/4 − f′(0)²) :   Re λ < 0 for all γ > 0;  the slower one is fastest at γ = 2|f′(0)| = 1.
 WGAN: f(t) = −t.  One simultaneous step multiplies the distance from 0 by √(1 + h²): it spirals out.
   alternating       θ first, then ψ at the new θ:   determinant 1, it stays on an ellipse
-  extragradient     w ← w + h v(w + h v(w)):        √((1 − h²)² + h²) < 1
+  extragradient     w ← w + h v(w + h v(w)):        √((1 − h²)² + h²) < 1  for h < 1
   optimistic        w ← w + 2h v(w) − h v(w before)
 """
 
@@ -64,8 +74,9 @@ GAMMAS = np.linspace(0, 2.5, 101)
 
 GAMES: dict[str, tuple[Loss, str]] = {  # loss, and penalty by its name below
     "saturating": (Saturating(), "none"),
+    "maximum likelihood": (MaximumLikelihood(), "none"),
     "non-saturating": (NonSaturating(), "none"),
-    "relativistic": (RelativisticPaired(), "none"),
+    "relativistic": (RelativisticPaired(), "none"),  # the same game: the real logit is 0
     "least squares": (LeastSquares(), "none"),  # ψx cannot be 1 on reals: at rest at any θ where ψ = 0
     "hinge": (Hinge(), "none"),
     "Wasserstein": (Wasserstein(), "none"),
@@ -73,7 +84,7 @@ GAMES: dict[str, tuple[Loss, str]] = {  # loss, and penalty by its name below
     "Wasserstein + GP": (Wasserstein(), "GP"),
     "non-saturating + R1 0.3": (NonSaturating(), "R1 0.3"),
     "saturating + R1 0.3": (Saturating(), "R1 0.3"),
-    "saturating + R2 0.3": (Saturating(), "R2 0.3"),
+    "saturating + R2 0.3": (Saturating(), "R2 0.3"),  # the same as R1: the slope is ψ everywhere
     "saturating + R1 1": (Saturating(), "R1 1"),
 }
 PENALTIES: dict[str, Penalty] = {
@@ -196,8 +207,18 @@ def run(
     progress(0.9)
     eigenvalues = Table("gamma", "real_fast", "real_slow", "imaginary")
     for gamma in GAMMAS:
-        fast, slow = at_equilibrium(games["saturating"][0], penalties["R1 1"], float(gamma))
+        fast, slow = at_equilibrium(games["saturating"][0], type(penalties["R1 1"])(weight=float(gamma)))
         eigenvalues.add(gamma=gamma, real_fast=fast.real, real_slow=slow.real, imaginary=abs(slow.imag))
+
+    spectra = Table("game", "real", "imaginary")
+    for name, (loss, penalty) in games.items():
+        if penalty not in ("clipping", "GP"):  # clipping is no part of the field, and GP has a kink at 0
+            for value in at_equilibrium(loss, penalties.get(penalty)):
+                spectra.add(game=name, real=value.real, imaginary=value.imag)
+    held = np.array([games[name][1] != "none" for name in spectra["game"]])
+
+    def apart_by(one: str, other: str) -> float:
+        return np.abs(paths.where(game=one)["radius"] - paths.where(game=other)["radius"]).max()
 
     def radius(name: str, after: int = STEPS) -> float:
         return paths.where(game=name, step=after)["radius"].item()
@@ -211,20 +232,29 @@ def run(
     theory = -eigenvalues["gamma"] / 2 + np.sqrt((eigenvalues["gamma"] ** 2 / 4 - 0.25).astype(complex))
     apart = np.abs(eigenvalues["real_slow"] - theory.real) + np.abs(eigenvalues["imaginary"] - np.abs(theory.imag))
     swing = ways.where(update="alternating")["radius"]
-    clipped = paths.where(game="Wasserstein, clipped")["radius"][-100:]
+    clipped, hinge = (paths.where(game=name)["radius"][-100:] for name in ("Wasserstein, clipped", "hinge"))
     checks = [
         Check("saturating: distance after 500 steps, over that after 1", radius("saturating") / radius("saturating", 1),
               above=1.5),
-        Check("non-saturating: distance after 500 steps crawls", radius("non-saturating"), above=0.1, below=1.2),
+        Check("non-saturating: distance after 500 steps, on its circle", radius("non-saturating"),
+              above=0.1, below=1.2),
         Check("Wasserstein: distance after 500 steps", radius("Wasserstein"), above=1e4),
         Check("Wasserstein, clipped: least distance of the last 100 steps", clipped.min(), above=0.1),
+        Check("hinge: least distance of the last 100 steps", hinge.min(), above=0.1),
+        Check("relativistic against non-saturating: largest difference of distances",
+              apart_by("relativistic", "non-saturating"), below=1e-9),
         Check("Wasserstein + GP: distance after 500 steps", radius("Wasserstein + GP"), above=0.1),
         Check("non-saturating + R1 0.3: distance after 500 steps", radius("non-saturating + R1 0.3"), below=1e-4),
         Check("saturating + R1 0.3: distance after 500 steps", radius("saturating + R1 0.3"), below=1e-4),
-        Check("saturating + R2 0.3: distance after 500 steps", radius("saturating + R2 0.3"), below=1e-4),
+        Check("saturating, R2 against R1: largest difference of distances",
+              apart_by("saturating + R2 0.3", "saturating + R1 0.3"), below=1e-9),
         Check("saturating + R1 1: distance after 500 steps", radius("saturating + R1 1"), below=1e-15),
         Check("R1 1 over R1 0.3: distance after 100 steps",
               radius("saturating + R1 1", 100) / radius("saturating + R1 0.3", 100), below=0.1),
+        Check("eigenvalues of each loss without penalty: largest real part",
+              np.abs(spectra["real"][~held]).max(initial=0), below=1e-9),
+        Check("eigenvalues of each loss with R1 or R2: largest real part", spectra["real"][held].max(initial=-1),
+              below=-0.1),
         Check("eigenvalues: largest distance from theory", apart.max(), below=1e-6),
         Check("eigenvalues: γ of the fastest convergence", best, above=0.98, below=1.02),
         Check("simultaneous: factor of a step, minus that of theory",
@@ -235,7 +265,7 @@ def run(
         Check("optimistic: factor of a step", rate("optimistic"), below=0.99),
     ]  # fmt: skip
     progress(1)
-    return Result({"games": paths, "updates": ways, "eigenvalues": eigenvalues}, checks)
+    return Result({"games": paths, "updates": ways, "eigenvalues": eigenvalues, "spectra": spectra}, checks)
 
 
 def play(v: Field, update: Update, start: tuple[float, float], step: float, clip: float = math.inf) -> np.ndarray:
@@ -252,9 +282,8 @@ def play(v: Field, update: Update, start: tuple[float, float], step: float, clip
     return torch.stack(path).numpy()
 
 
-def at_equilibrium(loss: Loss, penalty: Penalty, gamma: float) -> tuple[complex, complex]:
-    """The eigenvalues of the field's Jacobian at 0 with a penalty of weight γ, the lower real part first."""
-    penalty = type(penalty)(weight=gamma)
+def at_equilibrium(loss: Loss, penalty: Penalty | None) -> tuple[complex, complex]:
+    """The eigenvalues of the field's Jacobian at 0, the lower real part first."""
     place = torch.zeros(2, dtype=torch.float64)
     jacobian = torch.autograd.functional.jacobian(field(loss, penalty, graph=True), place)
     return tuple(sorted(np.linalg.eigvals(jacobian.numpy()), key=lambda value: (value.real, value.imag)))

@@ -1,18 +1,19 @@
 """Many paths to equilibrium: to a parallel line, where the divergence has no slope.
 
 What you see. Data lie on a line, and the generator begins on a parallel one at distance 1, before a discriminator that
-tells them apart for certain. Left: their distance over plain gradient descent of the generator. Middle: the size of
-its gradient. Right: the lines that it has made after 50 steps.
+tells them apart for certain. Left: their distance over plain gradient descent of the generator. Middle: the size of its
+gradient. Right: the lines that it has made after 50 steps.
 
 Why. The Jensen-Shannon divergence of two parallel lines is log 2 at any distance but 0, so a generator that descends it
 has nowhere to go: that is the saturating loss before a perfect discriminator, which stays where it began. The
 non-saturating loss has the same fixed point but is no divergence to descend: it goes up the discriminator's slope, and
 that points at the data, however certain the discriminator is. So it arrives, on a path that is no path of steepest
-descent of anything. Nothing bounds that slope, so the line overshoots and comes back. With R1 the slope is short and
-smooth, the line moves as a whole, and now the saturating loss arrives as well.
+descent of any divergence. Nothing bounds that slope, so the line overshoots and comes back. With R1 the slope is short
+and smooth, the line moves as a whole, and now the saturating loss arrives as well.
 
-Try. `run(optimizer=Adam)`: Adam divides the gradient by its own size, so that even one of 1e-5 moves the generator. But
-it is not led by it: with seed 0 and the saturating loss, the line ends at the edge of what the generator can reach.
+Try. `run(optimizer=Adam)`: Adam divides the gradient by its own size, so that one thousands of times smaller moves the
+generator as far. But it is not led by it: with seed 0 and the saturating loss, the line ends at the edge of what the
+generator can reach.
 """
 
 from collections.abc import Callable

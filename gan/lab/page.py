@@ -72,7 +72,8 @@ def page(reports: list[Report], out: Path) -> str:
 <header>
 <h1>The vanishing-gradient lab</h1>
 <p>Why gradients vanish and explode in deep networks and in GANs, and what cures it. Every claim is an experiment that
-draws what it has measured and checks its own outcome. <code>python -m gan.cli lab NAME</code> runs one again.</p>
+draws what it has measured and checks its own outcome. <code>python -m gan.cli lab NAME</code> runs one again;
+what to try is Python: <code>from gan.lab.NAME import *; figure(run(...)).savefig("try.png")</code>.</p>
 <p class="faint">{sentence}.</p>
 <nav><ol>
 {entries}

@@ -8,10 +8,10 @@ batches of 64. Above nothing holds the discriminator, below it is trained with R
 Why. Fakes and digits lie on thin surfaces that hardly meet, so a perfect discriminator exists, and one that is trained
 on approaches it: its logits grow without bound. The saturating loss multiplies the gradient by the probability that a
 fake is real, which goes to 0 (above, middle: a factor of 1000 in 600 steps). The non-saturating loss does not, and what
-is left is the discriminator's own slope, which grows, and its noise with it (above, right). R1 charges for the slope at
-the digits: logits stay finite and slopes small, so both gradients keep their size. Only where fakes are near digits,
-though: R1 says nothing about the slope far from the data, and against a generator that was never trained (0 steps) it
-may or may not help, depending on the seed.
+is left is the discriminator's own slope, which grows, and its noise in proportion (above, right). R1 charges for the
+slope at the digits: logits stay finite and slopes small, so both gradients keep their size. Only where fakes are near
+digits, though: R1 says nothing about the slope far from the data, and against a generator that was never trained (0
+steps) it may or may not help, depending on the seed.
 
 Try. `run(penalty=R1(0))` takes the cure away, `R1(1)` weakens it. `R2(10)` charges for the slope at the fakes instead:
 the trained generators fare as well, and before the untrained one the saturating gradient vanishes all the same.
@@ -43,7 +43,7 @@ The discriminator D = σ(l) of logits l(x) is trained on  log(1 + e⁻ˡ) at dig
 If the supports of p (digits) and q (fakes) can be separated, the infimum is 0 and no finite l attains it:
   l → +∞ on supp p,  l → −∞ on supp q,  JS(p, q) = log 2, whatever the distance of the two.
 The generator x = G(z) gets, by the chain rule,   dL/dl · ∇ₓl(x) · ∂x/∂θ.
-  saturating        dL/dl = −σ(l) ≈ −eˡ :   |∇θ| ≲ eˡ |∇ₓl| → 0        (Theorem 2.4: < M ε/(1 − ε))
+  saturating        dL/dl = −σ(l) ≈ −eˡ :   |∇θ| ≲ eˡ |∇ₓl · ∂x/∂θ| → 0  (Theorem 2.4: < M ε/(1 − ε))
   non-saturating    dL/dl = −σ(−l) → −1 :   |∇θ| → |∇ₓl · ∂x/∂θ|, which grows as l does
 The ratio of the two is e⁻ˡ: both come from the same discriminator, one damped, one not.
 Near D* the error of D is noise, and ∇D/D a ratio of two noises, which has no variance (Theorem 2.6: Cauchy).
@@ -124,7 +124,7 @@ def judged(curves: Table, ages: list[str]) -> list[Check]:
     return [
         Check("largest error of a discriminator from step 50 on", max(errors), below=0.02),
         Check("saturating: end over peak, largest", max(ratio("saturating", "free", a, max) for a in ages), below=0.02),
-        Check("saturating: steepest decay is at least this: log10 in 100 steps", max(map(slope, ages)), below=-0.2),
+        Check("saturating: slowest decay of the three, log10 in 100 steps", max(map(slope, ages)), below=-0.2),
         Check("non-saturating: end over start, least", min(ratio("non-saturating", "free", a) for a in ages), above=20),
         Check("non-saturating: its noise, end over start, least", noise, above=20),
         Check("non-saturating over saturating at the end, least", factor, above=1000),

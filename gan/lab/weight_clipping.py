@@ -11,9 +11,9 @@ explodes, by many powers of ten, and only a narrow range of c between is of use.
 whole product, 1, and leaves it to training how the layers share it. And clipping wastes the critic: it wants to be
 steeper than it may, so that the weights run into the limit and most of a small c are -c or c, two values only.
 
-Try. `run(limits=(0.1, 0.03, 0.01))` for what lies between. With signs at random a layer keeps the gradient's size at
-c = 0.18, where c · √(64/2) = 1, and at 0.03 if all agree. The paper has 512 units where this has 64, and its c is
-smaller for that: 0.1, 0.01 and 0.001.
+Try. `run(limits=(0.1, 0.03, 0.01))` for what lies between. With signs at random a layer keeps the gradient's size at c
+= 0.18, where c · √(64/2) = 1, and at 0.03 if all agree. The paper has 512 units where this has 64, and its c is smaller
+for that: 0.1, 0.01 and 0.001.
 """
 
 import math
@@ -39,7 +39,7 @@ Width n, half of the units active, all |w| = c:  each factor multiplies the norm
   c √(n/2)   if signs are random,  up to   c n/2   if all agree.
   n = 64:   c = 0.003 → 0.017 to 0.096       c = 0.01 → 0.057 to 0.32       c = 0.3 → 1.7 to 9.6
 Over d layers this is to the power d: log |∂f/∂hᵏ| is a line in k, with the slope −log(factor).
-Clipping bounds the Lipschitz constant, by (c n)ᵈ, all units active, which is nowhere near 1: 10⁻⁹ or 10¹⁵.
+Clipping bounds the Lipschitz constant, by (c n)ᵈ, all units active, nowhere near 1: 3·10⁻⁹, 0.005, 3·10¹⁵.
 The penalty  λ E (|∇ₓf| − 1)²  is zero at the product that WGAN is about, and does not care for one factor.
 """
 

@@ -191,7 +191,7 @@ def handlers():
     """Puts back what Lightning does not: it leaves SIGINT ignored, as a shell does in the background."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield before
+    yield before | {signal.SIGINT: signal.default_int_handler}
     for number, handler in before.items():
         signal.signal(number, handler)
 

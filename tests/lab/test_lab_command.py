@@ -168,14 +168,15 @@ def test_refusals(words, complaint, here, capsys):
     assert len(error.splitlines()) == 1
 
 
-def test_ctrl_c(monkeypatch):
+def test_ctrl_c(monkeypatch, tmp_path, capsys):
     def interrupted(**arguments):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(command, "load", lambda name: load(name)._replace(run=interrupted))
     with pytest.raises(SystemExit) as stop:
-        lab("loss_curves")
+        lab("loss_curves", "--out", str(tmp_path))
     assert stop.value.code == 130
+    assert capsys.readouterr().err == f"stopped; experiments that were finished are in {tmp_path}\n"
 
 
 # ---------------------------------------------------------------------- tables and checks

@@ -7,7 +7,7 @@ from lab_checks import assert_each_check_can_fail
 from gan.lab.dirac import GAMES, PENALTIES, UPDATES, alternating, field, run, simultaneous
 from gan.lab.experiment import load
 from gan.losses import NonSaturating, Saturating, Wasserstein
-from gan.penalties import R1
+from gan.penalties import R1, R2
 
 # From (1, 1) with steps of 0.2, by another program, in which the sign of psi is the other way round: the distance
 # after 1, 100 and 500 steps.
@@ -38,6 +38,13 @@ def test_field_by_hand():
     torch.testing.assert_close(field(Saturating(), R1(weight=0.3))(place), expected)
 
 
+class WrongSign(NonSaturating):
+    """A generator that makes its fakes look fake."""
+
+    def generator(self, fake_logits, real_logits=None):
+        return -super().generator(fake_logits, real_logits)
+
+
 @pytest.mark.slow
 def test_each_check_can_fail():
     def lossy(loss, penalty="none"):
@@ -50,6 +57,9 @@ def test_each_check_can_fail():
             lossy(Saturating(), "R1 1"),
             lossy(Wasserstein(), "R1 1"),
             {"penalties": {name: type(one)(weight=0.0) for name, one in PENALTIES.items()}},
+            lossy(WrongSign()),
+            {"penalties": PENALTIES | {"R2 0.3": R2(weight=0.0)}},
+            {"games": GAMES | {"relativistic": (WrongSign(), "none")}},
             {"updates": dict.fromkeys(UPDATES, simultaneous)},
             {"updates": dict.fromkeys(UPDATES, alternating)},
         ],

@@ -17,7 +17,8 @@ def test_each_check_can_fail():
         load("training_depth"),
         [
             {"optimizer": partial(SGD, lr=1e-6)},
-            {"kinds": {"plain": remedied, "He": plain, "remedied": plain}},
+            {"kinds": {"plain": remedied, "He": remedied, "remedied": plain}},
+            {"kinds": KINDS | {"He": plain}},
             {"kinds": KINDS | {"remedied": {"init": "he", "residual": "plain"}}},
         ],
     )
