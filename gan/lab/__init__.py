@@ -17,7 +17,7 @@ and to copy from. It has, besides its docstring:
 # Name to seconds on one core, in the order of the page.
 EXPERIMENTS = {
     "descent": 4,
-    "depth": 9,
+    "depth": 11,
     "training_depth": 18,
     "loss_curves": 1,
     "perfect_discriminator": 60,
