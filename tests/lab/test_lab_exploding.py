@@ -1,10 +1,15 @@
 """Exploding gradients: that each check can fail."""
 
 import pytest
-from lab_checks import assert_each_check_can_fail
+from lab_checks import assert_each_check_can_fail, ink
 
 from gan.clipping import Adaptive, ByNorm, ByValue
 from gan.lab.experiment import load
+
+
+def test_figure_of_another_gain():
+    experiment = load("exploding")
+    assert ink(experiment.figure(experiment.run(gain=1.0))) > 0.01
 
 
 @pytest.mark.slow
