@@ -42,8 +42,8 @@ With independent weights of variance s²/n and width n, a layer multiplies E|∂
   ReLU, default s² = 1/3                    1/6         6^(−1/2) = 0.41 in each layer
   ReLU, He s² = 2                           1           neither vanishes nor explodes (on average)
   ReLU after batch norm                     π/(π − 1)   1.21 in the norm, whatever the weights: explodes
-Residual  hₗ = hₗ₋₁ + c φ(aₗ):  1 + c² s²/2 were the two parts independent. A ReLU's outputs are all positive, so
-they are not: with He and c = 1 it is 1.6 a layer, not √2; with c² = 1/L it is 5 over 40 layers, not e^(1/2).
+Residual  hₗ = hₗ₋₁ + c φ(aₗ):  1 + c² s²/2 were the two parts independent. A ReLU's outputs are positive,
+so they are not: with He and c = 1 it is 1.6 a layer, not √2; with c² = 1/L, 5 over 40 layers, not e^(1/2).
 The weights get  ∂ℓ/∂Wₗ = (φ′ ⊙ ∂ℓ/∂hₗ) hₗ₋₁ᵀ :  a large hₗ₋₁ makes up for a small ∂ℓ/∂hₗ.
 """
 

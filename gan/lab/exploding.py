@@ -34,7 +34,7 @@ A linear recurrent network  hₜ = W hₜ₋₁  over T steps is one power,  W^T
   ∂ℓ/∂hₜ = (Wᵀ)^(T−t) ∂ℓ/∂h_T.   If W = g Q with Q orthogonal, its length is multiplied by  g^(T−t).
 In general  σmin(W)^(T−t) ≤ factor ≤ σmax(W)^(T−t):  σmax > 1 lets it explode, σmax < 1 makes it vanish.
 One unit:  ℓ(w) = (w^T − 1)²/2,   ℓ′(w) = T w^(T−1) (w^T − 1):  ~ T² (w − 1) near w = 1, ~ T w^(2T−1) beyond.
-At w = 1.15, T = 40 that is 2.5 million, and a step of 1/600 of it leads to w = −4,100, whose 40th power is 1e144.
+At w = 1.15, T = 40 that is 2.5 million; a step of 1/600 of it leads to w = −4,100, whose 40th power is 1e144.
 Clipping:  g ← g · min(1, c/|g|).  No step is then longer than η c, wherever the cliff is.
 By value each coordinate is cut to ±c: the step is no longer than η c √n, and its direction turns.
 RMS norm  h ← h √n/|h|  has the Jacobian  √n/|h| (I − hhᵀ/|h|²):  after a step of gain g that is 1/g.

@@ -38,7 +38,7 @@ MATHEMATICS = """
 Layers  aᵏ = Wᵏ hᵏ⁻¹,  hᵏ = relu(aᵏ),  of n units.  Forwards and backwards, with weights of variance v:
   E|hᵏ|² = n v/2 · E|hᵏ⁻¹|²            E|∂L/∂hᵏ⁻¹|² = n v/2 · E|∂L/∂hᵏ|²
   torch:  v = 1/(3n),  a factor of 1/6     Xavier:  v = 1/n,  1/2     He:  v = 2/n,  1
-Through d layers the gradient's size has the factor 6^(−(d−1)/2):  0.03 for d = 5,  4·10⁻⁸ for 20,  7·10⁻¹⁶ for 40.
+From layer d to 1 the gradient's size has the factor 6^(−(d−1)/2):  0.03 for d = 5,  4·10⁻⁸ for 20.
 A step of descent, Δθ = −η ∂L/∂θ, is as small as its gradient; of the signal nothing is left but the biases.
 Residual:  hᵏ = hᵏ⁻¹ + b f(hᵏ⁻¹)   gives   ∂hᵏ/∂hᵏ⁻¹ = 1 + b f',   a sum over all 2ᵈ paths, one of which is 1.
 With b = 1 the power at least doubles in each layer, (1 + 1)ᵈ;  with b = 1/√d it stays below (1 + 1/d)ᵈ < e.
