@@ -285,6 +285,7 @@ def survives(number: int, seed: int, real: bool, devices: int = 1) -> None:
     assert kills >= number / 2
 
 
+@pytest.mark.slow
 def test_survives_being_killed():
     survives(3, seed=0, real=False)
 

@@ -83,6 +83,7 @@ class Limit(Callback):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
+@pytest.mark.slow
 def test_two_pieces_equal_one_run(sbatch, tmp_path):
     """The real command, with srun's variables for a task: Lightning's SLURM environment is at work."""
     srun = 'shift 2; export SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_NODEID=0 SLURM_NODELIST=localhost; exec "$@"'
