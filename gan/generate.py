@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gan.callbacks.images import image_grid, to_pil, to_uint8
 from gan.checkpoints import check_checkpoint, read
+from gan.images import image_grid, to_pil, to_uint8
 from gan.module import GAN
 
 BATCH = 250  # images made at a time

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from gan.hparams import save_hparams
 from gan.losses import Loss, NonSaturating
 from gan.networks import check_pair, evaluating, frozen, judges_each_alone
-from gan.optimizers import make_optimizers
+from gan.optim import make_optimizers
 from gan.parallel import check_manual, check_strategy, is_sharded, shard
 from gan.penalties import Penalty, clip_weights, mixes_batch
+from gan.spec import save_hparams
 
 
 class GAN(L.LightningModule):

@@ -32,11 +32,11 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 
 from gan import GAN
 from gan.callbacks import FIDTracker, GradientDoctor, GradientMonitor, NonFiniteGuard
-from gan.callbacks.images import to_uint8
-from gan.callbacks.reals import extract
 from gan.cli import keep_memory
 from gan.data import InMemoryLoader, MNISTDataModule
 from gan.generate import generate
+from gan.images import to_uint8
+from gan.metrics.feature_cache import extract
 from gan.networks import DCGANDiscriminator, DCGANGenerator
 from gan.parallel.ddp import all_reduce
 from gan.run import CONFIGS, run

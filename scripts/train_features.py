@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-import gan.data.named
-from gan.data import InMemoryDataModule, InMemoryLoader, MNISTDataModule, NamedDataModule
+import gan.data.torchvision
+from gan.data import InMemoryDataModule, InMemoryLoader, MNISTDataModule, TorchvisionDataModule
 from gan.metrics import CNNFeatures, Moments, fingerprint, frechet_distance, load_features, save_features
 
 BATCH = 100
@@ -34,7 +34,7 @@ MIN_STD = 0.05  # of a feature over the test images; tanh bounds it by 1
 
 def main(args: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    names = ["MNIST", *get_args(gan.data.named.Name)]
+    names = ["MNIST", *get_args(gan.data.torchvision.Name)]
     text = f"data set whose classes are learned: {', '.join(names)}, or your data module by its class path"
     parser.add_argument("--data", default="MNIST", help=text)
     parser.add_argument("--data_dir", default="datasets", help="folder of the data sets that are downloaded")
@@ -78,8 +78,8 @@ def make_data(args: argparse.Namespace) -> InMemoryDataModule:
     settings = {"batch_size": BATCH, "validation_size": 0, "seed": args.seed}
     if args.data == "MNIST":
         return MNISTDataModule(**settings)
-    if args.data in get_args(gan.data.named.Name):
-        return NamedDataModule(args.data, args.data_dir, args.download, **settings)
+    if args.data in get_args(gan.data.torchvision.Name):
+        return TorchvisionDataModule(args.data, args.data_dir, args.download, **settings)
     try:
         cls = locate(args.data)
     except ErrorDuringImport as error:

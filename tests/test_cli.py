@@ -137,7 +137,7 @@ def test_seed_is_42_and_reaches_everything():
         watch = Watch()
         fit(name, *words, "--trainer.max_steps", "1", callbacks=[watch])
         order = next(iter(watch.data.train_dataloader()))[1]
-        drawn[name] = (watch.gan.hparams.seed, watch.data.seed, watch.gan.fixed_latents, order, load_weights(name))
+        drawn[name] = (watch.gan.spec.seed, watch.data.seed, watch.gan.fixed_latents, order, load_weights(name))
     assert drawn["default"][:2] == (42, 42)
     assert drawn["other"][:2] == (7, 7)
     assert equal(drawn["default"], drawn["same"])

@@ -76,7 +76,7 @@ def test_an_extractor_of_ones_own_by_class_path_and_by_file(tmp_path, capsys):
 
 
 def test_two_extractors_two_tables(tmp_path, capsys):
-    own = ["--trainer.callbacks+=gan.callbacks.fid.FIDTracker", "--trainer.callbacks.extractor=commands.Pooled"]
+    own = ["--trainer.callbacks+=gan.callbacks.fid_tracker.FIDTracker", "--trainer.callbacks.extractor=commands.Pooled"]
     last = fit(tmp_path / "run", *DIGITS, *own, "--trainer.callbacks.final_samples=300")
     assert {"fid/mnist_cnn", "fid/pooled"} <= table(tmp_path / "run")[-1].keys()
     capsys.readouterr()

@@ -16,8 +16,8 @@ from gan import GAN
 from gan.callbacks import GeneratorEMA
 from gan.losses import NonSaturating, RelativisticPaired, Wasserstein
 from gan.networks import DCGANDiscriminator, DCGANGenerator, Discriminator, MLPDiscriminator, MLPGenerator
+from gan.optim import WarmupCosine
 from gan.penalties import DRAGAN, R1, GradientPenalty
-from gan.schedulers import WarmupCosine
 
 SHAPE = (1, 28, 28)
 

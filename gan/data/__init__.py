@@ -2,6 +2,6 @@
 
 from gan.data.memory import InMemoryDataModule, InMemoryLoader
 from gan.data.mnist import MNISTDataModule
-from gan.data.named import NamedDataModule
+from gan.data.torchvision import TorchvisionDataModule
 
-__all__ = ["InMemoryDataModule", "InMemoryLoader", "MNISTDataModule", "NamedDataModule"]
+__all__ = ["InMemoryDataModule", "InMemoryLoader", "MNISTDataModule", "TorchvisionDataModule"]

@@ -7,8 +7,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-# The float32 just below 2/255. The one nearest to 2/255 lies above it and would take 255 to 1.0000001.
-SCALE = 0.00784313678741455
+from gan.images import SCALE
 
 SPLIT_SEED = 0  # of the validation split: a constant, so that scores of runs with different seeds compare
 EVAL_BATCH_SIZE = 500  # at least; without gradients a larger batch is only faster

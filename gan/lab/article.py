@@ -24,8 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from gan.clipping import Gradients
 from gan.data import MNISTDataModule
+from gan.gradients.clip import Gradients
 from gan.lab.experiment import Check, Progress, Result, Table, silent
 from gan.lab.figures import BLUE, FAINT, GREEN, ORANGE, PURPLE, SKY, VERMILION, label_lines, panels, styled
 from gan.lab.unscaled import unscaled

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gan.clipping import Adaptive, Auto, ByNorm, ByValue, Gradients
 from gan.data import MNISTDataModule
+from gan.gradients.clip import Adaptive, Auto, ByNorm, ByValue, Gradients
 from gan.lab import perfect_discriminator as judging
 from gan.lab import weight_clipping as deep
 from gan.lab.experiment import Check, Progress, Result, Table, silent
@@ -75,7 +75,7 @@ def run(
     Args:
         seed: Of everything random.
         progress: Is told how far it is.
-        clips: Name to what makes a `gan.clipping.Clip`; "by norm" is drawn.
+        clips: Name to what makes a `gan.gradients.clip.Clip`; "by norm" is drawn.
         penalty: Of the discriminator of digits; none by default.
         limits: What the critics' weights are clipped to.
     """

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gan.clipping import ByNorm, ByValue, Clip, Gradients
+from gan.gradients.clip import ByNorm, ByValue, Clip, Gradients
 from gan.lab.experiment import Check, Progress, Result, Table, silent
 from gan.lab.figures import BLUE, FAINT, GREEN, ORANGE, PURPLE, SKY, VERMILION, label_lines, panels, styled
 from gan.networks.layers import normalize_weights

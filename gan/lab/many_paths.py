@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 
-from gan.clipping import Gradients
+from gan.gradients.clip import Gradients
 from gan.lab.experiment import Check, Progress, Result, Table, silent
 from gan.lab.figures import BLUE, GREEN, SKY, VERMILION, key, panels, styled
 from gan.losses import Loss, NonSaturating, Saturating

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from gan.clipping import Gradients
 from gan.data import MNISTDataModule
+from gan.gradients.clip import Gradients
 from gan.lab.experiment import Check, Progress, Result, Table, silent
 from gan.lab.figures import BLUE, GREEN, VERMILION, key, panels, styled
 from gan.losses import Loss, NonSaturating, Saturating

@@ -1,10 +1,11 @@
 """Generators and discriminators: read `mlp` first, then `dcgan` and `resnet`; `network` is the contract."""
 
+from gan.networks.checks import check_pair, judges_each_alone
 from gan.networks.dcgan import DCGANDiscriminator, DCGANGenerator
 from gan.networks.deep import DeepMLPDiscriminator, DeepMLPGenerator, hidden_layers
-from gan.networks.handling import check_pair, evaluating, frozen, judges_each_alone
 from gan.networks.layers import Norm
 from gan.networks.mlp import MLPDiscriminator, MLPGenerator
+from gan.networks.modes import evaluating, frozen
 from gan.networks.network import Discriminator, Generator, Network
 from gan.networks.resnet import ResidualBlock, ResNetDiscriminator, ResNetGenerator
 

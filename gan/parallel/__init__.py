@@ -1,8 +1,8 @@
 """What one process does not need: two networks on several of them."""
 
+from gan.parallel.checks import check_manual, check_settings, check_strategy, replace_lightnings
 from gan.parallel.ddp import DDP
 from gan.parallel.fsdp2 import FSDP2, class_name, is_sharded, shard
-from gan.parallel.strategies import check_manual, check_settings, check_strategy, replace_lightnings
 
 __all__ = [
     "DDP",

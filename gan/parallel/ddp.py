@@ -12,12 +12,12 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gan.parallel.together import Together
+from gan.parallel.base import TwoNetworkStrategy
 
 YIELD = getattr(os, "sched_yield", lambda: None)  # Windows has none
 
 
-class DDP(Together, DDPStrategy):
+class DDP(TwoNetworkStrategy, DDPStrategy):
     """Data-parallel training of networks that step in turn: each step averages the gradients of its own network.
 
     Lightning's DDPStrategy wraps the whole module, so that every backward reduces both networks, or fails because one

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
 from gan.checkpoints import part_name, parts, put, read, rebuild, remove, unfinished, write
-from gan.parallel.together import Together
+from gan.parallel.base import TwoNetworkStrategy
 
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "16-true")  # all that Lightning knows for sharded weights
 WHOLE_WEIGHTS = ("Adafactor", "Muon", "Rprop", "SparseAdam")  # optimizers that fail on shards, by torch 2.14
@@ -27,7 +27,7 @@ WHOLE_WEIGHTS = ("Adafactor", "Muon", "Rprop", "SparseAdam")  # optimizers that 
 T = TypeVar("T")
 
 
-class FSDP2(Together, ModelParallelStrategy):
+class FSDP2(TwoNetworkStrategy, ModelParallelStrategy):
     """Shards weights, gradients and optimizer states over all processes, one network at a time.
 
     Each process keeps its share of every parameter. A network is whole only while it computes, which costs one

@@ -13,7 +13,7 @@ from torch.nn.functional import softplus
 from torch.optim import SGD, Adam
 
 from gan.callbacks import GradientClipping
-from gan.clipping import Adaptive, Auto, ByNorm, ByValue
+from gan.gradients.clip import Adaptive, Auto, ByNorm, ByValue
 
 
 class Table(Logger):

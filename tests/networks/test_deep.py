@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from gan.gradients import Watch
+from gan.gradients import Probe
 from gan.networks import DeepMLPDiscriminator, DeepMLPGenerator, hidden_layers
 
 SHAPE = (1, 8, 8)
@@ -15,10 +15,10 @@ def ratio(**settings) -> float:
     torch.manual_seed(0)
     discriminator = DeepMLPDiscriminator((1, 28, 28), **settings)
     images = torch.rand(64, 1, 28, 28) * 2 - 1
-    with Watch(discriminator, 64) as watch:
+    with Probe(discriminator, 64) as probe:
         logits = discriminator(images)
     logits.mean().backward()
-    first, last = (torch.cat(watch.norms[f"hidden.{layer}.linear"]).norm() for layer in (0, settings["depth"] - 1))
+    first, last = (torch.cat(probe.norms[f"hidden.{layer}.linear"]).norm() for layer in (0, settings["depth"] - 1))
     return (first / last).item()
 
 

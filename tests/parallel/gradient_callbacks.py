@@ -10,9 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import sharded
 import torch
-from cases import Record
 from conftest import SmallMNIST
 from lightning import Callback, Trainer
 from torch import nn
@@ -20,10 +18,12 @@ from torch.optim import SGD, Adam
 
 from gan import GAN
 from gan.callbacks import GeneratorEMA, GradientClipping, NonFiniteGuard
-from gan.clipping import Adaptive, Auto, ByNorm, ByValue, local
+from gan.gradients.clip import Adaptive, Auto, ByNorm, ByValue, local
 from gan.losses import NonSaturating
 from gan.networks import DCGANDiscriminator, DCGANGenerator, MLPDiscriminator, MLPGenerator
 from gan.parallel import DDP, FSDP2
+from parallel import sharded
+from parallel.cases import Record
 
 SHAPE = (1, 28, 28)
 BATCH = 16  # images over all processes

@@ -6,7 +6,6 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-import sharded
 import torch
 from conftest import SmallMNIST
 from lightning import Callback, Trainer
@@ -18,6 +17,7 @@ from gan.losses import Hinge, RelativisticPaired
 from gan.networks import DCGANDiscriminator, DCGANGenerator, MLPDiscriminator, MLPGenerator
 from gan.parallel import DDP, FSDP2, replace_lightnings
 from gan.penalties import DRAGAN, R1
+from parallel import sharded
 
 SHAPE = (1, 28, 28)
 BATCH = 16  # images over all processes

@@ -5,16 +5,16 @@ import warnings
 from functools import partial
 from pathlib import Path
 
-import sharded
 import torch
 from commands import Pooled
 from conftest import SmallMNIST
 from lightning import Callback
-from sharded import make_gan, make_trainer
 
 from gan.callbacks import FIDTracker, GeneratorEMA, RunCheckpoint
 from gan.losses import Hinge
 from gan.parallel import DDP, FSDP2, replace_lightnings
+from parallel import sharded
+from parallel.sharded import make_gan, make_trainer
 
 NUM = 1130  # images: five chunks, the last one short, which two or three processes cannot share evenly
 

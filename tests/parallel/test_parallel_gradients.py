@@ -7,7 +7,8 @@ import pytest
 import torch
 from commands import process
 from conftest import ROOT
-from gradient_callbacks import ALL, CLIPS, FAILURES, STRATEGIES, WHERE
+
+from parallel.gradient_callbacks import ALL, CLIPS, FAILURES, STRATEGIES, WHERE
 
 NAMES = {
     "image": "real image 3 of the batch",

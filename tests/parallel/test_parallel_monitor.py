@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from commands import equal, load, process
 from conftest import ROOT
-from monitored import SHARDED, fit, with_penalties
 
 from gan import GAN
+from parallel.monitored import SHARDED, fit, with_penalties
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ import pytest
 import torch
 from commands import Pooled, load, process
 from conftest import ROOT, SmallMNIST
-from sharded import make_trainer
 
-from gan.callbacks.scores import Judge
 from gan.generate import load as load_gan
+from gan.metrics.evaluator import Judge
+from parallel.sharded import make_trainer
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,353 @@
+"""How near a run's images have come to real ones, as it trains and when it has ended.
+
+FID: Heusel et al. 2017, arXiv 1706.08500.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import mean
+from typing import Any, Literal
+
+import torch
+from lightning import Callback, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.seed import isolate_rng
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from gan.callbacks.image_logger import save_grid, tensorboards
+from gan.callbacks.run_progress import say
+from gan.checkpoints import step_path
+from gan.metrics import fingerprint, load_features
+from gan.metrics.evaluator import Generated, Judge, NotFinite, sampled
+from gan.module import GAN
+from gan.parallel.fsdp2 import shard_like
+
+ROWS = {  # of the table: a score, what it is called, and how it is written
+    "fid": ("FID", "{:.3f}"),
+    "fid_infinity": ("FID of infinitely many", "{:.3f}"),
+    "kid": ("KID", "{:.5f}"),
+    "precision": ("precision", "{:.3f}"),
+    "recall": ("recall", "{:.3f}"),
+    "density": ("density", "{:.3f}"),
+    "coverage": ("coverage", "{:.3f}"),
+    "modes_covered": ("classes covered", "{:.0f}"),
+    "entropy": ("entropy of the classes, nats", "{:.3f}"),
+    "inception_score": ("inception score", "{:.3f}"),
+    "accuracy_score": ("accuracy of a classifier trained on it", "{:.3f}"),
+}
+
+
+class FIDTracker(Callback):
+    """Scores the generator during training and in `validate`: FID, KID, precision, recall, density, coverage.
+
+    Where the extractor is a classifier, also the classes covered, their entropy and the inception score. The averaged
+    generator is scored where there is one. Generated images are held against the test images; the floor is the mean
+    FID that real training images have there, of up to five draws of as many of them. Below all of these a generator
+    has learnt images by heart, or something is measured wrongly: that is a warning. Nothing here touches training,
+    and no score is ever NaN: where there is none, a warning says why.
+
+    During training all scores are of the same latents, so that a curve shows the weights and not the draw. At the end,
+    the generator of the best score, or where no checkpoint has it the last one, is scored again, with other latents and
+    more of them: the lowest of many scores is in part luck.
+
+    The scalars are `fid/<extractor>` and so on; `ModelCheckpoint(monitor="fid/mnist_cnn")` can watch them, and
+    RunCheckpoint keeps `best.ckpt` by the first tracker of a run.
+
+    Args:
+        extractor: What sees the images: `auto` for the one that is shipped for the data, the name of a shipped one, the
+            path of a file that `scripts/train_features.py` has written, or a module that turns images (N, C, H, W) in
+            [-1, 1] into features (N, D). It may have a method `classify` that turns those into logits (N, K).
+        every: Batches or epochs between two scores.
+        unit: What `every` counts. The end of a run is scored in any case.
+        num_samples: Images that are generated for a score in training.
+        final_samples: Images that are generated for the report at the end, and in `validate`.
+
+    Raises:
+        ValueError: if a setting is out of range, the extractor cannot be used, or there are no real images.
+    """
+
+    def __init__(
+        self,
+        extractor: Literal["auto"] | nn.Module | str = "auto",  # in this order: a name is looked up among all modules
+        every: int = 500,
+        unit: Literal["batches", "epochs"] = "batches",
+        num_samples: int = 1000,
+        final_samples: int = 10_000,
+    ):
+        if every < 1:
+            raise ValueError(f"FIDTracker's every is a number of {unit} of at least 1, and is {every}")
+        for name, number in (("num_samples", num_samples), ("final_samples", final_samples)):
+            if number < 20:
+                raise ValueError(f"FIDTracker's {name} is a number of images of at least 20, and is {number}")
+        self.extractor = extractor
+        self.every = every
+        self.unit = unit
+        self.num_samples = num_samples
+        self.final_samples = final_samples
+        self.judge: Judge | None = None
+        self.best: float | None = None  # the lowest FID in training
+        self.best_step = -1  # the batches completed when it was measured
+        self.latest: dict[str, float] = {}  # the latest scores in training, and their `step`
+        self._scored_at = -1
+        self._module: nn.Module | None = None
+        self._id = ""  # what tells the extractor from all others
+        self._own = extractor if isinstance(extractor, str) else fingerprint(extractor)
+        self._trainer: Trainer | None = None
+
+    @property
+    def state_key(self) -> str:
+        return f"FIDTracker {self._own}"
+
+    def state_dict(self) -> dict[str, Any]:
+        what = [self._id, self.num_samples]
+        return {"best": self.best, "best_step": self.best_step, "latest": self.latest, "what": what}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        # Scores of other features, or of another number of images, do not compare.
+        if state["what"] == [self._id, self.num_samples]:
+            self.best, self.best_step, self.latest = state["best"], state["best_step"], state.get("latest", {})
+
+    # ------------------------------------------------------------------ start
+
+    def setup(self, trainer: Trainer, pl_module: GAN, stage: str) -> None:
+        if stage not in ("fit", "validate", "test"):
+            return
+        if trainer is not self._trainer:
+            self._trainer, self.best, self.best_step, self._scored_at, self.latest = trainer, None, -1, -1, {}
+        choice, data = self.extractor, trainer.datamodule
+        if choice == "auto":
+            choice = getattr(data, "extractor", None)
+            if choice is None:
+                self._module = None
+                return  # `on_train_start` says so
+        if data is None:
+            raise ValueError("FIDTracker needs training and test images: give the trainer a data module")
+        if stage == "validate" and trainer.limit_val_batches == 0:
+            raise ValueError("there is nothing to validate on: set data.validation_size above 0, or use `test`")
+        with isolate_rng():  # a network draws the weights that it starts with
+            self._module = load_features(choice) if isinstance(choice, str) else choice
+        self._module.eval().requires_grad_(False)
+        self.name, self._id = name_of(choice), fingerprint(self._module)
+        loop = {"validate": trainer.validate_loop, "test": trainer.test_loop}.get(stage)
+        if loop is not None and active_trackers(trainer)[0] is self:
+            # Lightning's table would show the same scores, without saying what they are.
+            self._verbose, loop.verbose = loop.verbose, False
+
+    @property
+    def active(self) -> bool:
+        """Whether there is something to see images with."""
+        return self._module is not None
+
+    def prepare(self, trainer: Trainer) -> None:
+        """Measures the real images, unless that is done."""
+        data = trainer.datamodule
+        if self.judge is not None and (self.judge.trainer, self.judge.extractor, self._data) == (
+            trainer,
+            self._module,
+            data,
+        ):
+            return
+        self._module.to(trainer.strategy.root_device)
+        with isolate_rng():  # loaders and data sets may draw from it
+            for stage in ("fit", "test"):  # in one order on all processes
+                if stage != trainer.state.fn:
+                    data.setup(stage)
+            try:
+                train, test = data.train_dataloader(), data.test_dataloader()
+            except MisconfigurationException as error:
+                raise ValueError(
+                    f"FIDTracker needs training and test images, and {type(data).__name__} does not give both: {error}"
+                ) from error
+            self.judge = Judge(trainer, self._module, train, test)
+        self._data = data
+
+    def on_fit_start(self, trainer: Trainer, pl_module: GAN) -> None:
+        if self.active:
+            self.prepare(trainer)
+
+    # ------------------------------------------------------------------ training
+
+    def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:
+        if self.active:
+            say(trainer, f"FID            of {self.terms(self.num_samples)}")
+        else:
+            data = "these images" if trainer.datamodule is None else type(trainer.datamodule).__name__
+            reason = f"no features are shipped for {data}; scripts/train_features.py trains some"
+            say(trainer, f"FID            none: {reason}")
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: GAN, outputs: Any, batch: Any, batch_idx: int) -> None:
+        step = trainer.global_step
+        if (self.unit == "batches" and step % self.every == 0) or step == trainer.max_steps:
+            self.track(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: GAN) -> None:
+        epoch = trainer.current_epoch + 1
+        last = trainer.should_stop or epoch == trainer.max_epochs
+        if last or (self.unit == "epochs" and epoch % self.every == 0):
+            self.track(trainer, pl_module)
+
+    def track(self, trainer: Trainer, pl_module: GAN) -> None:
+        """Scores the generator of this batch, and logs it."""
+        if not self.active or trainer.global_step == self._scored_at:
+            return
+        self._scored_at = trainer.global_step
+        generated = self.generate(pl_module, self.num_samples, "curve")
+        if generated is None:
+            return
+        scores = self.judge.scores(generated) | {"fid_floor": mean(self.judge.floor(self.num_samples))}
+        scores = trainer.strategy.broadcast(scores)  # processors of two kinds may round otherwise
+        self.latest = {"step": trainer.global_step, **scores}
+        pl_module.log_scalars(self.named(scores))
+        self.draw_classes(trainer, generated)
+        if self.best is None or scores["fid"] < self.best:
+            self.best, self.best_step = scores["fid"], trainer.global_step
+
+    def generate(self, pl_module: GAN, num: int, noise: str) -> Generated | None:
+        """Images and their features; None, with a warning, where they have none. Warns of scores that are too good."""
+        try:
+            generated = self.judge.generate(pl_module, num, noise)
+        except NotFinite as error:
+            rank_zero_warn(f"no FID of batch {pl_module.global_step:,}: {error}")
+            return None
+        fid, draws = self.judge.fid(generated), self.judge.floor(num)
+        if fid < min(draws) and num <= len(self.judge.training):
+            rank_zero_warn(
+                f"FID {fid:.4f} is below the floor, {min(draws):.4f} to {max(draws):.4f} for real training images: too "
+                "good to be true. The generator has learnt images by heart (see samples/nearest), or test images are "
+                "among those it trains on"
+            )
+        return generated
+
+    def draw_classes(self, trainer: Trainer, generated: Generated) -> None:
+        logits = self.judge.logits(generated.features)
+        if logits is None:
+            return
+        edges = torch.arange(logits.shape[1] + 1).sub(0.5).tolist()
+        for logger in tensorboards(trainer):
+            logger.experiment.add_histogram(f"classes/{self.name}", logits.argmax(1), trainer.global_step, bins=edges)
+
+    # ------------------------------------------------------------------ the end
+
+    def on_train_end(self, trainer: Trainer, pl_module: GAN) -> None:
+        if not self.active or self._scored_at < 0:
+            return
+        weights = best_weights(trainer, pl_module, self.best_step)
+        step = trainer.global_step if weights is None else self.best_step
+        with holding(sampled(pl_module), weights), isolate_rng():
+            generated = self.generate(pl_module, self.final_samples, "report")
+            if generated is None:
+                return
+            sheet = self.judge.nearest_images(pl_module, 16, "report")
+        fid, best = self.judge.fid(generated), step == self.best_step
+        if best:
+            for logger in trainer.loggers:
+                logger.log_metrics(self.named({"fid_of_best": fid}), step=trainer.global_step)
+        save_grid(trainer, "nearest", sheet.flatten(0, 1), columns=sheet.shape[1])
+        which = f"{step:,}, the best" if best else f"{step:,}"
+        say(trainer, f"FID            {fid:.3f} of batch {which}; {self.terms(self.final_samples)}")
+
+    # ------------------------------------------------------------------ validate
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: GAN) -> None:
+        if trainer.state.fn == "fit" or not self.active:
+            return
+        self.prepare(trainer)
+        self.table = None
+        generated = self.generate(pl_module, self.final_samples, "report")
+        if generated is None:
+            return
+        scores = self.judge.scores(generated)
+        more = {
+            "fid_infinity": self.judge.fid_infinity(generated),
+            "accuracy_score": self.judge.accuracy_score(pl_module, self.final_samples, "report"),
+        }
+        scores |= {metric: value for metric, value in more.items() if value is not None}
+        pl_module.log_dict(self.named(scores), sync_dist=True)
+        self.table = scores, self.judge.real_scores(self.final_samples)
+
+    on_test_epoch_end = on_validation_epoch_end
+
+    def on_validation_end(self, trainer: Trainer, pl_module: GAN) -> None:
+        trackers = active_trackers(trainer)
+        if trainer.state.fn == "fit" or not trackers or trackers[0] is not self:
+            return
+        if self._verbose and trainer.is_global_zero:
+            console = Console(highlight=False, soft_wrap=True)
+            for one in trackers:
+                console.print(f"Scores of {one.terms(one.final_samples)}")
+                console.print(table(one.table))
+            loss = float(trainer.callback_metrics["validation/discriminator"])
+            console.print(f"Loss of the discriminator on images it has not seen: {loss:.3f}")
+
+    on_test_end = on_validation_end
+
+    # ------------------------------------------------------------------ words
+
+    def named(self, scores: dict[str, float]) -> dict[str, float]:
+        return {f"{metric}/{self.name}": value for metric, value in scores.items()}
+
+    def terms(self, num: int) -> str:
+        """What a score of `num` images is by, without which it means nothing."""
+        real, training, floor = len(self.judge.real), len(self.judge.training), mean(self.judge.floor(num))
+        few = f" (of {training:,})" if training < num else ""
+        return f"{num:,} images against {real:,} test images, by {self.name} {self._id}; floor {floor:.3f}{few}"
+
+
+def active_trackers(trainer: Trainer) -> list[FIDTracker]:
+    return [one for one in trainer.callbacks if isinstance(one, FIDTracker) and one.active]
+
+
+def name_of(extractor: str | nn.Module) -> str:
+    """What an extractor is called in the names of scalars: mnist_cnn, inception."""
+    if isinstance(extractor, str):
+        return Path(extractor).stem
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(extractor).__name__).lower()
+
+
+def best_weights(trainer: Trainer, gan: GAN, step: int) -> dict[str, Any] | None:
+    """What images came from after batch `step`, by the checkpoint of that batch; None where that cannot be used."""
+    if step in (-1, trainer.global_step):
+        return None
+    weights = None
+    try:
+        path = step_path(Path(trainer.default_root_dir, "checkpoints"), step)
+        state = trainer.strategy.load_checkpoint(path, weights_only=True)["state_dict"]
+        prefix = "generator_ema." if any(name.startswith("generator_ema.") for name in state) else "generator."
+        weights = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        own = sampled(gan).state_dict()
+        weights = {name: shard_like(weights[name], own[name]) for name in own}
+    except Exception as error:  # a damaged file can raise anything, and the run has trained to its end
+        rank_zero_warn(f"the best generator, of batch {step:,}, cannot be scored again: {error}")
+    usable = trainer.strategy.reduce_boolean_decision(weights is not None, all=True)
+    return weights if usable else None
+
+
+@contextmanager
+def holding(network: nn.Module, weights: dict[str, Any] | None) -> Iterator[None]:
+    """Lends weights to a network, if there are any, and gives it its own again."""
+    if weights is None:
+        yield
+        return
+    own = {name: value.clone() for name, value in network.state_dict().items()}
+    network.load_state_dict(weights)
+    try:
+        yield
+    finally:
+        network.load_state_dict(own)
+
+
+def table(scores: tuple[dict[str, float], dict[str, float]] | None) -> Table:
+    """Scores of generated images, beside those of as many real ones."""
+    rows = Table("score")
+    for images in ("generated", "real"):
+        rows.add_column(images, justify="right")
+    generated, real = scores or ({}, {})
+    for metric, (name, form) in ROWS.items():
+        if metric in generated:
+            rows.add_row(name, form.format(generated[metric]), form.format(real[metric]) if metric in real else "")
+    return rows

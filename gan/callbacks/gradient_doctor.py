@@ -1,0 +1,237 @@
+"""Says what a run suffers from, why, and which setting cures it."""
+
+import warnings
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, Trainer
+
+from gan.callbacks.fid_tracker import FIDTracker, active_trackers
+from gan.callbacks.gradient_monitor import GradientMonitor
+from gan.callbacks.image_logger import tensorboards
+from gan.callbacks.non_finite_guard import NonFiniteGradient, NonFiniteGuard
+from gan.callbacks.run_progress import say
+from gan.checkpoints import replacing
+from gan.gradients import GradientStats, NetworkStats
+from gan.gradients.diagnose import (
+    NETWORKS,
+    SYMPTOM_NAMES,
+    WINDOW,
+    Finding,
+    Record,
+    Score,
+    Thresholds,
+    diagnose,
+    non_finite_gradients,
+)
+from gan.module import GAN
+
+NOTHING = "nothing wrong with the gradients"
+
+
+class GradientDoctor(Callback):
+    """Diagnoses a run by what GradientMonitor measures and FIDTracker scores: `gan.gradients.diagnose` has the rules.
+
+    A condition is told once, when it begins: on the terminal, in TensorBoard's text tab and in `report.md` in the run's
+    folder, with the figures and with the settings that cure it. One that comes back is told again.
+
+    Args:
+        patience: Measurements in a row that show a condition before it is told, and that do not before it is over.
+            What cannot be but wrong, as data in another range, is told at once.
+        thresholds: Where each condition begins; those of `gan.gradients.diagnose.Thresholds` if not given.
+
+    Raises:
+        ValueError: if `patience` is below 1, or there is no GradientMonitor before it among the callbacks.
+    """
+
+    def __init__(self, patience: int = 2, thresholds: Thresholds | None = None):
+        if patience < 1:
+            raise ValueError(f"GradientDoctor's patience is a number of measurements of at least 1, and is {patience}")
+        self.patience = patience
+        self.thresholds = thresholds or Thresholds()
+        self.signals: list[GradientStats] = []  # the latest, without histograms
+        self.scores: list[Score] = []  # the latest
+        self.measured = 0
+        self.non_finite = 0  # gradients, up to the latest measurement
+        self.seen: dict[str, int] = {}  # by condition: measurements in a row that show it, or below 0 that do not
+        self.told: list[dict[str, Any]] = []  # findings, each with the batches `since` and, if it is over, `until`
+
+    @property
+    def present(self) -> dict[str, dict[str, Any]]:
+        """The conditions told of that are not over, by name."""
+        return {one["name"]: one for one in self.told if one["until"] is None}
+
+    # ------------------------------------------------------------------ Lightning's hooks
+
+    def on_fit_start(self, trainer: Trainer, pl_module: GAN) -> None:
+        before = trainer.callbacks[: trainer.callbacks.index(self)]
+        monitors = [one for one in before if isinstance(one, GradientMonitor)]
+        if not monitors:
+            raise ValueError(
+                "GradientDoctor reads what GradientMonitor measures: put a GradientMonitor before it in "
+                "trainer.callbacks, or leave the doctor out"
+            )
+        self.monitor = monitors[-1]
+        self.tracker = next(iter(active_trackers(trainer)), None)
+        self.guards = [one for one in trainer.callbacks if isinstance(one, NonFiniteGuard)]
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: GAN, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self.tracker is not None:
+            self.take(self.tracker)
+        signals = self.monitor.signals
+        if signals is None or signals.step != trainer.global_step:
+            return
+        self.measured += 1
+        self.signals = [*self.signals, compact(signals)][-WINDOW:]
+        findings = diagnose(Record(self.signals, self.scores), self.thresholds)
+        self.note(trainer, findings + self.found_by_guards())
+
+    def on_train_end(self, trainer: Trainer, pl_module: GAN) -> None:
+        if not self.measured:
+            return
+        self.write(trainer)
+        report = Path(trainer.default_root_dir, "report.md")
+        words = ", ".join(self.present) or NOTHING
+        past = sum(one["until"] is not None for one in self.told)
+        past = f"; {past} condition{'s' * (past > 1)} came and went" if past else ""
+        say(trainer, f"doctor         {words}{past}, in {self.measured:,} measurements: {report}")
+        for board in tensorboards(trainer):
+            board.experiment.add_text("doctor/report", self.report(report.parent), trainer.global_step)
+
+    def on_exception(self, trainer: Trainer, pl_module: GAN, exception: BaseException) -> None:
+        why = str(exception) if isinstance(exception, NonFiniteGradient) else ""  # else something came after a skip
+        if hasattr(self, "guards") and (found := self.found_by_guards(why)):
+            self.tell(trainer, found[0])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "signals": [asdict(one) for one in self.signals],
+            "scores": [asdict(one) for one in self.scores],
+            **{name: getattr(self, name) for name in ("measured", "non_finite", "seen", "told")},
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.signals = [signals_of(one) for one in state_dict["signals"]]
+        self.scores = [Score(**one) for one in state_dict["scores"]]
+        for name in ("measured", "non_finite", "seen", "told"):
+            setattr(self, name, state_dict[name])
+
+    # ------------------------------------------------------------------ findings
+
+    def take(self, tracker: FIDTracker) -> None:
+        """Takes down the latest score."""
+        latest = tracker.latest
+        if latest and (not self.scores or latest["step"] > self.scores[-1].step):
+            covered = int(latest["modes_covered"]) if "modes_covered" in latest else None
+            score = Score(latest["step"], latest["fid"], latest["fid_floor"], covered, tracker.judge.num_classes)
+            self.scores = [*self.scores, score][-WINDOW:]
+
+    def found_by_guards(self, why: str = "") -> list[Finding]:
+        """What a NonFiniteGuard has met since the measurement before."""
+        count = sum(sum(guard.counts.values()) for guard in self.guards)
+        new, self.non_finite = count - self.non_finite, count
+        if new <= 0:
+            return []
+        times = "once" if new == 1 else f"{new:,} times"
+        why = why or f"a gradient was infinite or NaN, {times} since the measurement before, and NonFiniteGuard acted"
+        return [non_finite_gradients(why)]
+
+    def note(self, trainer: Trainer, findings: list[Finding]) -> None:
+        """Tells of conditions that begin, and closes those that are over."""
+        by_name = {finding.name: finding for finding in findings}
+        hidden = SYMPTOM_NAMES if by_name.keys() - set(SYMPTOM_NAMES) else ()  # were not looked for
+        for name in by_name.keys() | self.seen.keys() - set(hidden):
+            streak = self.seen.get(name, 0)
+            self.seen[name] = max(streak, 0) + 1 if name in by_name else min(streak, 0) - 1
+        for finding in findings:
+            if finding.name not in self.present and (finding.certain or self.seen[finding.name] >= self.patience):
+                self.tell(trainer, finding)
+        for name, one in self.present.items():
+            if self.seen.get(name, 0) <= -self.patience:
+                one["until"] = trainer.global_step
+                say(trainer, f"doctor         batch {trainer.global_step:,}: {name} is over")
+                self.write(trainer)
+
+    def tell(self, trainer: Trainer, finding: Finding) -> None:
+        step = trainer.global_step
+        self.told.append({**asdict(finding), "since": step, "until": None})
+        say(trainer, f"doctor         batch {step:,}: {finding.name}. {sentence(finding.why)}")
+        for number, cure in enumerate(finding.cures):
+            say(trainer, f"               {'or' if number else 'cure:'} {cure.replace('`', '')}")
+        self.write(trainer)
+        for board in tensorboards(trainer):
+            board.experiment.add_text("doctor", "\n".join(paragraph(self.told[-1])), step)
+
+    def write(self, trainer: Trainer) -> None:
+        """Writes `report.md` anew."""
+        if not trainer.is_global_zero:
+            return
+        path = Path(trainer.default_root_dir, "report.md")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as partial:
+                partial.write_text(self.report(path.parent))
+        except OSError as error:
+            warnings.warn(f"cannot write {path}: {error}", stacklevel=2)
+
+    # ------------------------------------------------------------------ words
+
+    def report(self, folder: Path) -> str:
+        """What was found, and the latest figures, as Markdown in the run's folder."""
+        step = self.signals[-1].step if self.signals else 0
+        lines = ["# What the gradients say", ""]
+        lines += [f"{self.measured:,} measurements up to batch {step:,}: {', '.join(self.present) or NOTHING}.", ""]
+        for one in self.told:
+            until = "now" if one["until"] is None else f"batch {one['until']:,}"
+            lines += [f"## {one['name'].capitalize()}: batch {one['since']:,} to {until}", "", *paragraph(one), ""]
+        if self.signals:
+            lines += ["## The latest figures", "", *figures(self.signals[-1], self.scores), ""]
+            maps = {name: f"gradients/heatmap_{name}.png" for name in NETWORKS}
+            if all((folder / path).exists() for path in maps.values()):  # they are drawn at the end
+                lines += ["Layer by layer, over the run:", ""]
+                lines += [f"![{name}]({path})" for name, path in maps.items()]
+        return "\n".join(lines) + "\n"
+
+
+def compact(signals: GradientStats) -> GradientStats:
+    """GradientStats without the histograms, which are most of them and which no rule reads."""
+    networks = {name: replace(getattr(signals, name), histograms={}) for name in NETWORKS}
+    return replace(signals, **networks)
+
+
+def signals_of(plain: dict[str, Any]) -> GradientStats:
+    """The inverse of `asdict`."""
+    networks = {name: NetworkStats(**plain[name]) for name in NETWORKS}
+    ranges = {name: tuple(plain[name]) for name in ("range_real", "range_fake")}
+    return GradientStats(**(plain | networks | ranges))
+
+
+def sentence(why: str) -> str:
+    return f"{why[:1].upper()}{why[1:].rstrip('.')}."
+
+
+def paragraph(told: dict[str, Any]) -> list[str]:
+    """A finding in Markdown."""
+    cures = [f"- {cure}" for cure in told["cures"]]
+    heading = "What cures it, the first to try first:"
+    return [sentence(told["why"]), "", heading, "", *cures, "", f"See {told['reference']}."]
+
+
+def figures(signals: GradientStats, scores: list[Score]) -> list[str]:
+    """The latest figures, as a table."""
+    rows = [
+        ("gradient that reaches the generated images", f"{signals.image_gradient:.2g}"),
+        ("slope of the discriminator at generated images", f"{signals.slope_fake:.2g}"),
+        ("its steepest slope", f"{signals.lipschitz:.2g}"),
+        ("logit of real, of generated images", f"{signals.logit_real:.2g}, {signals.logit_fake:.2g}"),
+        ("distance between generated over between real images", f"{signals.spread:.2g}"),
+    ]
+    for name in NETWORKS:
+        network: NetworkStats = getattr(signals, name)
+        rows.append((f"{name}: gradient at the first layer over the last", f"{network.first_to_last:.2g}"))
+        if network.update_ratio is not None:
+            rows.append((f"{name}: change of the weights in a batch", f"{network.update_ratio:.2g}"))
+    if scores:
+        rows.append((f"FID of batch {scores[-1].step:,}", f"{scores[-1].fid:.3g}"))
+    return ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]

@@ -1,0 +1,269 @@
+"""What flows back through both networks, for charts, for the eye and for whoever has to say why training dies."""
+
+import math
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning import Callback, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_warn
+from PIL import Image
+from torch import Tensor, nn
+from torch.distributed import DistError
+from torch.distributed.tensor import DTensor
+from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
+
+from gan.callbacks.gradient_clipping import NETWORKS, GradientClipping
+from gan.gradients import BINS, GradientStats, NetworkStats, measure, trainable, untouched, updates, weights
+from gan.gradients.heatmap import heat_map
+from gan.module import GAN
+
+MAX_COLUMNS = 200  # of a heat map
+
+
+class GradientMonitor(Callback):
+    """Measures the gradients of both networks, at each layer and at the images, and draws them.
+
+    Every so many batches it makes passes of its own over images of the batch to come: training is the same to the bit
+    with and without. `gan.gradients.GradientStats` says what is measured. The latest are in `signals`, from the end of
+    the batch on, for callbacks that come later in the trainer's list.
+
+    Scalars are called `gradients/...`; those of single layers, and histograms of single images' gradients, are for
+    TensorBoard alone. `grad_norm/<network>`, the norm of the gradient that the batch trains with, is logged too unless
+    there is a GradientClipping, which does. The heat map of each network, layers by batches, is the image
+    `gradients/heatmap_<network>` in TensorBoard and, at the end, `gradients/heatmap_<network>.png` in the run's folder.
+
+    Networks in shards (FSDP2) are measured like others. All processes must have as many images in a batch. Networks
+    that cannot be measured (with casts of their own, or reentrant checkpoints) are a warning, and train on.
+
+    Args:
+        every: Training batches from one measurement to the next. The first is in the first batch, and all are in
+            batches in which the generator steps.
+        images: Images, over all processes, that are measured with: so many of a batch, or all if it has fewer.
+
+    Raises:
+        ValueError: if `every` is below 1, or `images` below 2.
+    """
+
+    def __init__(self, every: int = 250, images: int = 64):
+        if every < 1:
+            raise ValueError(f"GradientMonitor's every is a number of training batches of at least 1, and is {every}")
+        if images < 2:
+            raise ValueError(f"GradientMonitor's images must be at least 2, and is {images}")
+        self.every = every
+        self.images = images
+        self.signals: GradientStats | None = None
+        self.columns: list[dict[str, Any]] = []  # of the heat maps: step, and for each network its layers' norms
+        self.stride = 1  # measurements to a column
+        self.measured = 0
+        self.pictures: Tensor | None = None  # of the module's fixed latents, small, at the latest measurement
+        self.able = True
+        self._measuring: GradientStats | None = None  # in the batch that is under way
+
+    def is_due(self, pl_module: GAN) -> bool:
+        """Whether to measure in the batch that is about to start."""
+        number = pl_module.global_step + 1
+        steps = number % pl_module.n_critic == 0
+        return steps and (number == pl_module.n_critic or number % self.every < pl_module.n_critic)
+
+    # ------------------------------------------------------------------ Lightning's hooks
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: GAN, batch: Any, batch_idx: int) -> None:
+        self._measuring = None
+        if not self.able or not self.is_due(pl_module):
+            return
+        step = pl_module.global_step
+        # No more than a pass of training has, for which there is memory.
+        real = batch[0][: max(2, min(self.images // trainer.world_size, len(batch[0]) // pl_module.accumulate))]
+        rng = pl_module.rng("monitor", step)
+        penalties = [penalty for penalty in pl_module.penalties if penalty.weight > 0]
+        self._norms: dict[str, float] = {}
+        try:
+            self._measuring = measure(
+                pl_module.generator,
+                pl_module.discriminator,
+                pl_module.loss,
+                real,
+                latents=pl_module.noise(torch.randn, rng, len(real), pl_module.generator.latent_dim),
+                mix=pl_module.noise(torch.rand, rng, len(real), *(1,) * (real.ndim - 1)),
+                penalties=[(penalty, pl_module.penalty_noise(penalty, rng, real)) for penalty in penalties],
+                one_pass=pl_module.one_pass,
+                step=step + 1,
+                seed=pl_module.rng("monitor layers", step, trainer.global_rank).initial_seed(),
+                over_processes=self.over_processes(trainer),
+            )
+        except RuntimeError as error:
+            if trainer.world_size > 1 and isinstance(error, torch.OutOfMemoryError | DistError):
+                raise  # not all processes have met it, and those would wait for this one
+            self.able = False  # what can be trained cannot always be measured
+            rank_zero_warn(f"GradientMonitor cannot measure these networks, and stops: {error}")
+            return
+        self._before = {name: weights(getattr(pl_module, name)) for name in NETWORKS}
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: GAN, optimizer: Optimizer) -> None:
+        if self._measuring is None or clips(trainer):
+            return
+        network = NETWORKS[trainer.optimizers.index(optimizer)]
+        parameters = trainable(getattr(pl_module, network)).values()
+        norm = get_total_norm([one.grad for one in parameters if one.grad is not None])
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        # Lightning leaves the loss scale of float16 training to optimizers that can take it out by themselves.
+        scaled = scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False)
+        self._norms[f"grad_norm/{network}"] = float(norm) / (scaler.get_scale() if scaled else 1)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: GAN, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self._measuring is None:
+            return
+        networks = {}
+        for name in NETWORKS:
+            measured = getattr(self._measuring, name)
+            layers = measured.parameter_gradients
+            of = getattr(pl_module, name), self._before[name], layers, self.over_processes(trainer)
+            ratio, ratios = updates(*of)
+            networks[name] = replace(measured, update_ratio=ratio, update_ratios=ratios)
+        self.signals = replace(self._measuring, **networks, movement=self.movement(pl_module))
+        self._measuring, self._before = None, {}
+        self.keep(self.signals)
+        self.show(trainer, self.signals)
+
+    def on_train_end(self, trainer: Trainer, pl_module: GAN) -> None:
+        if not trainer.is_global_zero or not self.columns:
+            return
+        for name in NETWORKS:
+            path = Path(trainer.default_root_dir, "gradients", f"heatmap_{name}.png")
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self.draw(name).save(path)
+            except OSError as error:
+                warnings.warn(f"cannot write {path}: {error}", stacklevel=2)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("columns", "stride", "measured", "pictures")}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for name, value in state_dict.items():
+            setattr(self, name, value)
+
+    def movement(self, pl_module: GAN) -> float | None:
+        """How far the images of the fixed latents have moved since the measurement before, on a scale of whole images.
+
+        Seen at 16x16 at most, which is enough for that and little to keep in a checkpoint.
+        """
+        before = self.pictures
+        with torch.no_grad(), untouched([pl_module.generator], pl_module.device, seed=0):
+            images = pl_module.generator(pl_module.fixed_latents)
+        size = [min(16, side) for side in images.shape[2:]]
+        self.pictures = nn.functional.interpolate(images.float(), size=size, mode="area").cpu()
+        if before is None:
+            return None
+        pixels = images[0].numel() / self.pictures[0].numel()
+        return (pixels * (self.pictures - before).square().flatten(1).sum(1).mean()).sqrt().item()
+
+    # ------------------------------------------------------------------ what becomes of the signals
+
+    def over_processes(self, trainer: Trainer) -> Any:
+        def reduce(tensor: Tensor, how: Literal["mean", "sum", "max"]) -> Tensor:
+            if trainer.world_size == 1:
+                return tensor
+            there = tensor.to(trainer.strategy.root_device)
+            return trainer.strategy.reduce(there, reduce_op=how).to(tensor.device)
+
+        return reduce
+
+    def keep(self, signals: GradientStats) -> None:
+        """Makes a column of the heat maps of every so many measurements, twice as many whenever there are too many."""
+        if self.measured % self.stride == 0:
+            norms = {name: getattr(signals, name).activation_gradients for name in NETWORKS}
+            self.columns.append({"step": signals.step, **norms})
+        self.measured += 1
+        if len(self.columns) > MAX_COLUMNS:
+            self.columns = self.columns[::2]
+            self.stride *= 2
+
+    def draw(self, network: str) -> Image.Image:
+        steps = [column["step"] for column in self.columns]
+        title = f"{network}: gradient at each layer's output, log10 of ||dl/dh|| per image"
+        return heat_map(title, steps, [column[network] for column in self.columns])
+
+    def show(self, trainer: Trainer, signals: GradientStats) -> None:
+        scalars = {**summary_scalars(signals), **self._norms}
+        for logger in trainer.loggers:
+            logger.log_metrics(scalars, step=signals.step)
+        boards = [one.experiment for one in trainer.loggers if isinstance(one, TensorBoardLogger)]
+        if not trainer.is_global_zero or not boards:
+            return
+        pictures = {name: np.asarray(self.draw(name)) for name in NETWORKS}
+        for board in boards:
+            for name in NETWORKS:
+                measured = getattr(signals, name)
+                for tag, value in layer_scalars(measured).items():
+                    board.add_scalar(f"gradients/{name}/{tag}", value, signals.step)
+                for layer, counts in measured.histograms.items():
+                    add_histogram(board, f"gradients/{name}/activation_log10/{layer}", counts, signals.step)
+                board.add_image(f"gradients/heatmap_{name}", pictures[name], signals.step, dataformats="HWC")
+
+
+def clips(trainer: Trainer) -> bool:
+    """Whether a GradientClipping is there, which logs the norms of all batches."""
+    return any(isinstance(callback, GradientClipping) for callback in trainer.callbacks)
+
+
+def summary_scalars(signals: GradientStats) -> dict[str, float]:
+    """What is logged of both networks as wholes."""
+    pair = ("slope_real", "slope_fake", "slope_between", "lipschitz", "accuracy_real", "accuracy_fake")
+    names = ("image_gradient", *pair, "logit_gap", "spread_real", "spread_fake")
+    scalars = {f"gradients/{name}": getattr(signals, name) for name in names}
+    if signals.movement is not None:
+        scalars["gradients/movement"] = signals.movement
+    for name in NETWORKS:
+        measured: NetworkStats = getattr(signals, name)
+        values = {
+            "parameters": measured.total,
+            "first_to_last": measured.first_to_last,
+            "update_ratio": measured.update_ratio,
+            "spectral_norm": max(measured.spectral_norms.values(), default=math.nan),
+            "dead": measured.dead_share,
+            "saturated": measured.saturated_share,
+        }
+        values |= {f"term/{term}": value for term, value in measured.terms.items()}
+        scalars |= {f"gradients/{name}/{what}": value for what, value in values.items()}
+    return scalars
+
+
+def layer_scalars(measured: NetworkStats) -> dict[str, float]:
+    """What is logged of each layer of a network."""
+    kinds = {
+        "activation": measured.activation_gradients,
+        "parameters": measured.parameter_gradients,
+        "update_ratio": measured.update_ratios,
+        "spectral_norm": measured.spectral_norms,
+        "dead": measured.dead,
+        "saturated": measured.saturated,
+    }
+    return {f"{kind}/{layer}": value for kind, values in kinds.items() for layer, value in values.items()}
+
+
+def add_histogram(board: Any, tag: str, counts: list[int], step: int) -> None:
+    """Adds a histogram whose bins lie between the `BINS`."""
+    middles = (BINS[1:] + BINS[:-1]) / 2
+    weighed = torch.tensor(counts, dtype=torch.float64)
+    filled = [number for number, count in enumerate(counts) if count]
+    if not filled:
+        return  # all NaN
+    board.add_histogram_raw(
+        tag,
+        min=BINS[filled[0]].item(),
+        max=BINS[filled[-1] + 1].item(),
+        num=sum(counts),
+        sum=(weighed * middles).sum().item(),
+        sum_squares=(weighed * middles.square()).sum().item(),
+        bucket_limits=BINS[1:].tolist(),
+        bucket_counts=counts,
+        global_step=step,
+    )

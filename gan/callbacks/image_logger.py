@@ -1,0 +1,116 @@
+"""Pictures of a run, for TensorBoard and for the eye."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image
+from torch import Tensor
+
+from gan.images import image_grid, to_pil
+from gan.module import GAN
+
+MAX_FRAMES = 100  # of the animation: past that a long run's GIF would be too large to share
+
+
+class ImageLogger(Callback):
+    """Draws what the generator makes of the same latents again and again, so that training can be watched.
+
+    Writes PNGs to `samples/` in the run's folder and images to TensorBoard, both numbered by training batches:
+    `samples/fixed` (from the module's `fixed_latents`) at the start, every `every` batches and at the end,
+    `samples/real` once, and `samples/interpolation` at the end. At the end, `samples/training.gif` shows all fixed
+    grids in turn. The averaged generator is drawn where there is one. Nothing here touches training.
+
+    Args:
+        every: Training batches between two pictures.
+    """
+
+    def __init__(self, every: int = 500):
+        if every < 1:
+            raise ValueError(f"ImageLogger's every is a number of training batches of at least 1, and is {every}")
+        self.every = every
+        self.last_drawn = -1
+
+    def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:
+        if trainer.global_step == 0:  # a resumed run has its first picture
+            self.draw_fixed(trainer, pl_module)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: GAN, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == 0:
+            self.draw(trainer, "real", batch[0][: len(pl_module.fixed_latents)])
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: GAN, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step % self.every == 0:
+            self.draw_fixed(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: GAN) -> None:
+        self.draw_fixed(trainer, pl_module)
+        first, second = pl_module.fixed_latents[:8], pl_module.fixed_latents[-8:]
+        steps = torch.linspace(0, 1, 8, device=first.device, dtype=first.dtype)
+        path = torch.stack([slerp(first, second, t) for t in steps], dim=1)  # (rows, 8, latent_dim)
+        self.draw(trainer, "interpolation", pl_module(path.flatten(0, 1)))
+        if trainer.is_global_zero:
+            try:
+                animate(Path(trainer.default_root_dir, "samples"))
+            except OSError as error:
+                warnings.warn(f"cannot write the animation: {error}", stacklevel=2)
+
+    def draw_fixed(self, trainer: Trainer, pl_module: GAN) -> None:
+        if trainer.global_step != self.last_drawn:
+            self.last_drawn = trainer.global_step
+            self.draw(trainer, "fixed", pl_module(pl_module.fixed_latents))
+
+    def draw(self, trainer: Trainer, name: str, images: Tensor) -> None:
+        """Writes images (N, C, H, W) in [-1, 1] as one grid, on the first rank. All ranks must have made them."""
+        save_grid(trainer, name, images)
+
+
+def save_grid(trainer: Trainer, name: str, images: Tensor, columns: int | None = None) -> None:
+    """Writes images as one grid to `samples/` and to TensorBoard, on the first rank; a full disk is a warning."""
+    if not trainer.is_global_zero:
+        return
+    grid = image_grid(images, columns)
+    folder = Path(trainer.default_root_dir, "samples")
+    number = "" if name == "real" else f"_{trainer.global_step:06d}"
+    path = folder / f"{name}{number}.png"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        to_pil(grid).save(path)
+    except OSError as error:
+        warnings.warn(f"cannot write {path}: {error}. Training goes on without the picture", stacklevel=2)
+    for logger in tensorboards(trainer):
+        logger.experiment.add_image(f"samples/{name}", grid, trainer.global_step)
+
+
+def tensorboards(trainer: Trainer) -> list[TensorBoardLogger]:
+    """The TensorBoards of a trainer, on the first rank; none elsewhere."""
+    return [one for one in trainer.loggers if isinstance(one, TensorBoardLogger) and trainer.is_global_zero]
+
+
+def slerp(start: Tensor, end: Tensor, t: Tensor | float) -> Tensor:
+    """The point at `t` in [0, 1] on the great circle between latents (N, D).
+
+    A straight line between Gaussian latents runs through lengths that the generator never saw (White 2016,
+    arXiv 1609.04468).
+    """
+    cosine = torch.nn.functional.cosine_similarity(start, end, dim=-1).clamp(-1, 1).unsqueeze(-1)  # (N, 1)
+    angle = torch.acos(cosine)
+    straight = torch.lerp(start, end, t)
+    arc = (torch.sin((1 - t) * angle) * start + torch.sin(t * angle) * end) / torch.sin(angle)
+    return torch.where(torch.sin(angle).abs() < 1e-6, straight, arc)
+
+
+def animate(folder: Path) -> None:
+    """Writes `training.gif` from the `fixed_*.png` of a run, at most 100 of them, the last one held."""
+    pictures = sorted(folder.glob("fixed_*.png"))
+    if len(pictures) > MAX_FRAMES:
+        chosen = torch.linspace(0, len(pictures) - 1, MAX_FRAMES).round().int().tolist()
+        pictures = [pictures[index] for index in chosen]
+    frames = [Image.open(picture) for picture in pictures]
+    durations = [120] * (len(frames) - 1) + [2500]  # milliseconds
+    if not frames:
+        return
+    frames[0].save(folder / "training.gif", save_all=True, append_images=frames[1:], duration=durations, loop=0)

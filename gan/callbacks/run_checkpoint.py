@@ -1,0 +1,238 @@
+"""The run's own checkpoints: one whole at every moment, and written when a run is stopped."""
+
+import shlex
+import signal
+import threading
+import time
+import warnings
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from lightning import Trainer
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.plugins.io import AsyncCheckpointIO, TorchCheckpointIO
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from gan.callbacks.fid_tracker import active_trackers
+from gan.checkpoints import BEST, LAST, AtomicCheckpointIO, name_again, remove, remove_partial, step_path, steps
+from gan.module import GAN
+
+STOP_EVERY = 10  # batches between two looks, of several processes, at whether one of them is to stop
+
+
+class RunCheckpoint(Checkpoint):
+    """Saves the run as `checkpoints/step_001000.ckpt` and, the same one again, as `checkpoints/last.ckpt`.
+
+    It does so every so many batches or minutes, at the end, when the run is stopped, and, where a FIDTracker is at
+    work, when its score is the best so far: that one is `checkpoints/best.ckpt` too. Ctrl-C ends the run after the
+    batch in progress, so that what is saved is never half a step; a second Ctrl-C ends it at once, without saving.
+    SIGTERM likewise ends the run after the batch. Several processes stop together, at most ten batches later. A save
+    that fails, on a full disk say, is a warning while there is training left to do, and an error at the end;
+    `last.ckpt` stays what it was.
+
+    Args:
+        every: Training batches between two saves.
+        minutes: Minutes after which to save even so, by the clock of the first process; never if not given.
+        keep: How many of the newest `step_*.ckpt` stay, besides the best. Where the disk damages one, the run goes on
+            from another.
+    """
+
+    def __init__(self, every: int = 1000, minutes: float | None = None, keep: int = 2):
+        if every < 1:
+            raise ValueError(f"RunCheckpoint's every is a number of training batches of at least 1, and is {every}")
+        if minutes is not None and minutes <= 0:
+            raise ValueError(f"RunCheckpoint's minutes must be above 0, and is {minutes}; leave it out for never")
+        if keep < 1:
+            raise ValueError(f"RunCheckpoint's keep is a number of checkpoints of at least 1, and is {keep}")
+        self.every = every
+        self.minutes = minutes
+        self.keep = keep
+        self.saved_at = -1
+        self._between_epochs = False
+        self._signal: int | None = None  # the one that asks to stop
+        self._previous_handlers: dict[int, Any] = {}
+
+    def folder(self, trainer: Trainer) -> Path:
+        return Path(trainer.default_root_dir, "checkpoints")
+
+    # ------------------------------------------------------------------ saving
+
+    def save(self, trainer: Trainer) -> None:
+        """Saves, unless this batch is saved already. All processes come here in the same batch.
+
+        Raises:
+            ValueError: if it cannot be written, in all of them. The checkpoints before it are left as they were.
+        """
+        step = trainer.global_step
+        if step == self.saved_at or trainer.fast_dev_run:
+            return
+        self._saved_when = time.monotonic()
+        path, failure = step_path(self.folder(trainer), step), None
+        try:
+            for logger in trainer.loggers:
+                logger.save()  # before the checkpoint: a run that goes on from it does not log this again
+        except OSError as error:
+            failure = error
+        try:
+            trainer.save_checkpoint(path)
+        except OSError as error:
+            failure = error
+            trainer.strategy.barrier()  # the one at the end of `save_checkpoint`, where the other processes wait
+        if not self._any(trainer, failure is not None) and trainer.is_global_zero:
+            try:
+                if step == self.best_step(trainer):
+                    name_again(path, path.with_name(BEST))  # first, lest a run goes on from here without it
+                name_again(path, path.with_name(LAST))
+            except OSError as error:
+                failure = error
+        trainer.strategy.barrier()  # which may take longer than a batch may
+        if self._any(trainer, failure is not None):
+            kept = f"; the one of batch {self.saved_at} is kept" if self.saved_at >= 0 else ""
+            reason = failure or "another process failed"
+            raise ValueError(f"cannot write {path}: {reason}{kept}. Make room on the disk") from failure
+        self.saved_at = step
+        self._written.add(step)
+        if trainer.is_global_zero:
+            self.prune(trainer)
+        trainer.strategy.barrier()
+
+    def prune(self, trainer: Trainer) -> None:
+        """Removes all but the newest checkpoints of this run, and those that it has overtaken without them."""
+        # Those beyond the checkpoint that the run went on from may be damaged: they do not count among the good ones.
+        passed = {step: path for step, path in steps(self.folder(trainer)).items() if step <= self.saved_at}
+        good = [step for step in passed if step <= self._began_at or step in self._written]
+        for step in passed.keys() - {*good[-self.keep :], self.best_step(trainer)}:
+            with suppress(OSError):  # it will be tried again
+                remove(passed[step])
+
+    def best_step(self, trainer: Trainer) -> int:
+        """The batches after which the images were best, by the first FIDTracker; -1 if nobody has measured it."""
+        return next((one.best_step for one in active_trackers(trainer)), -1)
+
+    # ------------------------------------------------------------------ stopping
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._signal = number
+        if number == signal.SIGINT:
+            signal.signal(number, self._previous_handlers[number])  # a second Ctrl-C ends the run at once
+
+    def _restore_handlers(self) -> None:
+        for number, handler in self._previous_handlers.items():
+            signal.signal(number, handler)
+        self._previous_handlers = {}
+
+    def _any(self, trainer: Trainer, decision: bool) -> bool:
+        """Whether one of the processes says yes. All of them must ask."""
+        return trainer.strategy.reduce_boolean_decision(decision, all=False)
+
+    def _wanted(self, trainer: Trainer) -> tuple[bool, type[BaseException] | None]:
+        """Whether to save now, and what to end the run with: the same in all processes."""
+        step = trainer.global_step
+        due = step // self.every > self._looked_at // self.every or step in (trainer.max_steps, self.best_step(trainer))
+        self._looked_at = step
+        if trainer.world_size > 1 and step % STOP_EVERY:
+            return due, None
+        late = self.minutes is not None and time.monotonic() - self._saved_when >= 60 * self.minutes
+        if not self._any(trainer, self._signal is not None or (late and trainer.is_global_zero)):
+            return due, None
+        if self._any(trainer, self._signal == signal.SIGINT):
+            return True, KeyboardInterrupt
+        if self._any(trainer, self._signal == signal.SIGTERM):
+            return True, SIGTERMException
+        return True, None
+
+    def _look(self, trainer: Trainer) -> None:
+        """Saves and ends the run where that is wanted."""
+        save, end = self._wanted(trainer)
+        if save:
+            try:
+                self.save(trainer)
+            except ValueError as error:
+                if end is not None:
+                    raise
+                if error.__cause__ is not None:  # this process is the one that could not write
+                    warnings.warn(f"{error}. Training goes on", stacklevel=2)
+        if end is not None:
+            raise end
+
+    # ------------------------------------------------------------------ Lightning's hooks
+
+    def setup(self, trainer: Trainer, pl_module: GAN, stage: str) -> None:
+        if stage != "fit":
+            return
+        if sum(isinstance(callback, RunCheckpoint) for callback in trainer.callbacks) > 1:
+            raise ValueError("two RunCheckpoints would remove each other's checkpoints: leave one out")
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint) and callback._train_time_interval is not None:
+                raise ValueError(
+                    "ModelCheckpoint's train_time_interval never saves where a module steps its own optimizers, as a "
+                    "GAN does: set RunCheckpoint's minutes instead"
+                )
+        if isinstance(trainer.strategy.checkpoint_io, AsyncCheckpointIO):
+            raise ValueError("RunCheckpoint must know when a checkpoint is whole: leave AsyncCheckpointIO out")
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        # What Lightning does about SIGTERM exchanges a tensor in every batch, and one from within the handler, wherever
+        # the other processes are then. Ours look together, every so many batches.
+        self._signal = None
+        trainer._signal_connector._sigterm_notifier_fn = self._on_signal  # private
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # private
+        here = str(trainer.ckpt_path)
+        first = trainer.strategy.broadcast(here)
+        if self._any(trainer, here != first):
+            raise ValueError(
+                f"the processes do not see the same run folder: the first would go on from {first}, and "
+                f"{'another one not' if here == first else f'this one from {here}'}. "
+                "Put run_dir on a disk that all machines share"
+            )
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: GAN, checkpoint: dict[str, Any]) -> None:
+        # From the end of an epoch, Lightning would go on with an epoch of no batches, and count that too.
+        progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]
+        self._between_epochs = progress["total"]["processed"] == progress["total"]["ready"]
+        if self._between_epochs:
+            for counts in progress.values():
+                counts["completed"] = counts["processed"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:
+        if self._between_epochs:
+            trainer.fit_loop.epoch_loop.restarting = False
+        self._began_at = self._looked_at = trainer.global_step
+        self._written = set()
+        self._saved_when = time.monotonic()
+        folder = self.folder(trainer)
+        own = trainer.ckpt_path is not None and Path(trainer.ckpt_path).parent.resolve() == folder.resolve()
+        self.saved_at = trainer.global_step if own else -1
+        if trainer.is_global_zero and not trainer.fast_dev_run:
+            remove_partial(folder)
+        if threading.current_thread() is threading.main_thread():  # elsewhere signals are not ours to handle
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous_handlers[number] = signal.getsignal(number)
+                signal.signal(number, self._on_signal)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: GAN, outputs: Any, batch: Any, batch_idx: int) -> None:
+        # Lightning would not go back to a validation that is due now: save after it, or after the epoch.
+        loop = trainer.fit_loop
+        if not trainer.is_last_batch and not loop.epoch_loop._should_check_val_fx(loop._data_fetcher):  # private
+            self._look(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: GAN) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and not trainer.is_last_batch:
+            self._look(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: GAN) -> None:
+        self._look(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: GAN) -> None:
+        self.save(trainer)
+        self._restore_handlers()
+
+    def on_exception(self, trainer: Trainer, pl_module: GAN, exception: BaseException) -> None:
+        self._restore_handlers()
+        stopped = isinstance(exception, KeyboardInterrupt | SIGTERMException)
+        if stopped and trainer.is_global_zero and self.saved_at >= 0:
+            folder = shlex.quote(str(trainer.default_root_dir))
+            print(f"stopped after batch {trainer.global_step:,}; saved as of batch {self.saved_at:,}. Go on with:")
+            print(f"  python -m gan.cli fit --run_dir {folder} --resume auto", flush=True)

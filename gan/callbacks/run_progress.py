@@ -1,0 +1,161 @@
+"""What a run says on the terminal, and how fast it goes."""
+
+import shlex
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from gan.module import GAN
+from gan.networks import evaluating
+from gan.parallel import class_name
+
+
+class RunProgress(ProgressBar):
+    """Says what runs, shows one bar over all training batches, and says where the results are.
+
+    Also logs `images_per_second`: real images trained on, over all processes, with all that a run does besides.
+    Where the output is no terminal, the bar is a line every tenth of the run.
+
+    Args:
+        refresh: Seconds between two redraws of the bar; each takes time from training.
+    """
+
+    def __init__(self, refresh: float = 0.5):
+        super().__init__()
+        self.refresh = refresh
+        self.enabled = True
+        self.console = Console(highlight=False, soft_wrap=True)
+        self.bar: Progress | None = None
+
+    def disable(self) -> None:
+        self.enabled = False  # Lightning does so on every rank but the first
+
+    def enable(self) -> None:
+        self.enabled = True
+
+    def print(self, *args: Any, markup: bool = False, **kwargs: Any) -> None:
+        if self.enabled:
+            self.console.print(*args, markup=markup, **kwargs)
+
+    def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:
+        self.total = total_batches(trainer)
+        for line in report(trainer, pl_module):
+            self.print(line)
+        self.images, self.since = 0, time.perf_counter()
+        self.drawn_at = 0.0
+        self.tenths = trainer.global_step * 10 // self.total if self.total else 0
+        if self.enabled and self.console.is_terminal:
+            self.bar = Progress(
+                TextColumn("batch {task.completed:,}/{task.fields[of]}"),
+                BarColumn(bar_width=10),
+                TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+                TextColumn("{task.fields[scalars]}"),
+                console=self.console,
+                auto_refresh=False,  # its thread would take turns with training
+            )
+            of = "?" if self.total is None else f"{self.total:,}"
+            self.task = self.bar.add_task("", total=self.total, completed=trainer.global_step, of=of, scalars="")
+            self.bar.start()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: GAN, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.images += len(batch[0]) * trainer.world_size
+        now = time.perf_counter()
+        if trainer.global_step % trainer.log_every_n_steps == 0:
+            pl_module.log_scalars({"images_per_second": self.images / (now - self.since)})
+            self.images, self.since = 0, now
+        if self.bar is not None:
+            if now - self.drawn_at > self.refresh:
+                self.drawn_at = now
+                self.draw(trainer)
+        elif self.total and trainer.global_step * 10 // self.total > self.tenths:
+            self.tenths = trainer.global_step * 10 // self.total
+            self.print(f"batch {trainer.global_step:,}/{self.total:,}  {scalars(trainer)}")
+
+    def draw(self, trainer: Trainer) -> None:
+        self.bar.update(self.task, completed=trainer.global_step, scalars=scalars(trainer))
+        self.bar.refresh()
+
+    def stop(self, trainer: Trainer) -> None:
+        if self.bar is not None:
+            self.draw(trainer)
+            self.bar.stop()
+            self.bar = None
+
+    def on_train_end(self, trainer: Trainer, pl_module: GAN) -> None:
+        self.stop(trainer)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: GAN) -> None:
+        folder = Path(trainer.default_root_dir)
+        for what, path in (("pictures", folder / "samples"), ("checkpoint", folder / "checkpoints" / "last.ckpt")):
+            if path.exists():
+                self.print(f"{what:<15}{path}")
+
+    def on_exception(self, trainer: Trainer, pl_module: GAN, exception: BaseException) -> None:
+        self.stop(trainer)
+
+
+def report(trainer: Trainer, gan: GAN) -> list[str]:
+    """What will run, in five lines."""
+    folder, data = trainer.default_root_dir, trainer.datamodule
+    name = "given data loaders" if data is None else type(data).__name__
+    shape = "x".join(map(str, getattr(data, "image_shape", ())))
+    return [
+        f"device         {device_name(trainer)}, precision {trainer.precision}",
+        f"data           {name} {shape}, {trainer.num_training_batches:,} batches an epoch",
+        f"generator      {describe(gan.generator, gan.fixed_latents[:1])}",
+        f"discriminator  {describe(gan.discriminator, gan(gan.fixed_latents[:1]))}",
+        f"run            {folder}   (watch: tensorboard --logdir {shlex.quote(str(folder))})",
+    ]
+
+
+def device_name(trainer: Trainer) -> str:
+    device = trainer.strategy.root_device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    if device.type == "cpu":
+        name = f"CPU, {torch.get_num_threads()} threads"
+    return name if trainer.world_size == 1 else f"{trainer.world_size} x {name}"
+
+
+def describe(network: nn.Module, inputs: Tensor) -> str:
+    """Class, parameters and multiply-adds for one input (1, ...)."""
+    with torch.no_grad(), evaluating(network), FlopCounterMode(display=False) as counter:
+        network(inputs)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    multiply_adds = counter.get_total_flops() // 2
+    return f"{class_name(network)}, {parameters:,} parameters, {multiply_adds:,} multiply-adds per image"
+
+
+def total_batches(trainer: Trainer) -> int | None:
+    """The training batches that a run will end at, or None where only a time limit or nothing ends it."""
+    ends = []
+    if trainer.max_steps > 0:
+        ends.append(trainer.max_steps)
+    if trainer.max_epochs is not None and trainer.max_epochs > 0:
+        ends.append(trainer.max_epochs * trainer.num_training_batches)
+    return int(min(ends)) if ends else None
+
+
+def scalars(trainer: Trainer) -> str:
+    """The losses, the FID and the speed, as one line."""
+    metrics = trainer.progress_bar_metrics
+    short = {"discriminator": "D", "generator": "G"}
+    losses = {name.removeprefix("loss/"): value for name, value in metrics.items() if name.startswith("loss/")}
+    parts = [f"{short.get(name, name)} {value:.2f}" for name, value in losses.items()]
+    parts += [f"FID {value:.3f}" for name, value in metrics.items() if name.startswith("fid/")]
+    if "images_per_second" in metrics:
+        parts.append(f"{metrics['images_per_second']:,.0f} images/s")
+    return "  ".join(parts)
+
+
+def say(trainer: Trainer, text: str) -> None:
+    """Shows the user a line, where the trainer shows anything, on the first process."""
+    if trainer.progress_bar_callback is not None:
+        trainer.progress_bar_callback.print(text)

@@ -1,0 +1,35 @@
+"""Images as pictures: float32 (N, C, H, W) in [-1, 1] here, 256 grey levels and files there."""
+
+import math
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.utils import make_grid
+
+# The float32 just below 2/255. The one nearest to 2/255 lies above it and would take 255 to 1.0000001.
+SCALE = 0.00784313678741455
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Images in [-1, 1] as uint8: rounded and clamped, since a cast alone truncates, and wraps beyond the ends."""
+    return images.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def to_float(images: Tensor) -> Tensor:
+    """uint8 images as float32 in [-1, 1], as the loader does it."""
+    return torch.add(torch.tensor(-1.0, device=images.device), images, alpha=SCALE)
+
+
+def image_grid(images: Tensor, columns: int | None = None) -> Tensor:
+    """Images (N, C, H, W), uint8 or in [-1, 1], as one uint8 picture (C, H', W'), by default as square as it goes."""
+    columns = columns or math.ceil(len(images) ** 0.5)
+    levels = images if images.dtype == torch.uint8 else to_uint8(images)
+    grid = make_grid(levels.cpu(), nrow=columns, padding=2, pad_value=255)
+    return grid[: images.shape[1]]  # make_grid makes grey images colourful, which takes three times as long to write
+
+
+def to_pil(image: Tensor) -> Image.Image:
+    """A uint8 image (C, H, W) with 1 or 3 channels, as Pillow's."""
+    array = image.permute(1, 2, 0).numpy()
+    return Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)

@@ -1,0 +1,57 @@
+"""Processes that start together, wait for each other so long and no longer, and end together."""
+
+from datetime import timedelta
+from typing import Any
+
+import torch.distributed as dist
+from lightning.pytorch.plugins.io import CheckpointIO
+from lightning.pytorch.strategies import ParallelStrategy
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+
+from gan.checkpoints import AtomicCheckpointIO
+from gan.parallel.launcher import Launcher
+
+
+class TwoNetworkStrategy(ParallelStrategy):
+    """What our strategies share.
+
+    In a batch, a process waits `patience` seconds for the others before it gives up. Starting, writing a checkpoint
+    and ending may take their time.
+    """
+
+    patience: float
+    unlimited: dist.ProcessGroup | None = None  # a group without that limit, other than torch's half an hour
+
+    @property
+    def checkpoint_io(self) -> CheckpointIO:
+        """Ours, which reads a folder of parts too, unless the trainer was given another."""
+        if self._checkpoint_io is None:
+            self._checkpoint_io = AtomicCheckpointIO()
+        return self._checkpoint_io
+
+    @checkpoint_io.setter
+    def checkpoint_io(self, plugin: CheckpointIO) -> None:
+        self._checkpoint_io = plugin
+
+    def setup_environment(self) -> None:
+        super().setup_environment()
+        if self.unlimited is None:
+            self.unlimited = dist.new_group(backend="gloo")
+
+    def barrier(self, *args: Any, **kwargs: Any) -> None:
+        if self.unlimited is not None:
+            dist.barrier(group=self.unlimited)
+
+    def on_train_start(self) -> None:
+        limit = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout  # before torch 2.14
+        for group in self.groups():
+            limit(timedelta(seconds=self.patience), group)
+
+    def groups(self) -> list[dist.ProcessGroup]:
+        """The groups by which batches are worked through."""
+        return [dist.group.WORLD]
+
+    def _configure_launcher(self) -> None:  # private, as is Lightning's launcher
+        super()._configure_launcher()
+        if self._launcher is None or isinstance(self._launcher, _SubprocessScriptLauncher):
+            self._launcher = Launcher(self.cluster_environment, self.num_processes, self.num_nodes, self.patience)

@@ -1,0 +1,602 @@
+"""Scores of a run: right, warned of, kept, and without effect on training."""
+
+import warnings
+from copy import deepcopy
+
+import numpy as np
+import pytest
+import torch
+from commands import Pooled
+from conftest import SmallMNIST, mnist, same_weights
+from lightning import Callback, LightningDataModule
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from scipy.linalg import sqrtm
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+from gan import GAN
+from gan.callbacks import FIDTracker, GeneratorEMA, RunCheckpoint, RunProgress
+from gan.generate import load
+from gan.images import to_uint8
+from gan.metrics.evaluator import Judge
+from gan.metrics.feature_cache import extract, images_at, real_features
+from gan.networks import MLPDiscriminator
+
+SCORES = [
+    "fid",
+    "fid_floor",
+    "kid",
+    "precision",
+    "recall",
+    "density",
+    "coverage",
+    "modes_covered",
+    "entropy",
+    "inception_score",
+]
+
+
+class Rows(Callback):
+    """Keeps all that is logged of scores."""
+
+    def __init__(self):
+        self.rows = {}
+
+    def on_train_batch_end(self, trainer, pl_module, *args):
+        scores = {name: float(value) for name, value in trainer.callback_metrics.items() if name.endswith("/pooled")}
+        if scores and scores != (list(self.rows.values()) or [None])[-1]:
+            self.rows[trainer.global_step] = scores
+
+
+class Fixed(nn.Module):
+    """A generator that makes what it was given, chosen by the latents."""
+
+    latent_dim = 8
+
+    def __init__(self, images: Tensor):
+        super().__init__()
+        self.register_buffer("images", images)
+        self.unused = nn.Parameter(torch.zeros(1))
+
+    def forward(self, latents: Tensor) -> Tensor:
+        chosen = latents[:, 0].mul(1e4).long().remainder(len(self.images))
+        return self.images[chosen] + 0 * self.unused
+
+
+class Labelled(Fixed):
+    """Makes real digits, and knows which."""
+
+    def labels(self, latents: Tensor) -> Tensor:
+        return mnist()[1][latents[:, 0].mul(1e4).long().remainder(len(self.images))]
+
+
+class Halves(SmallMNIST):
+    """256 digits to train on, and 256 others to test on."""
+
+    def load(self, train: bool) -> tuple[Tensor, Tensor]:
+        return tuple(one[:256] if train else one[256:] for one in mnist())
+
+
+def floats(images: Tensor) -> Tensor:
+    return images.float() / 127.5 - 1
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("GAN_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def halves() -> Halves:
+    return Halves(batch_size=16, validation_size=0)
+
+
+def tracker(**settings) -> FIDTracker:
+    return FIDTracker(Pooled(), **({"every": 4, "num_samples": 300, "final_samples": 260} | settings))
+
+
+def by_hand(gan: GAN, num: int, noise: str) -> float:
+    """The FID by NumPy and SciPy, of images in one batch, by the average where there is one."""
+    latents = torch.cat([gan.latents(250, gan.rng("score", noise, chunk)) for chunk in range(-(-num // 250))])[:num]
+    extractor = Pooled()
+    network = deepcopy(gan.generator_ema or gan.generator).eval()
+    with torch.no_grad():
+        generated = extract(extractor, to_uint8(network(latents))).double().numpy()
+    real = extract(extractor, mnist()[0][256:]).double().numpy()
+    one, two = np.cov(generated.T), np.cov(real.T)
+    difference = generated.mean(0) - real.mean(0)
+    return float(difference @ difference + np.trace(one + two - 2 * sqrtm(one @ two).real))
+
+
+def test_scores_come_when_they_are_due_and_are_right(make_gan, make_trainer, halves):
+    rows, fids = Rows(), {}
+
+    class ByHand(Callback):
+        def on_train_batch_end(self, trainer, pl_module, *args):
+            if trainer.global_step in (4, 8, 10):
+                fids[trainer.global_step] = by_hand(pl_module, 300, "curve")
+
+    make_trainer(max_steps=10, callbacks=[GeneratorEMA(), tracker(), rows, ByHand()]).fit(make_gan(), halves)
+    assert list(rows.rows) == [4, 8, 10]
+    for step, scores in rows.rows.items():
+        assert scores["fid/pooled"] == pytest.approx(fids[step], rel=1e-6)
+        assert set(scores) == {f"{name}/pooled" for name in SCORES}
+
+
+def test_epochs_can_be_the_unit(make_gan, make_trainer, halves):
+    rows = Rows()
+    make_trainer(max_steps=40, callbacks=[tracker(every=1, unit="epochs"), rows]).fit(make_gan(), halves)
+    assert list(rows.rows) == [17, 33, 40]  # as seen one batch after an epoch of 16, and the end
+
+
+def test_training_is_the_same_to_the_bit_with_and_without(make_gan, make_trainer, halves):
+    with_tracker, without = make_gan(), make_gan()
+    torch.manual_seed(1)
+    make_trainer(callbacks=[GeneratorEMA(), tracker(every=2)]).fit(with_tracker, halves)
+    drawn = torch.rand(1)
+    torch.manual_seed(1)
+    make_trainer(callbacks=[GeneratorEMA()]).fit(without, halves)
+    assert same_weights(with_tracker, without)
+    assert torch.equal(drawn, torch.rand(1))
+
+
+class WithLoaders(LightningDataModule):
+    """A data module as Lightning documents it: data sets made when they are asked for, and loaders of torch's."""
+
+    def setup(self, stage):
+        images, labels = floats(mnist()[0]), mnist()[1]
+        if stage in ("fit", "validate"):
+            self.training = TensorDataset(images[:256], labels[:256])
+        if stage == "test":
+            self.test = TensorDataset(images[256:], labels[256:])
+
+    def train_dataloader(self):
+        return DataLoader(self.training, batch_size=16, shuffle=True)
+
+    def val_dataloader(self):
+        return DataLoader(self.training, batch_size=64)
+
+    def test_dataloader(self):
+        return DataLoader(self.test, batch_size=64)
+
+
+def test_the_order_of_loaders_is_the_same_with_and_without(make_gan, make_trainer):
+    """Torch's loaders draw it from the global generator."""
+    gans = []
+    for callbacks in ([], [tracker(every=2)], [FIDTracker("mnist_cnn", num_samples=50, final_samples=50)]):
+        gans.append(make_gan())
+        torch.manual_seed(1)
+        make_trainer(max_steps=20, callbacks=callbacks).fit(gans[-1], datamodule=WithLoaders())
+    assert same_weights(gans[0], gans[1])
+    assert same_weights(gans[0], gans[2])
+
+
+def test_a_data_module_of_ones_own_is_scored_in_validate_too(make_gan, make_trainer):
+    (scores,) = make_trainer(callbacks=[tracker()]).validate(make_gan(), datamodule=WithLoaders(), verbose=False)
+    assert scores["fid/pooled"] == pytest.approx(by_hand(make_gan(), 260, "report"), rel=1e-6)
+
+
+def test_a_data_module_without_test_images_is_refused(make_gan, make_trainer):
+    class TrainsOnly(WithLoaders):
+        test_dataloader = LightningDataModule.test_dataloader
+
+    with pytest.raises(ValueError, match="needs training and test images, and TrainsOnly does not give both"):
+        make_trainer(callbacks=[tracker()]).fit(make_gan(), datamodule=TrainsOnly())
+
+
+def test_the_extractor_is_nobodys_but_the_trackers(make_gan, make_trainer, halves, tmp_path):
+    gan, extractor = make_gan(), Pooled()
+    before = {name: value.clone() for name, value in extractor.state_dict().items()}
+    extractor.train()
+    callbacks = [FIDTracker(extractor, every=2, num_samples=50, final_samples=50), RunCheckpoint()]
+    make_trainer(callbacks=callbacks).fit(gan, halves)
+    assert extractor not in list(gan.modules())
+    assert not any(parameter.requires_grad for parameter in extractor.parameters())
+    assert all(torch.equal(before[name], value) for name, value in extractor.state_dict().items())
+    checkpoint = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert {key.split(".")[0] for key in checkpoint["state_dict"]} == {"generator", "discriminator", "fixed_latents"}
+
+
+class Stop(Callback):
+    def on_train_batch_end(self, trainer, pl_module, *args):
+        trainer.should_stop = trainer.global_step == 5
+
+
+@pytest.mark.parametrize(("settings", "end"), [({"max_steps": -1, "max_epochs": 1}, 16), ({"max_steps": 30}, 5)])
+def test_the_end_is_scored_however_a_run_ends(make_gan, make_trainer, halves, settings, end, tmp_path):
+    scores = tracker(every=500)
+    callbacks = [scores, RunCheckpoint()] + [Stop()] * (end == 5)
+    make_trainer(callbacks=callbacks, **settings).fit(make_gan(), halves)
+    assert scores.best_step == end
+    assert (tmp_path / "samples" / f"nearest_{end:06d}.png").is_file()
+    assert torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)["global_step"] == end
+
+
+def test_a_second_run_starts_anew(make_gan, make_trainer, halves):
+    scores = tracker(every=2)
+    make_trainer(callbacks=[scores]).fit(make_gan(), halves)
+    first = scores.best, scores.best_step
+    scores.best = 0.0
+    make_trainer(callbacks=[scores]).fit(make_gan(), halves)
+    assert (scores.best, scores.best_step) == first
+
+
+def test_other_data_on_the_same_trainer_have_their_own_scores(make_gan, make_trainer, halves):
+    class Swapped(Halves):
+        def load(self, train):
+            return super().load(not train)
+
+    trainer, seen = make_trainer(callbacks=[tracker()]), []
+    for data in (Halves(16, 16), Swapped(16, 16)):
+        seen.append(trainer.validate(make_gan(), data, verbose=False)[0]["fid/pooled"])
+    fresh = make_trainer(callbacks=[tracker()]).validate(make_gan(), Swapped(16, 16), verbose=False)
+    assert seen[0] != seen[1] == fresh[0]["fid/pooled"]
+
+
+# ---------------------------------------------------------------------- no score, or one too good
+
+
+class Breaks(Callback):
+    """Makes the generator's images NaN from a batch on."""
+
+    def on_train_batch_end(self, trainer, pl_module, *args):
+        if trainer.global_step == 3:
+            next(pl_module.generator.parameters()).data.mul_(torch.nan)
+
+
+def test_images_that_are_nan_have_no_score_and_the_run_goes_on(make_gan, make_trainer, halves):
+    rows, trained = Rows(), tracker(every=2)
+    trainer = make_trainer(max_steps=6, callbacks=[Breaks(), trained, rows])
+    with pytest.warns(UserWarning, match="no FID of batch 4: the generator makes images that are NaN"):
+        trainer.fit(make_gan(), halves)
+    assert trainer.global_step == 6
+    assert list(rows.rows) == [2]
+    assert trained.best_step == 2
+
+
+def test_constant_images_have_a_score(make_trainer, halves):
+    gan = GAN(Fixed(torch.full((1, 1, 28, 28), -1.0)), MLPDiscriminator((1, 28, 28)))
+    rows = Rows()
+    make_trainer(callbacks=[tracker(), rows]).fit(gan, halves)
+    scores = rows.rows[4]
+    assert all(np.isfinite(value) for value in scores.values())
+    assert scores["fid/pooled"] > 10 * scores["fid_floor/pooled"]
+    assert scores["coverage/pooled"] < 0.02
+    assert scores["modes_covered/pooled"] == 1
+    assert scores["entropy/pooled"] == 0
+    assert scores["inception_score/pooled"] == pytest.approx(1)
+
+
+def test_fewer_images_than_dimensions(make_gan, make_trainer, halves):
+    class Wide(nn.Module):
+        def forward(self, images):
+            return images.flatten(1)[:, ::8]
+
+    wide = FIDTracker(Wide(), every=4, num_samples=20, final_samples=20)
+    make_trainer(callbacks=[wide]).fit(make_gan(), halves)
+    assert 0 < wide.best < torch.inf
+
+
+def test_test_images_are_too_good_to_be_true(make_trainer, halves):
+    gan = GAN(Fixed(floats(mnist()[0][256:])), MLPDiscriminator((1, 28, 28)))
+    with pytest.warns(UserWarning, match="below the floor, .*: too good to be true"):
+        make_trainer(callbacks=[tracker(num_samples=250)]).fit(gan, halves)
+
+
+def test_training_images_by_heart_are_near_the_floor(make_trainer, halves):
+    gan = GAN(Fixed(floats(mnist()[0][:256])), MLPDiscriminator((1, 28, 28)))
+    memory = tracker(num_samples=250)
+    make_trainer(callbacks=[memory]).fit(gan, halves)
+    (floor,) = memory.judge.floor(250)
+    assert floor < memory.best < 4 * floor  # drawn with repetition, which counts as fewer images
+
+
+def test_no_alarm_where_there_are_too_few_real_images_to_tell(make_trainer, recwarn):
+    """The floor is then of fewer images than the score, and so too high."""
+
+    class Few(SmallMNIST):
+        def load(self, train):
+            return tuple(one[:40] if train else one[256:] for one in mnist())
+
+    gan = GAN(Fixed(floats(mnist()[0][40:256])), MLPDiscriminator((1, 28, 28)))
+    few = tracker(num_samples=1000)
+    make_trainer(callbacks=[few]).fit(gan, Few(16, validation_size=0))
+    assert few.best < min(few.judge.floor(1000))
+    assert "(of 40)" in few.terms(1000)
+    assert not [one for one in recwarn if "too good" in str(one.message)]
+
+
+def test_images_beyond_the_last_do_not_matter(make_trainer, halves):
+    gan = GAN(Fixed(floats(mnist()[0])), MLPDiscriminator((1, 28, 28)))
+    forward = gan.generator.forward
+
+    def broken(latents):
+        images = forward(latents).clone()
+        images[20:] = torch.nan
+        return images
+
+    gan.generator.forward = broken
+    judge = Judge(make_trainer(), Pooled(), halves.train_dataloader(), halves.test_dataloader())
+    assert judge.generate(gan, 20, "curve").features.isfinite().all()
+
+
+# ---------------------------------------------------------------------- the best
+
+
+class Drift(Callback):
+    """Makes the generator's images dark, as digits are, after four batches, and too bright after all others."""
+
+    def on_train_batch_end(self, trainer, pl_module, *args):
+        list(pl_module.generator.parameters())[-1].data.fill_(-2 if trainer.global_step == 4 else 2)
+
+
+def test_the_best_is_kept_and_scored_again_with_other_latents(make_gan, make_trainer, halves, tmp_path):
+    gan, best = make_gan(), tracker(every=2)
+    trainer = make_trainer(max_steps=10, callbacks=[Drift(), best, RunCheckpoint(keep=1)], logger=True)
+    trainer.fit(gan, halves)
+    assert best.best_step == 4
+    checkpoints = tmp_path / "checkpoints"
+    assert sorted(path.name for path in checkpoints.iterdir()) == [
+        "best.ckpt",
+        "last.ckpt",
+        "step_000004.ckpt",
+        "step_000010.ckpt",
+    ]
+    kept = load(str(checkpoints / "best.ckpt"))
+    assert torch.load(checkpoints / "best.ckpt", weights_only=True)["global_step"] == 4
+    assert best.best == pytest.approx(by_hand(kept, 300, "curve"), rel=1e-6)
+    events = EventAccumulator(trainer.logger.log_dir).Reload()
+    (final,) = events.Scalars("fid_of_best/pooled")
+    assert final.value == pytest.approx(by_hand(kept, 260, "report"), rel=1e-5)
+    assert final.value != pytest.approx(best.best, rel=1e-5)
+    last = load(str(checkpoints / "last.ckpt"))
+    assert same_weights(last.generator, gan.generator)  # the best weights were lent, and given back
+
+
+def test_a_best_that_is_damaged_costs_its_report_alone(make_gan, make_trainer, halves, tmp_path):
+    class Damage(Callback):
+        def on_train_batch_end(self, trainer, pl_module, *args):
+            if trainer.global_step == 8:
+                (tmp_path / "checkpoints" / "step_000004.ckpt").write_bytes(b"")
+
+    best = tracker(every=2)
+    settings = {"max_steps": -1, "max_epochs": 1, "logger": True}
+    trainer = make_trainer(callbacks=[Drift(), best, RunCheckpoint(), Damage()], **settings)
+    with pytest.warns(UserWarning, match="the best generator, of batch 4, cannot be scored again"):
+        trainer.fit(make_gan(), halves)
+    assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 16
+    assert "fid_of_best/pooled" not in EventAccumulator(trainer.logger.log_dir).Reload().Tags()["scalars"]
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_the_best_of_before_an_average_came_or_went(make_gan, make_trainer, halves, tmp_path, before):
+    averages = [[GeneratorEMA(half_life=0.1)], []]
+    for max_steps, average in zip((6, 8), averages if before else averages[::-1], strict=True):
+        gan, best = make_gan(), tracker(every=2)
+        callbacks = [Drift(), *average, best, RunCheckpoint()]
+        last = tmp_path / "checkpoints" / "last.ckpt" if max_steps == 8 else None
+        trainer = make_trainer(max_steps=max_steps, callbacks=callbacks, logger=True)
+        trainer.fit(gan, halves, ckpt_path=last, weights_only=True)
+        assert best.best_step == 4
+        assert (gan.generator_ema is None) == (not average)
+    events = EventAccumulator(trainer.logger.log_dir).Reload()
+    (final,) = events.Scalars("fid_of_best/pooled")
+    kept = load(str(tmp_path / "checkpoints" / "best.ckpt"))
+    assert final.value == pytest.approx(by_hand(kept, 260, "report"), rel=1e-5)
+
+
+def test_the_best_survives_resume(make_gan, make_trainer, halves, tmp_path):
+    first = tracker(every=2)
+    make_trainer(max_steps=6, callbacks=[first, RunCheckpoint()]).fit(make_gan(), halves)
+    for again, best in ((tracker(every=2), first.best), (tracker(every=2, num_samples=299), None)):
+        trainer = make_trainer(max_steps=6, callbacks=[again, RunCheckpoint()])
+        trainer.fit(make_gan(), halves, ckpt_path=tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+        assert again.best == best  # of another number of images, it would not compare
+
+
+def test_model_checkpoint_can_watch_it(make_gan, make_trainer, halves, tmp_path):
+    watching = ModelCheckpoint(tmp_path / "watched", monitor="fid/pooled", every_n_train_steps=2, filename="{step}")
+    best = tracker(every=2)
+    make_trainer(max_steps=8, callbacks=[Drift(), best, watching]).fit(make_gan(), halves)
+    assert watching.best_model_score == pytest.approx(best.best)
+    assert watching.best_model_path.endswith(f"step={best.best_step}.ckpt")
+
+
+# ---------------------------------------------------------------------- real images
+
+
+def test_real_images_are_measured_once(make_gan, make_trainer, halves, cache):
+    first = tracker()
+    make_trainer(callbacks=[first]).fit(make_gan(), halves)
+    assert len(list(cache.iterdir())) == 2  # test and training
+    second = tracker()
+    make_trainer(callbacks=[second]).fit(make_gan(), halves)
+    generated = 2 * 500 + 500 + 16  # two scores, the report, the sheet
+    assert second.extractor.images == generated + 2 * 250  # a look at whether they are the same features still
+    assert first.extractor.images == generated + 256 + 256 + 2 * 250
+    assert second.best == first.best
+
+
+@pytest.mark.parametrize("damage", [b"", b"no archive", None])
+def test_a_damaged_cache_is_measured_again(make_trainer, halves, cache, damage):
+    trainer = make_trainer()
+    halves.trainer = trainer
+    loader = halves.test_dataloader()
+    features, order = real_features(trainer, loader, Pooled(), 1000)
+    torch.testing.assert_close(features, extract(Pooled(), loader.images[order]), rtol=0, atol=1e-6)
+    (kept,) = cache.iterdir()
+    content = bytearray(kept.read_bytes())
+    content[len(content) // 2] ^= 1
+    kept.write_bytes(content if damage is None else damage)
+    with pytest.warns(UserWarning, match="damaged: the features of the real images are measured again"):
+        again, _ = real_features(trainer, loader, Pooled(), 1000)
+    assert torch.equal(again, features)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(real_features(trainer, loader, Pooled(), 1000)[0], features)
+
+
+def test_what_is_kept_is_told_apart(make_trainer, halves, cache):
+    trainer = make_trainer()
+    halves.trainer = trainer
+    loaders = halves.test_dataloader(), halves.train_dataloader()
+    real_features(trainer, loaders[0], Pooled(), 1000)
+    for number, (loader, extractor, limit) in enumerate(
+        [(loaders[1], Pooled(), 1000), (loaders[0], Pooled(2.0), 1000), (loaders[0], Pooled(), 100)], start=2
+    ):
+        real_features(trainer, loader, extractor, limit)
+        assert len(list(cache.iterdir())) == number
+
+
+def test_features_by_other_code_are_measured_again(make_trainer, halves):
+    trainer = make_trainer()
+    halves.trainer = trainer
+    for power in (1, 2):  # which no weight tells
+        features, order = real_features(trainer, halves.test_dataloader(), Pooled(power=power), 1000)
+        expected = extract(Pooled(power=power), halves.test_dataloader().images[order])
+        torch.testing.assert_close(features, expected, rtol=0, atol=1e-6)
+
+
+def test_a_cache_that_cannot_be_written_is_a_warning(make_trainer, halves, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("GAN_CACHE", str(tmp_path / "file" / "below"))
+    trainer = make_trainer()
+    halves.trainer = trainer
+    with pytest.warns(UserWarning, match="set the environment variable GAN_CACHE"):
+        features, _ = real_features(trainer, halves.test_dataloader(), Pooled(), 1000)
+    assert len(features) == 256
+
+
+def test_a_loader_of_ones_own(make_trainer, halves):
+    """Any DataLoader, shuffled as it may be, over a data set with indices."""
+    trainer = make_trainer()
+    halves.trainer = trainer
+    images, labels = mnist()[0][256:], mnist()[1][256:]
+    own = DataLoader(TensorDataset(floats(images), labels), batch_size=7, shuffle=True)
+    theirs, order = real_features(trainer, own, Pooled(), 1000)
+    ours, same = real_features(trainer, halves.test_dataloader(), Pooled(), 1000)
+    assert torch.equal(order, same)
+    torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-6)
+    (picked,) = images_at(own, [torch.tensor([5, 3])])
+    assert torch.equal(picked, images[[5, 3]])
+
+
+def test_real_images_without_numbers_are_refused(make_trainer):
+    class Stream(IterableDataset):
+        def __iter__(self):
+            yield from floats(mnist()[0])
+
+    with pytest.raises(ValueError, match="FIDTracker needs real images by their index"):
+        real_features(make_trainer(), DataLoader(Stream()), Pooled(), 1000)
+
+
+# ---------------------------------------------------------------------- settings
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"every": 0}, "every is a number of batches of at least 1"),
+        ({"num_samples": 19}, "num_samples is a number of images of at least 20"),
+        ({"final_samples": 1}, "final_samples is a number of images of at least 20"),
+    ],
+)
+def test_settings_out_of_range(settings, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        FIDTracker(**settings)
+
+
+def test_data_without_features_have_no_fid_and_it_is_said(make_gan, make_trainer, data, capsys):
+    idle = FIDTracker()
+    callbacks = [RunProgress(), idle]
+    make_trainer(callbacks=callbacks, enable_progress_bar=True).fit(make_gan(), data)
+    assert "FID            none: no features are shipped for SmallMNIST" in capsys.readouterr().out
+    assert idle.best is None
+
+
+class Scalar(nn.Module):
+    def forward(self, images):
+        return images.mean((1, 2, 3))
+
+
+class ForColour(nn.Module):
+    def forward(self, images):
+        raise ValueError("this extractor takes images (N, 3, 32, 32)")
+
+
+@pytest.mark.parametrize(
+    ("extractor", "complaint"),
+    [(Scalar(), r"must give features \(N, D\)"), (ForColour(), r"takes images \(N, 3, 32, 32\)")],
+)
+def test_an_extractor_that_does_not_fit_is_refused_before_training(
+    make_gan, make_trainer, halves, extractor, complaint
+):
+    gan, trainer = make_gan(), make_trainer(callbacks=[FIDTracker(extractor)])
+    with pytest.raises(ValueError, match=complaint):
+        trainer.fit(gan, halves)
+    assert trainer.global_step == 0
+
+
+def test_loaders_without_a_data_module_are_refused(make_gan, make_trainer, data):
+    loader = DataLoader(TensorDataset(floats(mnist()[0]), mnist()[1]), batch_size=16)
+    with pytest.raises(ValueError, match="FIDTracker needs training and test images: give the trainer a data module"):
+        make_trainer(callbacks=[tracker()]).fit(make_gan(), loader)
+
+
+# ---------------------------------------------------------------------- validate, and pictures
+
+
+def test_validate_scores_as_the_end_of_training_does(make_gan, make_trainer, halves, capsys):
+    gan = make_gan()
+    make_trainer().fit(gan, halves)
+    halves = Halves(batch_size=16, validation_size=16)
+    (scores,) = make_trainer(callbacks=[tracker()]).validate(gan, halves)
+    assert scores["fid/pooled"] == pytest.approx(by_hand(gan, 260, "report"), rel=1e-6)
+    assert scores["fid_infinity/pooled"] < scores["fid/pooled"]
+    assert "validation/discriminator" in scores
+    table = capsys.readouterr().out
+    assert f"{scores['fid/pooled']:.3f}" in table
+    assert "Scores of 260 images against 256 test images, by pooled " in table
+    assert table.count("FID") == 2
+    assert "validation/discriminator" not in table  # Lightning's own table
+
+
+def test_a_generator_that_knows_its_labels_is_scored_by_them(make_trainer):
+    gan = GAN(Labelled(floats(mnist()[0])), MLPDiscriminator((1, 28, 28)))
+    data = SmallMNIST(batch_size=16, validation_size=16)
+    (scores,) = make_trainer(callbacks=[tracker(final_samples=1000)]).validate(gan, data, verbose=False)
+    assert scores["accuracy_score/pooled"] > 0.8
+
+    class Wrong(Labelled):
+        def labels(self, latents):
+            return (super().labels(latents) + 1) % 10
+
+    gan = GAN(Wrong(floats(mnist()[0])), MLPDiscriminator((1, 28, 28)))
+    (scores,) = make_trainer(callbacks=[tracker(final_samples=1000)]).validate(gan, data, verbose=False)
+    assert scores["accuracy_score/pooled"] < 0.1
+
+
+def test_the_nearest_training_images_show_what_was_learnt_by_heart(make_gan, make_trainer, halves, tmp_path):
+    known = GAN(Fixed(floats(mnist()[0][:256])), MLPDiscriminator((1, 28, 28)))
+    one = tracker()
+    trainer = make_trainer(callbacks=[one], logger=TensorBoardLogger(tmp_path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer.fit(known, halves)
+    generated, by_feature, by_pixel = one.judge.nearest_images(known, 16, "report")
+    assert torch.equal(generated, by_pixel)
+    assert torch.equal(generated, by_feature)
+    assert (tmp_path / "samples" / "nearest_000008.png").is_file()
+    events = EventAccumulator(trainer.logger.log_dir, {"images": 0, "histograms": 0}).Reload()
+    assert [event.step for event in events.Images("samples/nearest")] == [8]
+    histogram = events.Histograms("classes/pooled")
+    assert [event.step for event in histogram] == [4, 8]
+    assert histogram[0].histogram_value.num == 300
+
+    one.judge.trainer = trainer
+    new, by_feature, by_pixel = one.judge.nearest_images(make_gan(), 16, "report")
+    distances = (new.flatten(1)[:, None].double() - mnist()[0][:256].flatten(1)).norm(dim=2)
+    assert torch.equal(by_pixel, mnist()[0][:256][distances.argmin(1)])

@@ -1,0 +1,306 @@
+"""The doctor: tells each condition once, everywhere, and goes on telling after a resume as if nothing had been."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from commands import fit, load
+from conftest import SmallMNIST, same_weights
+from lightning import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.checkpoint import checkpoint
+
+from gan import GAN
+from gan.callbacks import GradientDoctor, GradientMonitor, NonFiniteGuard, RunCheckpoint, RunProgress
+from gan.callbacks import gradient_doctor as doctor_module
+from gan.gradients.diagnose import Finding, Thresholds
+from gan.networks import DeepMLPDiscriminator, DeepMLPGenerator
+
+SHAPE = (1, 28, 28)
+ILL = Finding(
+    "an illness", "it is 3 and should be 4", ("`--model.n_critic 4`", "or rest"), "Nobody 2020", certain=False
+)
+
+
+def schedule(monkeypatch, *ill: int, finding: Finding = ILL) -> None:
+    """Lets the diagnosis find something in the measurements of those batches."""
+    monkeypatch.setattr(
+        doctor_module, "diagnose", lambda record, _: [finding] if record.signals[-1].step in ill else []
+    )
+
+
+def said(capsys) -> list[str]:
+    return [line.strip() for line in capsys.readouterr().out.splitlines() if line.startswith(("doctor", "   "))]
+
+
+def test_tells_a_condition_once_when_it_begins_and_again_when_it_comes_back(
+    make_trainer, make_gan, data, tmp_path, capsys, monkeypatch
+):
+    schedule(monkeypatch, 1, 3, 4, 5, 8, 9)  # one alone, then a row, and a row again
+    board = TensorBoardLogger(tmp_path, name="", version="tensorboard")
+    doctor = GradientDoctor(patience=2)
+    callbacks = [GradientMonitor(every=1, images=8), doctor, RunProgress()]
+    trainer = make_trainer(max_steps=9, callbacks=callbacks, logger=board, enable_progress_bar=True)
+    trainer.fit(make_gan(), data)
+
+    told = ["an illness. It is 3 and should be 4.", "cure: --model.n_critic 4", "or or rest"]
+    assert said(capsys) == [
+        f"doctor         batch 4: {told[0]}",
+        *told[1:],
+        "doctor         batch 7: an illness is over",
+        f"doctor         batch 9: {told[0]}",
+        *told[1:],
+        f"doctor         an illness; 1 condition came and went, in 9 measurements: {tmp_path / 'report.md'}",
+    ]
+    report = (tmp_path / "report.md").read_text()
+    assert report.startswith("# What the gradients say\n\n9 measurements up to batch 9: an illness.\n")
+    assert "## An illness: batch 4 to batch 7" in report
+    assert "## An illness: batch 9 to now" in report
+    assert "- `--model.n_critic 4`" in report
+    assert "See Nobody 2020." in report
+    assert "gradients/heatmap_generator.png" in report
+
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    texts = events.Tensors("doctor/text_summary")
+    assert [one.step for one in texts] == [4, 9]
+    assert b"It is 3 and should be 4." in texts[0].tensor_proto.string_val[0]
+    (whole,) = events.Tensors("doctor/report/text_summary")
+    assert whole.tensor_proto.string_val[0].decode() == report
+
+
+def test_tells_at_once_what_is_certain(make_trainer, make_gan, capsys):
+    class Unscaled(SmallMNIST):
+        def on_after_batch_transfer(self, batch, dataloader_idx):
+            images, labels = batch
+            return images.add(1).div(2), labels
+
+    callbacks = [GradientMonitor(every=100, images=8), GradientDoctor(), RunProgress()]
+    data = Unscaled(batch_size=16, validation_size=0)
+    make_trainer(max_steps=2, callbacks=callbacks, enable_progress_bar=True).fit(make_gan(), data)
+    first, cure, last = said(capsys)
+    assert first.startswith("doctor         batch 1: wrong range. Real images lie in [0, 1] and generated ones in [-0.")
+    assert cure == "cure: scale the data to [-1, 1] in your data module, as MNISTDataModule and InMemoryDataModule do"
+    assert last.startswith("doctor         wrong range, in 1 measurements")
+
+
+def test_names_the_layers_in_which_a_gradient_dies(make_trainer, data, tmp_path):
+    torch.manual_seed(0)
+    generator = DeepMLPGenerator(SHAPE, latent_dim=8, width=16, depth=12, activation="sigmoid")
+    gan = GAN(generator, DeepMLPDiscriminator(SHAPE, width=16, depth=2))
+    doctor = GradientDoctor()
+    make_trainer(max_steps=4, callbacks=[GradientMonitor(every=2, images=8), doctor]).fit(gan, data)
+    (told,) = doctor.told
+    assert told["name"] == "gradient vanishes through depth"
+    assert told["since"] == 2
+    assert "layers hidden.0.linear, hidden.1.linear, ..., hidden.1" in told["why"]
+    assert told["cures"][0].startswith("`--model.generator.activation leaky_relu --model.generator.init he`")
+    assert "Gradient vanishes through depth: batch 2 to now" in (tmp_path / "report.md").read_text()
+
+
+def test_a_run_with_nothing_wrong_says_so(make_trainer, make_gan, data, tmp_path, capsys, monkeypatch):
+    schedule(monkeypatch)
+    callbacks = [GradientMonitor(every=2, images=8), GradientDoctor(), RunProgress()]
+    make_trainer(max_steps=4, callbacks=callbacks, enable_progress_bar=True).fit(make_gan(), data)
+    assert said(capsys) == [
+        f"doctor         nothing wrong with the gradients, in 3 measurements: {tmp_path / 'report.md'}"
+    ]
+    assert "3 measurements up to batch 4: nothing wrong with the gradients." in (tmp_path / "report.md").read_text()
+
+
+def test_rules_see_the_latest_measurements_without_histograms(make_trainer, make_gan, data, monkeypatch):
+    seen = []
+    monkeypatch.setattr(doctor_module, "diagnose", lambda record, _: seen.append(record) or [])
+    make_trainer(max_steps=11, callbacks=[GradientMonitor(every=1, images=8), GradientDoctor()]).fit(make_gan(), data)
+    steps = [[one.step for one in record.signals] for record in seen]
+    assert steps == [list(range(max(1, last - 7), last + 1)) for last in range(1, 12)]
+    assert all(one.discriminator.histograms == {} for one in seen[-1].signals)
+    assert seen[-1].signals[-1].discriminator.activation_gradients
+
+
+class Find(Callback):
+    """Finds the doctors and monitors of a run."""
+
+    def on_fit_start(self, trainer, pl_module):
+        self.doctors = [one for one in trainer.callbacks if isinstance(one, GradientDoctor)]
+        self.monitors = [one for one in trainer.callbacks if isinstance(one, GradientMonitor)]
+
+
+def test_takes_scores_of_the_tracker(tmp_path):
+    words = ["--data", "commands.Digits", "--trainer.callbacks+=FIDTracker", "--trainer.callbacks.every=1"]
+    words += ["--trainer.callbacks.num_samples=20", "--trainer.callbacks.final_samples=20"]
+    find = Find()
+    fit(
+        tmp_path / "run",
+        *words,
+        "--trainer.callbacks+=GradientMonitor",
+        "--trainer.callbacks.every=1",
+        callbacks=[find],
+    )
+    (doctor,) = find.doctors
+    assert [score.step for score in doctor.scores] == [1, 2, 3]
+    for score in doctor.scores:
+        assert score.classes == 10
+        assert 1 <= score.covered <= 10
+        assert score.fid > 0
+
+
+@pytest.mark.parametrize("monitors", [[], [GradientMonitor()]])
+def test_needs_a_monitor_before_it(make_trainer, make_gan, data, monitors):
+    with pytest.raises(ValueError, match="put a GradientMonitor before it"):
+        make_trainer(callbacks=[GradientDoctor(), *monitors]).fit(make_gan(), data)
+
+
+def test_needs_patience():
+    with pytest.raises(ValueError, match="patience is a number of measurements of at least 1, and is 0"):
+        GradientDoctor(patience=0)
+
+
+def test_training_is_bit_identical_with_and_without(make_trainer, make_gan, data):
+    one, two = make_gan(), make_gan()
+    make_trainer(callbacks=[GradientMonitor(every=1, images=8), GradientDoctor()]).fit(one, data)
+    make_trainer().fit(two, data)
+    assert same_weights(one, two)
+
+
+def test_resumes_bit_for_bit(make_trainer, make_gan, data, tmp_path, monkeypatch):
+    """With a row of bad measurements over the break."""
+    schedule(monkeypatch, 2, 4, 5, 6)
+
+    def states(last: int, checkpoint=None) -> dict:
+        callbacks = [RunCheckpoint(every=4), GradientMonitor(every=1, images=8), GradientDoctor()]
+        trainer = make_trainer(max_steps=last, callbacks=callbacks)
+        trainer.fit(make_gan(), data, ckpt_path=checkpoint, weights_only=True)
+        return load(tmp_path / "checkpoints" / "last.ckpt")["callbacks"]["GradientDoctor"]
+
+    whole = states(8)
+    assert [(one["since"], one["until"]) for one in whole["told"]] == [(5, 8)]
+    assert states(4)["seen"] == {"an illness": 1}
+    assert repr(states(8, tmp_path / "checkpoints" / "last.ckpt")) == repr(whole)  # equal, NaN included
+
+
+class Break(Callback):
+    """Makes the gradient of the discriminator NaN in some batches."""
+
+    def __init__(self, *batches: int):
+        self.batches = batches
+
+    def on_after_backward(self, trainer, pl_module):
+        gradient = next(pl_module.discriminator.parameters()).grad
+        if trainer.global_step + 1 in self.batches and gradient is not None:
+            gradient.fill_(math.nan)
+
+
+def test_a_run_that_ends_at_nan_has_its_report(make_trainer, make_gan, data, tmp_path, capsys):
+    callbacks = [Break(3), NonFiniteGuard("raise"), GradientMonitor(every=1, images=8), GradientDoctor(), RunProgress()]
+    with pytest.raises(ValueError, match="batch 3: the gradient of the discriminator is not finite"):
+        make_trainer(callbacks=callbacks, enable_progress_bar=True).fit(make_gan(), data)
+    first, *cures = said(capsys)
+    assert first.startswith("doctor         batch 2: non-finite gradients. Batch 3: the gradient of the discriminator")
+    assert "or --trainer.callbacks+=GradientClipping" in cures[1]
+    report = (tmp_path / "report.md").read_text()
+    assert "Non-finite gradients: batch 2 to now" in report
+    assert "- `--trainer.callbacks+=GradientClipping --trainer.callbacks.discriminator=ByNorm" in report
+    assert "heatmap" not in report  # they are drawn at the end of a run that has one
+
+
+def test_an_error_after_a_skipped_step_is_not_taken_for_it(make_trainer, make_gan, data, capsys):
+    """And what it says is no markup."""
+
+    class Fail(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if trainer.global_step == 3:
+                raise RuntimeError("cannot open [/data/x.png]")
+
+    callbacks = [Fail(), Break(3), NonFiniteGuard("skip"), GradientMonitor(every=10, images=8), GradientDoctor()]
+    trainer = make_trainer(callbacks=[*callbacks, RunProgress()], enable_progress_bar=True)
+    with pytest.warns(UserWarning, match="the step is skipped"), pytest.raises(RuntimeError, match="cannot open"):
+        trainer.fit(make_gan(), data)
+    assert "A gradient was infinite or NaN, once since" in said(capsys)[0]
+
+
+def test_text_is_no_markup(make_trainer, make_gan, data, capsys, monkeypatch):
+    schedule(monkeypatch, 1, finding=replace(ILL, why="they lie in [nan, nan] and [/x]", certain=True))
+    callbacks = [GradientMonitor(every=1, images=8), GradientDoctor(), RunProgress()]
+    make_trainer(max_steps=1, callbacks=callbacks, enable_progress_bar=True).fit(make_gan(), data)
+    assert "They lie in [nan, nan] and [/x]." in said(capsys)[0]
+
+
+def test_a_symptom_is_not_over_while_a_cause_hides_it(make_trainer, make_gan, data, monkeypatch):
+    collapse, cause = replace(ILL, name="mode collapse"), replace(ILL, name="exploding gradients")
+    found = {1: [collapse], 2: [collapse], 3: [cause], 4: [cause], 5: [cause], 6: [], 7: []}
+    monkeypatch.setattr(doctor_module, "diagnose", lambda record, _: found[record.signals[-1].step])
+    doctor = GradientDoctor(patience=2)
+    make_trainer(max_steps=7, callbacks=[GradientMonitor(every=1, images=8), doctor]).fit(make_gan(), data)
+    assert [(one["name"], one["since"], one["until"]) for one in doctor.told] == [
+        ("mode collapse", 2, 7),
+        ("exploding gradients", 4, 7),
+    ]
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_batches_of_one_image_and_images_that_are_all_equal(make_trainer, make_gan, size):
+    class Equal(SmallMNIST):
+        def load(self, train):
+            images, labels = super().load(train)
+            return images[:1].expand(8, -1, -1, -1).clone(), labels[:8]
+
+    doctor = GradientDoctor(patience=1)
+    data = Equal(batch_size=size, validation_size=0)
+    make_trainer(callbacks=[GradientMonitor(every=1, images=8), doctor]).fit(make_gan(), data)
+    assert math.isnan(doctor.signals[-1].spread)
+
+
+class Reentrant(DeepMLPDiscriminator):
+    """Computes its activations twice rather than keeping them, in the way that only `backward` can go back through."""
+
+    def forward(self, images):
+        x = images.flatten(1).clone().requires_grad_()
+        return self.output(checkpoint(self.hidden, x, use_reentrant=True)).squeeze(1)
+
+
+def test_networks_that_cannot_be_measured_train_on(make_trainer, make_gan, data):
+    gan = GAN(make_gan().generator, Reentrant(SHAPE, width=8, depth=1))
+    monitor, doctor = GradientMonitor(every=1), GradientDoctor()
+    trainer = make_trainer(max_steps=3, callbacks=[monitor, doctor])
+    with pytest.warns(UserWarning, match="GradientMonitor cannot measure these networks, and stops: "):
+        trainer.fit(gan, data)
+    assert trainer.global_step == 3
+    assert monitor.signals is None
+    assert doctor.told == []
+
+
+def test_tells_of_nan_that_a_guard_has_skipped(make_trainer, make_gan, data):
+    doctor = GradientDoctor(patience=1)
+    callbacks = [Break(2, 3, 4), NonFiniteGuard("skip", tries=5), GradientMonitor(every=2, images=8), doctor]
+    with pytest.warns(UserWarning, match="the step is skipped"):
+        make_trainer(callbacks=callbacks).fit(make_gan(), data)
+    (told,) = (one for one in doctor.told if one["name"] == "non-finite gradients")
+    assert (told["name"], told["since"], told["until"]) == ("non-finite gradients", 2, 6)
+    assert told["why"].startswith("a gradient was infinite or NaN, once since the measurement before")
+
+
+def test_is_part_of_every_run_and_its_thresholds_are_settings(tmp_path):
+    """The default config lists each threshold at the value that it has without one."""
+    look = Find()
+    fit(tmp_path / "one", callbacks=[look])
+    (doctor,) = look.doctors
+    assert doctor.thresholds == Thresholds()
+    words = ["--trainer.callbacks+=GradientMonitor", "--trainer.callbacks.every=2"]
+    words += ["--trainer.callbacks+=GradientDoctor", "--trainer.callbacks.thresholds.slope=7"]
+    fit(tmp_path / "two", *words, callbacks=[look])
+    (doctor,), (monitor,) = look.doctors, look.monitors  # in place of the default's, and in their order
+    assert (doctor.thresholds.slope, doctor.measured) == (7, 2)
+    assert monitor.every == 2
+    assert Path(tmp_path, "two", "report.md").is_file()
+
+
+def test_a_report_that_cannot_be_written_is_a_warning(make_trainer, make_gan, data, tmp_path):
+    (tmp_path / "blocked").write_text("a file where the run's folder should be")
+    callbacks = [GradientMonitor(every=1, images=8), GradientDoctor()]
+    trainer = make_trainer(max_steps=1, callbacks=callbacks, default_root_dir=tmp_path / "blocked")
+    with pytest.warns(UserWarning, match=r"cannot write .*report\.md"):
+        trainer.fit(make_gan(), data)

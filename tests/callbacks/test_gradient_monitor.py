@@ -1,0 +1,400 @@
+"""The monitor: measures when it is due, changes nothing, survives a resume, and draws what it has measured."""
+
+import csv
+from copy import deepcopy
+from dataclasses import asdict
+from functools import partial
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from commands import equal, load
+from conftest import SmallMNIST, same_weights
+from lightning import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+from torch.optim import SGD, Adam
+
+from gan import GAN
+from gan.callbacks import GradientClipping, GradientMonitor, RunCheckpoint
+from gan.callbacks.gradient_monitor import MAX_COLUMNS, NETWORKS
+from gan.gradients import measure
+from gan.gradients.clip import ByNorm
+from gan.gradients.heatmap import ABSENT, COLOURS, NOT_FINITE, ZERO, colour, heat_map
+from gan.loggers import MetricsTable
+from gan.losses import RelativisticPaired
+from gan.networks import DCGANDiscriminator, DCGANGenerator
+from gan.penalties import DRAGAN, R1
+
+SHAPE = (1, 28, 28)
+
+
+def make(norm="spectral", **settings) -> GAN:
+    """Batch norm, spectral norm, dropout."""
+    torch.manual_seed(0)
+    generator, discriminator = DCGANGenerator(SHAPE, 8, 4), DCGANDiscriminator(SHAPE, 4, norm=norm)
+    discriminator.output = nn.Sequential(nn.Dropout(0.3), discriminator.output)
+    return GAN(generator, discriminator, **settings)
+
+
+class Keep(Callback):
+    """Keeps the records of a monitor, and the gradients that training steps with."""
+
+    def __init__(self, monitor: GradientMonitor):
+        self.monitor, self.records, self.norms = monitor, [], []
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        gradients = [one.grad.flatten() for group in optimizer.param_groups for one in group["params"]]
+        self.norms.append(
+            (trainer.global_step, trainer.optimizers.index(optimizer), torch.cat(gradients).norm().item())
+        )
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        signals = self.monitor.signals
+        if signals is not None and signals.step == trainer.global_step:
+            self.records.append(signals)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"norm": "batch", "loss": RelativisticPaired(), "n_critic": 2},
+        {"penalties": [R1(1.0, every=2), DRAGAN(1.0)], "accumulate": 2, "norm": "none"},
+    ],
+)
+def test_training_is_bit_identical_with_and_without(make_trainer, settings):
+    one, two = make(**settings), make(**settings)
+    data = partial(SmallMNIST, 16 // settings.get("accumulate", 1), validation_size=0)
+    monitor = GradientMonitor(every=2, images=8)
+    make_trainer(callbacks=[monitor]).fit(one, data())
+    make_trainer().fit(two, data())
+    assert monitor.measured > 2
+    assert same_weights(one, two)
+
+
+@pytest.mark.parametrize(
+    ("every", "n_critic", "expected"),
+    [(4, 1, [1, 4, 8, 12]), (5, 2, [2, 6, 10]), (1, 3, [3, 6, 9, 12]), (100, 1, [1]), (3, 1, [1, 3, 6, 9, 12])],
+)
+def test_measures_when_it_is_due(make_gan, make_trainer, data, every, n_critic, expected):
+    monitor = GradientMonitor(every)
+    keep = Keep(monitor)
+    make_trainer(max_steps=12, callbacks=[monitor, keep]).fit(make_gan(n_critic=n_critic), data)
+    assert [signals.step for signals in keep.records] == expected
+
+
+def test_measures_the_batch_that_is_trained_on(make_gan, make_trainer, data):
+    """The same by hand, from the weights that the batch begins with."""
+    found = {}
+
+    class ByHand(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if trainer.global_step != 3:
+                return
+            rng = pl_module.rng("monitor", 3)
+            found["signals"] = measure(
+                pl_module.generator,
+                pl_module.discriminator,
+                pl_module.loss,
+                batch[0][:8],
+                torch.randn(8, 8, generator=rng),
+                torch.rand(8, 1, 1, 1, generator=rng),
+                penalties=[(pl_module.penalties[0], None)],
+                one_pass=True,
+                step=4,
+            )
+            found["before"] = [one.detach().clone() for one in pl_module.generator.parameters()]
+
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            found.setdefault("after", [one.detach().clone() for one in pl_module.generator.parameters()])
+            if trainer.global_step == 3:
+                found.pop("after")
+
+    monitor = GradientMonitor(every=4, images=8)
+    settings = {"generator_optimizer": partial(SGD, lr=0.1), "penalties": [R1(1.0, every=16)]}
+    make_trainer(max_steps=4, callbacks=[ByHand(), monitor]).fit(make_gan(**settings), data)
+    signals, expected = monitor.signals, found["signals"]
+    before, after = (torch.cat([one.flatten() for one in found[when]]) for when in ("before", "after"))
+    ratio = ((after - before).norm() / before.norm()).item()
+    assert signals.generator.update_ratio == pytest.approx(ratio, rel=1e-4)
+    assert list(signals.generator.update_ratios) == ["hidden1", "hidden2", "output"]
+    assert signals.discriminator.terms.keys() == {"adversarial", "r1"}
+    records = asdict(signals), asdict(expected)
+    for record in records:
+        del record["movement"]
+        for network in NETWORKS:
+            del record[network]["update_ratio"], record[network]["update_ratios"]
+    assert equal(*records)
+
+
+def test_batch_norm_sees_real_and_generated_images_apart(make_trainer, data):
+    found = {}
+
+    class ByHand(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            latents = torch.randn(16, 8, generator=pl_module.rng("monitor", 0))
+            generator, discriminator = deepcopy(pl_module.generator), deepcopy(pl_module.discriminator)
+            found["fake"] = discriminator(generator(latents)).mean().item()
+
+    torch.manual_seed(0)
+    gan = GAN(DCGANGenerator(SHAPE, 8, 4), DCGANDiscriminator(SHAPE, 4, norm="batch"))
+    monitor = GradientMonitor()
+    make_trainer(max_steps=1, callbacks=[ByHand(), monitor]).fit(gan, data)
+    assert monitor.signals.logit_fake == pytest.approx(found["fake"], rel=1e-4)
+
+
+def test_grad_norm_is_without_the_loss_scale(make_gan, make_trainer, data, tmp_path):
+    """Which fused optimizers are given, and take out by themselves."""
+    settings = {"discriminator_optimizer": partial(Adam, fused=True), "generator_optimizer": SGD}
+    monitor = GradientMonitor()
+    keep = Keep(monitor)
+    trainer = make_trainer(max_steps=1, callbacks=[monitor, keep], logger=MetricsTable(tmp_path))
+    trainer.precision_plugin.scaler = SimpleNamespace(get_scale=lambda: 4.0)  # there is none on a CPU
+    trainer.fit(make_gan(**settings), data)
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    (_, _, of_discriminator), (_, _, of_generator) = keep.norms
+    assert float(row["grad_norm/discriminator"]) == pytest.approx(of_discriminator / 4, rel=1e-5)
+    assert float(row["grad_norm/generator"]) == pytest.approx(of_generator, rel=1e-5)
+
+
+def test_mixed_precision_is_measured_in_float32(make_trainer, data):
+    records = []
+    for precision in ("32-true", "bf16-mixed"):
+        monitor = GradientMonitor()
+        make_trainer(max_steps=1, precision=precision, callbacks=[monitor]).fit(make(penalties=[R1(1.0)]), data)
+        record = asdict(monitor.signals)
+        for network in NETWORKS:
+            del record[network]["update_ratio"], record[network]["update_ratios"]
+        records.append(record)
+    assert equal(*records)
+
+
+def test_half_precision_runs(make_trainer, data):
+    monitor = GradientMonitor()
+    make_trainer(max_steps=1, precision="bf16-true", callbacks=[monitor]).fit(make(), data)
+    assert monitor.signals.generator.total > 0
+
+
+# ---------------------------------------------------------------------- resume, and the columns
+
+
+def test_resumes_bit_for_bit(make_trainer, data, tmp_path):
+    def run(steps: int, gan: GAN, **settings) -> list:
+        monitor = GradientMonitor(every=2)
+        keep = Keep(monitor)
+        trainer = make_trainer(max_steps=steps, callbacks=[monitor, keep])
+        trainer.fit(gan, data, **settings)
+        trainer.save_checkpoint(tmp_path / f"{steps}.ckpt")
+        return keep.records
+
+    whole = run(9, make())
+    expected = load(tmp_path / "9.ckpt")["callbacks"]["GradientMonitor"]
+    assert [column["step"] for column in expected["columns"]] == [1, 2, 4, 6, 8]
+    run(5, make())
+    parts = run(9, make(), ckpt_path=tmp_path / "5.ckpt")
+    assert parts == whole[3:]
+    assert equal(load(tmp_path / "9.ckpt")["callbacks"]["GradientMonitor"], expected)
+
+
+def test_a_save_in_a_measured_batch_has_its_column(make_gan, make_trainer, data, tmp_path):
+    callbacks = [RunCheckpoint(every=4), GradientMonitor(every=4)]
+    make_trainer(max_steps=4, callbacks=callbacks).fit(make_gan(), data)
+    state = load(tmp_path / "checkpoints" / "last.ckpt")["callbacks"]["GradientMonitor"]
+    assert [column["step"] for column in state["columns"]] == [1, 4]
+
+
+def test_columns_are_thinned(make_gan, make_trainer, data):
+    monitor = GradientMonitor(every=1)
+    make_trainer(max_steps=1, callbacks=[monitor]).fit(make_gan(), data)
+    first = monitor.signals
+    monitor = GradientMonitor(every=1)
+    resumed = GradientMonitor(every=1)
+    for step in range(1, 1001):
+        monitor.keep(replace_step(first, step))
+        assert len(monitor.columns) <= MAX_COLUMNS
+        if step == 500:
+            resumed.load_state_dict(
+                {key: list(one) if key == "columns" else one for key, one in monitor.state_dict().items()}
+            )
+        elif step > 500:
+            resumed.keep(replace_step(first, step))
+    steps = [column["step"] for column in monitor.columns]
+    assert steps == list(range(1, 1001, 8))  # evenly, from the first on
+    assert monitor.columns[3]["generator"] == first.generator.activation_gradients
+    assert resumed.state_dict() == monitor.state_dict()
+
+
+def replace_step(signals, step):
+    return type(signals)(**(vars(signals) | {"step": step}))
+
+
+# ---------------------------------------------------------------------- charts and pictures
+
+
+def test_charts(make_gan, make_trainer, data, tmp_path):
+    logger = TensorBoardLogger(tmp_path, name="", version="tensorboard")
+    monitor = GradientMonitor(every=3)
+    keep = Keep(monitor)
+    loggers = [logger, MetricsTable(tmp_path)]
+    make_trainer(max_steps=7, logger=loggers, callbacks=[monitor, keep]).fit(make_gan(penalties=[R1(1.0)]), data)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    tags = events.Tags()
+
+    def points(tag):
+        return [(event.step, event.value) for event in events.Scalars(tag)]
+
+    def expected(value):
+        return [(one.step, pytest.approx(value(one), rel=1e-6)) for one in keep.records]
+
+    assert [one.step for one in keep.records] == [1, 3, 6]
+    assert points("gradients/image_gradient") == expected(lambda one: one.image_gradient)
+    assert points("gradients/lipschitz") == expected(lambda one: one.lipschitz)
+    assert points("gradients/logit_gap") == expected(lambda one: one.logit_gap)
+    assert points("gradients/generator/parameters") == expected(lambda one: one.generator.total)
+    assert points("gradients/generator/dead") == expected(lambda one: one.generator.dead_share)
+    assert points("gradients/discriminator/term/r1") == expected(lambda one: one.discriminator.terms["r1"])
+    assert points("gradients/discriminator/first_to_last") == expected(lambda one: one.discriminator.first_to_last)
+    assert points("gradients/discriminator/update_ratio") == expected(lambda one: one.discriminator.update_ratio)
+    assert points("gradients/discriminator/spectral_norm") == expected(
+        lambda one: max(one.discriminator.spectral_norms.values())
+    )
+    for kind, values in (
+        ("activation", "activation_gradients"),
+        ("parameters", "parameter_gradients"),
+        ("update_ratio", "update_ratios"),
+        ("spectral_norm", "spectral_norms"),
+    ):
+        wanted = expected(lambda one, values=values: getattr(one.generator, values)["hidden2"])
+        assert points(f"gradients/generator/{kind}/hidden2") == wanted
+
+    # The gradient that training steps with.
+    for index, network in enumerate(NETWORKS):
+        norms = [(step, norm) for step, one, norm in keep.norms if one == index]
+        norms = [(step + 1 - index, norm) for step, norm in norms]  # the first step has moved the counter
+        wanted = [(step, pytest.approx(norm, rel=1e-5)) for step, norm in norms if step in (1, 3, 6)]
+        assert points(f"grad_norm/{network}") == wanted
+
+    histogram = events.Histograms("gradients/generator/activation_log10/hidden1")[-1]
+    assert histogram.step == 6
+    assert histogram.histogram_value.num == 16
+    counts = keep.records[-1].generator.histograms["hidden1"]
+    assert [count for count in histogram.histogram_value.bucket if count] == [count for count in counts if count]
+    assert [image.step for image in events.Images("gradients/heatmap_generator")] == [1, 3, 6]
+    assert {"gradients/heatmap_generator", "gradients/heatmap_discriminator"} <= set(tags["images"])
+
+    header = (tmp_path / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert "gradients/generator/parameters" in header
+    assert not any("hidden1" in name for name in header)  # single layers would make it wide
+
+    # The picture at the end is the last one on the board.
+    drawn = Image.open(tmp_path / "gradients" / "heatmap_generator.png")
+    assert np.array_equal(np.asarray(drawn), np.asarray(monitor.draw("generator")))
+    board = events.Images("gradients/heatmap_generator")[-1]
+    assert (board.width, board.height) == drawn.size
+
+
+def test_grad_norm_is_left_to_clipping(make_gan, make_trainer, data, tmp_path):
+    class Silent(GradientClipping):
+        def on_train_batch_end(self, *args):
+            pass
+
+    monitor = GradientMonitor()
+    table = MetricsTable(tmp_path)
+    make_trainer(max_steps=1, logger=table, callbacks=[Silent(ByNorm(1.0)), monitor]).fit(make_gan(), data)
+    text = (tmp_path / "metrics.csv").read_text()
+    assert "gradients/generator/parameters" in text
+    assert "grad_norm" not in text
+
+
+def test_heat_map_has_each_value_in_its_place():
+    columns = [{"a": 1e-10, "b": 1e2, "c": 1.0}, {"a": 0.0, "b": float("nan"), "c": 1e-25}, {"a": 1e-4, "c": 1e30}]
+    image = heat_map("title", [1, 2, 3], columns)
+    pixels = np.asarray(image)
+    width, height = 640 // 3, 28
+
+    def corner():
+        """Of the plot: the first pixel of the darkest colour."""
+        found = np.argwhere((pixels == np.array(colour(1e-10))).all(-1))
+        return found[0]
+
+    top, left = corner()
+    for row, layer in enumerate("abc"):
+        for number, column in enumerate(columns):
+            y, x = top + row * height + height // 2, left + number * width + width // 2
+            assert tuple(pixels[y, x]) == rgb(colour(column.get(layer))), (layer, number)
+
+
+def rgb(value) -> tuple[int, int, int]:
+    return tuple(int(value[start : start + 2], 16) for start in (1, 3, 5)) if isinstance(value, str) else value
+
+
+def test_colours():
+    assert colour(None) == ABSENT
+    assert colour(0.0) == ZERO
+    assert colour(float("inf")) == colour(float("nan")) == NOT_FINITE
+    assert colour(1e-30) == colour(1e-10) == rgb(COLOURS[0])
+    assert colour(1e9) == colour(1e2) == rgb(COLOURS[-1])
+    luminance = [sum(np.array(colour(10.0**power)) * (0.3, 0.59, 0.11)) for power in range(-10, 3)]
+    assert luminance == sorted(luminance)  # and so it prints in grey
+    assert len(set(luminance)) == 13
+
+
+@pytest.mark.parametrize(("layers", "measurements"), [(1, 1), (3, 200), (150, 13)])
+def test_heat_maps_of_all_sizes(layers, measurements):
+    columns = [{f"block{number}.layer": 10.0**-number for number in range(layers)} for _ in range(measurements)]
+    image = heat_map("a title", list(range(measurements)), columns)
+    assert image.width < 1600
+    assert image.height < 2200
+
+
+def test_a_picture_that_cannot_be_written_does_not_end_the_run(make_gan, make_trainer, data, tmp_path):
+    (tmp_path / "gradients").write_text("in the way")
+    with pytest.warns(UserWarning, match=r"cannot write .*heatmap_generator\.png"):
+        make_trainer(max_steps=2, callbacks=[GradientMonitor()]).fit(make_gan(), data)
+
+
+@pytest.mark.parametrize("setting", [{"every": 0}, {"images": 1}])
+def test_bad_settings(setting):
+    with pytest.raises(ValueError, match=next(iter(setting))):
+        GradientMonitor(**setting)
+
+
+class Level(nn.Module):
+    """Images of one level of grey."""
+
+    latent_dim = 8
+
+    def __init__(self):
+        super().__init__()
+        self.level = nn.Parameter(torch.zeros(()))
+
+    def forward(self, latents):
+        return self.level.expand(len(latents), *SHAPE) + 0 * latents.sum()
+
+
+def test_movement(make_trainer, data):
+    """Of all pixels by .3: sqrt(28 * 28) * .3, whatever size the pictures are kept at. Also after a resume."""
+
+    class Move(Callback):
+        def on_train_batch_end(self, trainer, pl_module, *args):
+            with torch.no_grad():
+                pl_module.generator.level.fill_({1: 0.1, 2: 0.4, 3: 0.4, 4: 0.2}[trainer.global_step])
+
+    def fit(last, checkpoint=None):
+        gan = GAN(Level(), DCGANDiscriminator(SHAPE, 4, norm="none"), generator_optimizer=partial(SGD, lr=0.0))
+        monitor = GradientMonitor(every=1, images=8)
+        keep = Keep(monitor)
+        callbacks = [Move(), monitor, keep, RunCheckpoint(every=2)]
+        trainer = make_trainer(max_steps=last, callbacks=callbacks)
+        trainer.fit(gan, data, ckpt_path=checkpoint, weights_only=True)
+        return [one.movement for one in keep.records], trainer.default_root_dir
+
+    moved, folder = fit(2)
+    assert moved == [None, pytest.approx(8.4, rel=1e-5)]
+    assert fit(4, f"{folder}/checkpoints/last.ckpt")[0] == [0, pytest.approx(5.6, rel=1e-5)]

@@ -1,0 +1,134 @@
+"""Pictures: right in every pixel, at the right batches, and without effect on training."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import SmallMNIST, mnist, same_weights
+from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from gan import GAN
+from gan.callbacks import GeneratorEMA, ImageLogger
+from gan.callbacks.image_logger import animate, slerp
+from gan.images import image_grid, to_pil, to_uint8
+from gan.networks import DCGANDiscriminator, DCGANGenerator
+
+
+def test_to_uint8_rounds_and_clamps():
+    values = torch.tensor([-1.0, -1.2, 0.0, 1.0, 1.3, -1 + 2.4 / 255, -1 + 2.6 / 255])
+    assert to_uint8(values).tolist() == [0, 0, 128, 255, 255, 1, 1]
+
+
+def test_every_grey_level_comes_back():
+    levels = torch.arange(256)
+    assert torch.equal(to_uint8(levels / 127.5 - 1), levels.to(torch.uint8))
+
+
+def test_grid_has_each_image_in_its_place():
+    images = torch.full((6, 1, 4, 4), -1.0)
+    images[4] = 1.0
+    grid = image_grid(images)  # 3 columns, 2 rows, borders of 2
+    assert grid.shape == (1, 2 * 6 + 2, 3 * 6 + 2)
+    assert (grid[:, 8:12, 8:12] == 255).all()
+    assert (grid[:, 2:6, 2:6] == 0).all()
+
+
+@pytest.mark.parametrize(("num", "columns"), [(2, 2), (4, 2), (5, 3), (64, 8)])
+def test_grid_is_near_square(num, columns):
+    assert image_grid(torch.zeros(num, 3, 4, 4)).shape[2] == columns * 6 + 2
+
+
+def test_slerp_keeps_to_the_sphere():
+    torch.manual_seed(0)
+    start, end = torch.nn.functional.normalize(torch.randn(2, 5, 16, dtype=torch.float64), dim=-1)
+    angle = torch.acos((start * end).sum(-1))
+    for t in (0.0, 0.3, 1.0):
+        point = slerp(start, end, t)
+        torch.testing.assert_close(point.norm(dim=-1), torch.ones(5, dtype=torch.float64))
+        torch.testing.assert_close(torch.acos((start * point).sum(-1).clamp(-1, 1)), t * angle)
+    assert torch.equal(slerp(start, start, 0.5), start)
+
+
+def dcgan() -> GAN:
+    torch.manual_seed(0)
+    shape = (1, 28, 28)
+    networks = (
+        DCGANGenerator(image_shape=shape, base_channels=4),
+        DCGANDiscriminator(image_shape=shape, base_channels=4),
+    )
+    return GAN(*networks, num_fixed_latents=16)
+
+
+def test_training_is_bit_identical_with_and_without(make_trainer, data):
+    one, two = dcgan(), dcgan()  # batch norm: a sample drawn in training mode would show
+    make_trainer(callbacks=[ImageLogger(every=2)]).fit(one, data)
+    make_trainer().fit(two, data)
+    assert same_weights(one, two)
+
+
+def test_files_and_tensorboard(make_trainer, data, tmp_path):
+    gan = dcgan()
+    logger = TensorBoardLogger(tmp_path, name="", version="tensorboard")
+    make_trainer(max_steps=8, logger=logger, callbacks=[GeneratorEMA(), ImageLogger(every=3)]).fit(gan, data)
+    samples = tmp_path / "samples"
+    assert sorted(path.name for path in samples.iterdir()) == [
+        "fixed_000000.png",
+        "fixed_000003.png",
+        "fixed_000006.png",
+        "fixed_000008.png",
+        "interpolation_000008.png",
+        "real.png",
+        "training.gif",
+    ]
+    # The last picture is what the averaged generator makes now, in evaluation mode.
+    gan.generator_ema.eval()
+    with torch.no_grad():
+        expected = image_grid(gan.generator_ema(gan.fixed_latents))
+    drawn = torch.from_numpy(np.array(Image.open(samples / "fixed_000008.png")))
+    assert torch.equal(drawn, expected[0])
+    with Image.open(samples / "training.gif") as animation:
+        assert animation.n_frames == 4
+
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert sorted(events.Tags()["images"]) == ["samples/fixed", "samples/interpolation", "samples/real"]
+    assert [image.step for image in events.Images("samples/fixed")] == [0, 3, 6, 8]
+    assert [event.step for event in events.Scalars("loss/generator")] == list(range(1, 9))
+
+
+def test_real_images_are_real(make_trainer, tmp_path):
+    data = SmallMNIST(batch_size=4, validation_size=0)
+    make_trainer(max_steps=1, callbacks=[ImageLogger()]).fit(dcgan(), data)
+    drawn = torch.from_numpy(np.array(Image.open(tmp_path / "samples" / "real.png")))
+    first = drawn[2:30, 2:30]
+    assert any(torch.equal(first, image[0]) for image in mnist()[0])
+
+
+def test_ends_of_the_interpolation_are_fixed_samples(make_trainer, data, tmp_path):
+    make_trainer(max_steps=1, callbacks=[ImageLogger()]).fit(dcgan(), data)
+    fixed = np.array(Image.open(tmp_path / "samples" / "fixed_000001.png"))[2:30, 2:30]
+    path = np.array(Image.open(tmp_path / "samples" / "interpolation_000001.png"))[2:30, 2:30]
+    assert np.abs(fixed.astype(int) - path.astype(int)).max() <= 1
+
+
+def test_long_animation_is_thinned(tmp_path):
+    for number in range(130):
+        to_pil(torch.full((3, 4, 4), number, dtype=torch.uint8)).save(tmp_path / f"fixed_{number:06d}.png")
+    animate(tmp_path)
+    with Image.open(tmp_path / "training.gif") as animation:
+        assert animation.n_frames == 100
+        assert animation.info["loop"] == 0
+        animation.seek(99)
+        assert animation.convert("L").getpixel((0, 0)) == 129
+
+
+def test_bad_every():
+    with pytest.raises(ValueError, match="every"):
+        ImageLogger(every=0)
+
+
+def test_a_picture_that_cannot_be_written_does_not_end_the_run(make_gan, make_trainer, data, tmp_path):
+    (tmp_path / "samples").write_text("in the way")
+    with pytest.warns(UserWarning, match=r"cannot write .*fixed_000000\.png.*Training goes on"):
+        make_trainer(max_steps=2, callbacks=[ImageLogger()]).fit(make_gan(), data)

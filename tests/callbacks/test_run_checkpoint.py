@@ -1,0 +1,276 @@
+"""The run's checkpoints: one whole at every moment, resumable, written and removed when they should be."""
+
+import os
+import signal
+from datetime import timedelta
+
+import pytest
+import torch
+from conftest import same_weights
+from lightning import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins import MixedPrecision
+from lightning.pytorch.plugins.io import AsyncCheckpointIO
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from gan.callbacks import AtomicCheckpointIO, RunCheckpoint
+from gan.checkpoints import check_checkpoint
+
+
+class Disk(AtomicCheckpointIO):
+    """Fails from a given save on, half-way through the file, as a full disk does."""
+
+    def __init__(self, full_from: int, full_to: int = 10**9):
+        self.saves, self.full = 0, range(full_from, full_to)
+
+    def save_checkpoint(self, checkpoint, path, storage_options=None):
+        self.saves += 1
+        if self.saves in self.full:
+            checkpoint = checkpoint | {"too much": Breaks()}
+        super().save_checkpoint(checkpoint, path, storage_options)
+
+
+class Breaks:
+    def __reduce__(self):
+        raise OSError(28, "No space left on device")
+
+
+class Saves(Callback):
+    """Notes the batches at which something is saved."""
+
+    def __init__(self):
+        self.steps = []
+
+    def on_save_checkpoint(self, trainer, pl_module, checkpoint):
+        self.steps.append(trainer.global_step)
+
+
+def names(tmp_path) -> list[str]:
+    return sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+
+
+def saved_step(tmp_path, name="last.ckpt") -> int:
+    return torch.load(tmp_path / "checkpoints" / name, weights_only=True)["global_step"]
+
+
+def test_saves_every_so_often_and_at_the_end(make_gan, make_trainer, data, tmp_path):
+    saves = Saves()
+    make_trainer(max_steps=8, callbacks=[RunCheckpoint(every=3), saves]).fit(make_gan(), data)
+    assert saves.steps == [3, 6, 8]
+    assert names(tmp_path) == ["last.ckpt", "step_000006.ckpt", "step_000008.ckpt"]
+    for name, step in (("last.ckpt", 8), ("step_000006.ckpt", 6), ("step_000008.ckpt", 8)):
+        assert saved_step(tmp_path, name) == step
+        check_checkpoint(tmp_path / "checkpoints" / name)
+
+
+def test_every_batch_of_two_epochs_with_validations(make_gan, make_trainer, data):
+    """It waits for the validation and for the end of the epoch, and misses no batch for it."""
+    saves = Saves()
+    data.validation_size = 448  # 4 batches an epoch
+    trainer = make_trainer(max_steps=8, val_check_interval=2, callbacks=[RunCheckpoint(every=1), saves])
+    trainer.fit(make_gan(), data)
+    assert saves.steps == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+def test_keeps_the_newest(make_gan, make_trainer, data, tmp_path, keep):
+    """At each moment: the new one is whole before an old one goes."""
+    seen = []
+
+    class Look(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            seen.append([name for name in os.listdir(tmp_path / "checkpoints") if name.startswith("step")])
+
+    (tmp_path / "checkpoints").mkdir()
+    others = ["best.ckpt", "step_2.ckpt", "notes.txt"]
+    for name in [*others, "step_000002.ckpt.partial"]:
+        (tmp_path / "checkpoints" / name).touch()
+    make_trainer(max_steps=8, callbacks=[RunCheckpoint(every=1, keep=keep), Look()]).fit(make_gan(), data)
+    own = [f"step_00000{step}.ckpt" for step in range(9 - keep, 9)]
+    assert names(tmp_path) == sorted([*others, "last.ckpt", *own])
+    assert [len(one) - 1 for one in seen] == [min(step, keep) for step in range(8)]
+
+
+def test_checkpoints_that_the_run_went_back_behind_do_not_count(make_gan, make_trainer, data, tmp_path):
+    """Those beyond the one that it went on from may be damaged: the good ones must not make room for them."""
+    make_trainer(max_steps=6, callbacks=[RunCheckpoint(every=2, keep=3)]).fit(make_gan(), data)
+    folder = tmp_path / "checkpoints"
+    for name in ("last.ckpt", "step_000006.ckpt", "step_000004.ckpt"):
+        (folder / name).unlink()
+        (folder / name).write_bytes(b"damaged")
+    trainer = make_trainer(max_steps=5, callbacks=[RunCheckpoint(every=10, keep=2)])
+    trainer.fit(make_gan(), data, ckpt_path=folder / "step_000002.ckpt")
+    assert names(tmp_path) == ["last.ckpt", "step_000002.ckpt", "step_000005.ckpt", "step_000006.ckpt"]
+    assert saved_step(tmp_path, "step_000002.ckpt") == 2
+    assert saved_step(tmp_path) == 5
+
+
+def test_saves_by_the_clock(make_gan, make_trainer, data, monkeypatch):
+    """Lightning's own timed checkpoints are never written in manual optimization."""
+    now, saves = [0.0], Saves()
+    monkeypatch.setattr("gan.callbacks.run_checkpoint.time.monotonic", lambda: now[0])
+
+    class Clock(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            now[0] += 20  # seconds
+
+    make_trainer(max_steps=10, callbacks=[RunCheckpoint(every=4, minutes=1), saves, Clock()]).fit(make_gan(), data)
+    assert saves.steps == [3, 4, 7, 8, 10]
+
+
+def test_timed_checkpoint_of_lightning_is_refused(make_gan, make_trainer, data, tmp_path):
+    timed = ModelCheckpoint(train_time_interval=timedelta(minutes=1))
+    with pytest.raises(ValueError, match=r"train_time_interval never saves.*set RunCheckpoint's minutes"):
+        make_trainer(callbacks=[RunCheckpoint(), timed]).fit(make_gan(), data)
+    make_trainer(callbacks=[RunCheckpoint(), ModelCheckpoint(tmp_path)]).fit(make_gan(), data)
+
+
+@pytest.mark.parametrize("own", [None, Disk(full_from=9)], ids=["none", "own"])
+def test_file_is_written_beside_its_place(make_gan, make_trainer, data, own):
+    """From Python too, where nobody thinks of a plugin. One that the user gives is left alone."""
+    trainer = make_trainer(callbacks=[RunCheckpoint()], plugins=[] if own is None else [own])
+    trainer.fit(make_gan(), data)
+    assert type(trainer.strategy.checkpoint_io) is (AtomicCheckpointIO if own is None else Disk)
+
+
+def test_two_are_refused(make_gan, make_trainer, data):
+    with pytest.raises(ValueError, match="two RunCheckpoints"):
+        make_trainer(callbacks=[RunCheckpoint(), RunCheckpoint(every=5)]).fit(make_gan(), data)
+
+
+def test_checkpoint_that_is_written_later_is_refused(make_gan, make_trainer, data):
+    trainer = make_trainer(callbacks=[RunCheckpoint()], plugins=[AsyncCheckpointIO()])
+    with pytest.raises(ValueError, match="leave AsyncCheckpointIO out"):
+        trainer.fit(make_gan(), data)
+
+
+def test_full_disk_warns_and_the_last_good_checkpoint_stays(make_gan, make_trainer, data, tmp_path):
+    trainer = make_trainer(callbacks=[RunCheckpoint(every=3)], plugins=[Disk(full_from=2, full_to=3)])
+    with pytest.warns(UserWarning, match=r"No space left.*batch 3 is kept.*Training goes on"):
+        trainer.fit(make_gan(), data)
+    assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 8
+
+
+@pytest.mark.filterwarnings("ignore:.*No space left")
+def test_disk_still_full_at_the_end_is_an_error(make_gan, make_trainer, data, tmp_path):
+    trainer = make_trainer(callbacks=[RunCheckpoint(every=3)], plugins=[Disk(full_from=2)])
+    with pytest.raises(ValueError, match=r"cannot write .*step_000008\.ckpt.*batch 3 is kept. Make room"):
+        trainer.fit(make_gan(), data)
+    assert names(tmp_path) == ["last.ckpt", "step_000003.ckpt"]  # no half file either
+    assert saved_step(tmp_path) == 3
+
+
+def test_disk_full_for_the_second_name(make_gan, make_trainer, data, tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("gan.callbacks.run_checkpoint.name_again", full)
+    trainer = make_trainer(max_steps=4, callbacks=[RunCheckpoint(every=2)])
+    with (
+        pytest.warns(UserWarning, match=r"cannot write .*No space left.*Training goes on"),
+        pytest.raises(ValueError, match="Make room"),
+    ):
+        trainer.fit(make_gan(), data)
+    assert names(tmp_path) == ["step_000002.ckpt", "step_000004.ckpt"]
+
+
+class Press(Callback):
+    """Presses Ctrl-C, or sends another signal, in the middle of a batch."""
+
+    def __init__(self, batch: int, *signals: signal.Signals):
+        self.batch, self.signals = batch, signals or [signal.SIGINT]
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        if trainer.global_step == self.batch and optimizer is trainer.optimizers[0]:
+            for number in self.signals:
+                signal.raise_signal(number)  # to this thread: two that wait for another one would become one
+
+
+@pytest.fixture
+def handlers():
+    """Puts back what Lightning does not: it leaves SIGINT ignored, as a shell does in the background."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield before | {signal.SIGINT: signal.default_int_handler}
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("batch", [2, 3, 4])  # the last of the epoch among them
+def test_ctrl_c_finishes_the_batch_and_saves(make_gan, make_trainer, data, tmp_path, handlers, batch):
+    whole, stopped, resumed = make_gan(), make_gan(), make_gan()
+    data.validation_size = 448  # 4 batches an epoch
+    make_trainer(max_steps=9).fit(whole, data)
+    with pytest.raises(SystemExit):  # Lightning's answer to Ctrl-C
+        make_trainer(max_steps=9, callbacks=[RunCheckpoint(every=100), Press(batch)]).fit(stopped, data)
+    assert names(tmp_path) == ["last.ckpt", f"step_00000{batch + 1}.ckpt"]
+    assert saved_step(tmp_path) == batch + 1
+    signal.signal(signal.SIGINT, handlers[signal.SIGINT])
+    trainer = make_trainer(max_steps=9, callbacks=[RunCheckpoint()])
+    trainer.fit(resumed, data, ckpt_path=tmp_path / "checkpoints" / "last.ckpt")
+    assert same_weights(whole, resumed)
+
+
+def test_second_ctrl_c_ends_at_once(make_gan, make_trainer, data, tmp_path, handlers):
+    twice = Press(4, signal.SIGINT, signal.SIGINT)
+    with pytest.raises(SystemExit):
+        make_trainer(max_steps=9, callbacks=[RunCheckpoint(every=100), twice]).fit(make_gan(), data)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_sigterm_during_a_validation(make_gan, make_trainer, data, tmp_path, handlers):
+    """The run ends after it. Lightning's own handler is not asked: it talks to the other processes at once."""
+
+    class Terminate(Callback):
+        def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx):
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert not trainer.received_sigterm
+
+    data.validation_size = 448
+    trainer = make_trainer(max_steps=9, num_sanity_val_steps=0, callbacks=[RunCheckpoint(every=100), Terminate()])
+    with pytest.raises(SIGTERMException):
+        trainer.fit(make_gan(), data)
+    assert saved_step(tmp_path) == 4
+
+
+def test_handlers_are_put_back(make_gan, make_trainer, data, handlers):
+    inside = []
+
+    class Look(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            inside.append([signal.getsignal(number) for number in handlers])
+
+    make_trainer(max_steps=2, callbacks=[RunCheckpoint(), Look()]).fit(make_gan(), data)
+    assert {number: signal.getsignal(number) for number in handlers} == handlers
+    assert all(one not in handlers.values() for one in inside[0])
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("every", 0), ("minutes", 0), ("minutes", -1), ("keep", 0)], ids=lambda value: str(value)
+)
+def test_bad_setting(setting, value):
+    with pytest.raises(ValueError, match=f"RunCheckpoint's {setting}"):
+        RunCheckpoint(**{setting: value})
+
+
+def test_scale_of_the_loss_goes_on(make_gan, make_trainer, data, tmp_path):
+    """Of half precision: it grows by batches without an overflow, and how many there were counts too."""
+    scales = {}
+
+    def scaler(name):
+        class Scale(Callback):
+            def on_train_batch_end(self, trainer, pl_module, *args):
+                scales[name, trainer.global_step] = trainer.precision_plugin.scaler.get_scale()
+
+        scaler = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=5)  # 2 steps a batch
+        return {"plugins": [MixedPrecision("16-mixed", "cpu", scaler)], "callbacks": [RunCheckpoint(every=4), Scale()]}
+
+    whole, parts, resumed = make_gan(), make_gan(), make_gan()
+    make_trainer(max_steps=9, **scaler("whole")).fit(whole, data)
+    make_trainer(max_steps=4, **scaler("parts")).fit(parts, data)
+    trainer = make_trainer(max_steps=9, **scaler("parts"))
+    trainer.fit(resumed, data, ckpt_path=tmp_path / "checkpoints" / "last.ckpt")
+    assert same_weights(whole, resumed)
+    assert scales["whole", 4] != scales["whole", 9]
+    for step in range(1, 10):
+        assert scales["whole", step] == scales["parts", step]

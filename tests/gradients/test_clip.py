@@ -1,0 +1,283 @@
+"""Clipping against its mathematics, written out in float64."""
+
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+from torch.optim import SGD, Adam
+
+from gan.gradients.clip import Adaptive, Auto, ByNorm, ByValue, Clip, Gradients, unscale
+
+
+def network(groups: int = 1, dtype: torch.dtype = torch.float32) -> nn.Module:
+    torch.manual_seed(0)
+    layers = nn.Sequential(
+        nn.Linear(6, 8),
+        nn.Unflatten(1, (4, 2, 1)),
+        nn.ConvTranspose2d(4, 6, 3, groups=groups),
+        nn.GroupNorm(2, 6),
+        spectral_norm(nn.ConvTranspose2d(6, 4, (2, 3), groups=groups)),
+        nn.Conv2d(4, 5, 3, groups=groups if groups == 1 else 1),
+        nn.Flatten(),
+        nn.Linear(10, 2),
+    )
+    return layers.to(memory_format=torch.channels_last).to(dtype)
+
+
+def fill(module: nn.Module, scale: float = 1.0, seed: int = 0) -> list[Tensor]:
+    """Gives each parameter a gradient. Returns copies in float64."""
+    rng = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():
+        values = torch.randn(parameter.shape, generator=rng, dtype=torch.float64) ** 3 * scale
+        parameter.grad = torch.empty_like(parameter).copy_(values)
+    return gradients(module)
+
+
+def gradients(module: nn.Module) -> list[Tensor]:
+    return [parameter.grad.double().clone() for parameter in module.parameters()]
+
+
+def length(tensors: list[Tensor]) -> float:
+    """The norm, by a sum that is exact."""
+    return math.sqrt(math.fsum(float(value) ** 2 for tensor in tensors for value in tensor.flatten()))
+
+
+def bits(module: nn.Module) -> list[Tensor]:
+    return [parameter.grad.clone().view(torch.int32) for parameter in module.parameters()]
+
+
+# ---------------------------------------------------------------------- the norm
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1.0, 1e18, 1e30])
+def test_norm(scale):
+    """Of float32 gradients whose squares are 0 or infinite in float32, too."""
+    module = network()
+    expected = length(fill(module, scale))
+    assert Gradients(module).norm() == pytest.approx(expected, rel=1e-6)
+
+
+def test_norm_of_many():
+    module = nn.Linear(1500, 1000)
+    (weight, bias) = fill(module)
+    assert Gradients(module).norm() == pytest.approx(
+        float((weight.square().sum() + bias.square().sum()).sqrt()), rel=1e-6
+    )
+
+
+def test_norm_without_gradients():
+    module = network()
+    measured = [clip(Gradients(module)) for clip in (ByNorm(1), ByValue(1), Adaptive(1), Auto())]
+    assert measured == [(0.0, 0.0, False)] * 4
+    module[0].bias.grad = torch.full((8,), 2.0)
+    assert Gradients(module).norm() == pytest.approx(math.sqrt(32))
+
+
+# ---------------------------------------------------------------------- by norm
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("scale", [1e-25, 1.0, 1e25])
+def test_by_norm(dtype, scale):
+    module = network(dtype=dtype)
+    for seed in range(10):
+        before = fill(module, scale, seed)
+        bound = length(before) * 10 ** -(seed / 3 + 0.01)
+        measured = ByNorm(bound)(Gradients(module))
+        after = gradients(module)
+        assert length(after) <= bound  # not by the last digit
+        close = partial(torch.testing.assert_close, atol=1e-9 * bound)
+        precision = 4 * torch.finfo(dtype).eps
+        assert length(after) == pytest.approx(bound, rel=2 * precision)
+        assert measured == (pytest.approx(length(before), rel=1e-6), pytest.approx(length(after), rel=precision), True)
+        for one, other in zip(before, after, strict=True):  # the direction is the same, and to the digit
+            close(other, one * bound / length(before), rtol=2 * precision)
+
+
+def test_by_norm_leaves_short_ones():
+    module = network()
+    norm = length(fill(module))
+    before = bits(module)
+    assert ByNorm(norm * 1.01)(Gradients(module)) == (pytest.approx(norm), pytest.approx(norm), False)
+    assert all(map(torch.equal, bits(module), before))
+
+
+# ---------------------------------------------------------------------- by value
+
+
+def test_by_value():
+    module = network()
+    before = fill(module)
+    measured = ByValue(0.5)(Gradients(module))
+    for one, other in zip(before, gradients(module), strict=True):
+        assert torch.equal(other, one.clamp(-0.5, 0.5))
+    assert measured == (pytest.approx(length(before)), pytest.approx(length(gradients(module))), True)
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_by_value_sees_a_single_one(sign):
+    module = network()
+    fill(module, scale=1e-3)
+    with torch.no_grad():
+        module[-1].bias.grad[1] = 3.0 * sign
+    assert ByValue(2.0)(Gradients(module)).clipped
+    assert float(module[-1].bias.grad[1]) == 2.0 * sign
+    assert not ByValue(2.0)(Gradients(module)).clipped
+
+
+# ---------------------------------------------------------------------- per unit
+
+
+def units(module: nn.Module) -> list[list[tuple[Tensor, Tensor]]]:
+    """The weights and gradients of each unit of each layer but the last, one output channel after the other."""
+    found = []
+    for layer in list(module)[:-1]:
+        own = dict(layer.named_parameters())
+        weight = own.pop("weight", own.pop("parametrizations.weight.original", None))
+        if isinstance(layer, nn.GroupNorm):
+            own["weight"] = weight
+        elif isinstance(layer, nn.ConvTranspose2d):
+            width, depth = len(weight) // layer.groups, weight.shape[1]
+            of_group = [slice(group * width, (group + 1) * width) for group in range(layer.groups)]
+            found += [(weight[rows, column], weight.grad[rows, column]) for rows in of_group for column in range(depth)]
+        elif weight is not None:
+            found += [(weight[row], weight.grad[row]) for row in range(len(weight))]
+        found += [(vector, vector.grad) for vector in own.values()]
+    return [(one.detach().double().clone(), two.double().clone()) for one, two in found]
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("ratio", [0.03, 1.0])
+def test_adaptive(groups, ratio):
+    module = network(groups)
+    with torch.no_grad():
+        module[0].bias.zero_()  # bounded by eps
+        module[2].weight.mul_(5)  # some units are clipped, some are not
+    before = fill(module, scale=0.2)
+    last = [before[-2], before[-1]]
+    expected, too_long = [], 0
+    for weight, gradient in units(module):
+        norm, bound = float(gradient.norm()), ratio * max(float(weight.norm()), 0.002)
+        expected.append(gradient * min(1.0, bound / norm))
+        too_long += norm > bound
+    measured = Adaptive(ratio, eps=0.002)(Gradients(module))
+    after = units(module)
+    assert len(after) == sum([8 + 1, 6 + 1, 2, 4 + 1, 5 + 1])
+    for (weight, gradient), value in zip(after, expected, strict=True):
+        torch.testing.assert_close(gradient, value, rtol=1e-6, atol=0)
+        assert gradient.norm() <= ratio * max(float(weight.norm()), 0.002)
+    assert too_long == len(after) if ratio == 0.03 else 0 < too_long < len(after)
+    assert torch.equal(gradients(module)[-2], last[0])
+    assert torch.equal(gradients(module)[-1], last[1])
+    assert measured == (pytest.approx(length(before)), pytest.approx(length(gradients(module))), True)
+
+
+def test_adaptive_last_layer_is_that_of_the_last_weight():
+    """A normalisation behind it has no matrix, and a spectral norm hides its weight."""
+    module = nn.Sequential(nn.Linear(2, 3), spectral_norm(nn.Linear(3, 4)), nn.LayerNorm(4))
+    assert [part.name for part in Gradients(module).parts if part.output] == [
+        "1.bias",
+        "1.parametrizations.weight.original",
+    ]
+
+
+# ---------------------------------------------------------------------- at a percentile
+
+
+@pytest.mark.parametrize(("percentile", "window"), [(10, 1000), (50, 7), (0, 3), (97.5, 20), (100, 5)])
+def test_auto(percentile, window):
+    module, clip, norms = network(), Auto(percentile, window), []
+    for seed in range(40):
+        before = fill(module, scale=1 + seed % 7, seed=seed)
+        norms.append(length(before))
+        bound = np.percentile(norms[-window:], percentile)
+        measured = clip(Gradients(module))
+        assert clip.threshold() == pytest.approx(bound, rel=1e-6)
+        assert measured.before == pytest.approx(norms[-1])
+        assert length(gradients(module)) <= min(norms[-1], bound) * (1 + 1e-6)
+        assert measured.clipped == (norms[-1] > bound * (1 + 1e-9))
+        if seed == 25:  # a run that is resumed
+            state = clip.state_dict()
+            clip = Auto(percentile, window)
+            clip.load_state_dict(state)
+
+
+# ---------------------------------------------------------------------- all of them
+
+ALL = [ByNorm(0.1), ByValue(0.1), Adaptive(0.1), Auto(0)]
+ENDLESS = [ByNorm(math.inf), ByValue(math.inf), Adaptive(math.inf), Auto(100)]
+
+
+def name(clip: Clip) -> str:
+    return type(clip).__name__
+
+
+@pytest.mark.parametrize("clip", ENDLESS, ids=name)
+def test_without_a_bound_no_bit_changes(clip):
+    module = network()
+    for seed in range(3):
+        fill(module, scale=10.0**seed, seed=seed)
+        with torch.no_grad():
+            module[0].bias.grad[:3] = torch.tensor([-0.0, 0.0, 1e-42])
+        before = bits(module)
+        measured = clip(Gradients(module))
+        assert measured.after == measured.before
+        assert not measured.clipped
+        assert all(map(torch.equal, bits(module), before))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("clip", ALL, ids=name)
+def test_what_is_not_finite_stays(clip, bad):
+    """Clamping would make a number of infinity, and a factor of 0 a zero: then nobody would ever know."""
+    module = network()
+    fill(module)
+    with torch.no_grad():
+        module[2].weight.grad[1, 2] = bad
+    before, state = bits(module), clip.state_dict()
+    measured = clip(Gradients(module))
+    assert not math.isfinite(measured.before)
+    assert not measured.clipped
+    assert all(map(torch.equal, bits(module), before))
+    assert clip.state_dict() == state
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (partial(ByNorm, 0), "ByNorm's max_norm must be above 0, and is 0"),
+        (partial(ByNorm, math.nan), "max_norm"),
+        (partial(ByValue, -1), "ByValue's max_value"),
+        (partial(Adaptive, 0), "Adaptive's ratio"),
+        (partial(Adaptive, 0.1, 0), "Adaptive's eps"),
+        (partial(Auto, 101), "from 0 to 100, and is 101"),
+        (partial(Auto, 10, 0), "window"),
+    ],
+)
+def test_bad_argument(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("optimizer", [partial(SGD, lr=0.1), partial(Adam, lr=0.1, fused=True)])
+def test_unscale(optimizer):
+    """Once, whoever asks first; and the step is the one of gradients without a scale."""
+    modules = [nn.Linear(3, 2), nn.Linear(3, 2)]
+    modules[1].load_state_dict(modules[0].state_dict())
+    for module, scale in zip(modules, (1.0, 1024.0), strict=True):
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        stepping = optimizer(module.parameters())
+        scaler.scale(module(torch.ones(4, 3)).square().sum()).backward()
+        for _ in range(2):
+            unscale(stepping, scaler)
+        ByNorm(0.5)(Gradients(module))
+        assert Gradients(module).norm() == pytest.approx(0.5, rel=1e-5)
+        scaler.step(stepping)
+        scaler.update()
+    for one, other in zip(*(module.parameters() for module in modules), strict=True):
+        torch.testing.assert_close(one, other)
+    unscale(stepping, None)

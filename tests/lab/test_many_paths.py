@@ -1,0 +1,14 @@
+"""Many paths to equilibrium: that each check can fail."""
+
+import pytest
+
+from gan.lab.experiment import load
+from gan.losses import NonSaturating, Saturating
+from gan.penalties import R1
+from lab.lab_checks import assert_each_check_can_fail
+
+
+@pytest.mark.slow
+def test_each_check_can_fail():
+    exchanged = {"saturating": NonSaturating(), "non-saturating": Saturating()}
+    assert_each_check_can_fail(load("many_paths"), [{"losses": exchanged}, {"penalty": R1(0)}, {"penalty": R1(1000)}])

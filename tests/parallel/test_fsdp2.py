@@ -1,0 +1,342 @@
+"""FSDP2 on real processes: the same training as on one, and checkpoints that go either way."""
+
+import os
+import sys
+import warnings
+from argparse import Namespace
+from pathlib import Path
+from pickle import UnpicklingError
+
+import pytest
+import torch
+from commands import SMALL, equal, fit, load, process
+from conftest import ROOT
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+
+from gan import GAN
+from gan.callbacks import GeneratorEMA
+from gan.callbacks.run_progress import describe
+from gan.checkpoints import read
+from gan.generate import sample
+from gan.losses import Hinge
+from gan.parallel import check_settings, check_strategy, replace_lightnings
+from parallel.sharded import BATCHES, SETTINGS, SHAPE, make_data, make_gan, make_trainer
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """What one process, then three, then two have written."""
+    folder = tmp_path_factory.mktemp("runs")
+    one_process(folder)
+    started = process([sys.executable, ROOT / "tests" / "parallel" / "sharded.py", folder], cwd=ROOT, env=environment())
+    _, errors = started.communicate()
+    assert started.returncode == 0, errors
+    return folder
+
+
+def environment() -> dict[str, str]:
+    paths = [str(ROOT), str(ROOT / "tests")]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+
+
+def one_process(folder: Path, resume: Path | None = None, name: str = "one-6.ckpt", **settings) -> GAN:
+    gan = make_gan("dcgan", "adam", loss=Hinge(), start=1 if resume else 0)
+    trainer = make_trainer(folder, 1, [GeneratorEMA()], **settings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer.fit(gan, datamodule=make_data(), ckpt_path=resume, weights_only=True)
+    trainer.save_checkpoint(folder / name)
+    return gan
+
+
+def by_hand(gan: GAN, real: list, latents: list, half_life: float = 50) -> GAN:
+    """Trains on whole batches, without Lightning and without processes."""
+    gan.add_ema()
+    networks = gan.discriminator, gan.generator
+    optimizers = [make(network.parameters()) for make, network in zip(gan.make_optimizer, networks, strict=True)]
+    latents = iter(latents)
+    for batch, images in enumerate(real, start=1):
+        with torch.no_grad():
+            fake = gan.generator(next(latents))
+        logits = gan.discriminator(torch.cat([images, fake])).chunk(2)
+        optimizers[0].zero_grad()
+        gan.loss.discriminator(*logits).mean().backward()
+        optimizers[0].step()
+        if gan.weight_clip:
+            for parameter in gan.discriminator.parameters():
+                parameter.data.clamp_(-gan.weight_clip, gan.weight_clip)
+        if batch % gan.n_critic == 0:
+            fake = gan.generator(next(latents))
+            real_logits = gan.discriminator(images) if gan.loss.relativistic else None
+            optimizers[1].zero_grad()
+            gan.loss.generator(gan.discriminator(fake), real_logits).mean().backward()
+            optimizers[1].step()
+        decay = 0.5 ** (len(images) / min(half_life, len(images) * batch / 20))
+        with torch.no_grad():
+            for mean, now in zip(gan.generator_ema.parameters(), gan.generator.parameters(), strict=True):
+                mean.copy_(decay * mean + (1 - decay) * now)
+    return gan
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "settings", "number"),
+    [(name, settings, 2) for name, settings in SETTINGS.items()]
+    + [("tiny", {"networks": "tiny"}, 2), ("three", {"networks": "tiny"}, 3)],
+)
+def test_trains_as_one_process(folder, name, settings, number):
+    shares = [load(folder / f"{name}-{rank}.pt") for rank in range(number)]
+    real, latents = (
+        [torch.cat(parts) for parts in zip(*(one[key] for one in shares), strict=True)] for key in shares[0]
+    )
+    assert len(real) == BATCHES
+    expected = by_hand(make_gan(**settings), real, latents).state_dict()
+    state = load(folder / f"{name}.ckpt")["state_dict"]
+    assert state.keys() == expected.keys()
+    start = make_gan(**settings).state_dict()
+    for key, value in expected.items():
+        tolerance = 1e-5 if key.endswith(("._u", "._v")) else 1e-6  # power iterations enlarge what differs
+        torch.testing.assert_close(
+            state[key], value, rtol=0, atol=tolerance, msg=lambda text, key=key: f"{key}: {text}"
+        )
+        if key.endswith(("weight", "original")):
+            assert (value - start[key.replace("_ema", "")]).abs().max() > 1e-4  # it moved
+
+
+@pytest.mark.slow
+def test_full_checkpoint_is_that_of_one_process(folder):
+    one, sharded_run = load(folder / "one-6.ckpt"), load(folder / "full-6.ckpt")
+    assert shapes(one) == shapes(sharded_run)
+    GAN.load_from_checkpoint(folder / "full-6.ckpt", weights_only=True)
+
+
+def shapes(value):
+    """A checkpoint with the shapes and types of tensors in their place; of all else, the types."""
+    if isinstance(value, torch.Tensor):
+        return value.shape, value.dtype, value.device
+    if isinstance(value, dict):
+        return {key: shapes(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [shapes(item) for item in value]
+    return type(value)
+
+
+@pytest.mark.slow
+def test_parts_make_the_full_checkpoint(folder):
+    for batch in (3, 6):
+        assert sorted(path.name for path in (folder / f"parts-{batch}.ckpt").iterdir()) == [
+            "0-of-2.ckpt",
+            "1-of-2.ckpt",
+        ]
+        assert equal(read(folder / f"parts-{batch}.ckpt"), load(folder / f"full-{batch}.ckpt"))
+
+
+@pytest.mark.slow
+def test_each_part_is_a_share(folder):
+    whole = (folder / "full-6.ckpt").stat().st_size
+    for part in (folder / "parts-6.ckpt").iterdir():
+        assert part.stat().st_size < 0.75 * whole
+
+
+@pytest.mark.slow
+def test_resumes_bit_for_bit(folder):
+    assert equal(load(folder / "full-resumed.ckpt"), load(folder / "full-6.ckpt"))
+    assert equal(read(folder / "parts-resumed.ckpt"), read(folder / "parts-6.ckpt"))
+
+
+@pytest.mark.slow
+def test_one_kind_of_checkpoint_takes_the_place_of_the_other(folder):
+    assert equal(load(folder / "swap.ckpt"), load(folder / "full-6.ckpt"))
+    assert not list(folder.glob("swap.ckpt.*"))
+
+
+@pytest.mark.slow
+def test_one_process_goes_on_with_it(folder):
+    gan = one_process(folder, resume=folder / "full-6.ckpt", name="on-one.ckpt", max_steps=6)
+    assert same_state(load(folder / "on-one.ckpt"), load(folder / "full-6.ckpt"))
+    assert gan.trainer.global_step == 6
+    one_process(folder, resume=folder / "full-3.ckpt", name="on-one.ckpt")
+    assert load(folder / "on-one.ckpt")["global_step"] == 6
+
+
+@pytest.mark.slow
+def test_goes_on_with_one_process_at_the_rates_of_the_command(folder):
+    one, again = load(folder / "one-6.ckpt"), load(folder / "one-again.ckpt")
+    assert again["optimizer_states"][0]["param_groups"][0]["lr"] == 0.5
+    again["optimizer_states"][0]["param_groups"][0]["lr"] = 1e-3
+    assert same_state(one, again)
+
+
+@pytest.mark.slow
+def test_begins_an_average_from_a_checkpoint_without(folder):
+    state, before = load(folder / "average.ckpt")["state_dict"], read(folder / "no-average.ckpt")["state_dict"]
+    assert not any(key.startswith("generator_ema.") for key in before)
+    assert all(equal(state[key], value) for key, value in before.items())
+    assert all(equal(state[f"generator_ema.{key[10:]}"], before[key]) for key in before if key.startswith("generator."))
+
+
+@pytest.mark.slow
+def test_a_part_that_one_process_cannot_read_stops_all(folder):
+    assert "process 1 failed" in torch.load(folder / "damaged-0.pt")
+    assert "EOFError" in torch.load(folder / "damaged-1.pt")
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_with_the_parts_of_three(folder):
+    assert len(list((folder / "three-4.ckpt").iterdir())) == 3
+    assert same_state(read(folder / "three-4.ckpt"), load(folder / "three-in-two.ckpt"))
+
+
+def same_state(one: dict, two: dict) -> bool:
+    """Whether weights, averages and both optimizers are equal bit for bit."""
+    return all(equal(one[key], two[key]) for key in ("state_dict", "optimizer_states"))
+
+
+@pytest.mark.slow
+def test_validates_draws_and_reports(folder):
+    for precision in ("bf16-mixed", "bf16-true"):
+        scores = [load(folder / f"{precision}-{rank}.pt") for rank in range(2)]
+        assert scores[0] == scores[1]
+        after_training, from_checkpoint = scores[0]
+        assert after_training == from_checkpoint
+        names = {path.name for path in (folder / precision / "samples").iterdir()}
+        assert {"fixed_000002.png", "fixed_000004.png", "training.gif"} <= names
+    report = (folder / "two-0.txt").read_text()
+    gan = make_gan("batch norm")
+    for line in (describe(gan.generator, gan.fixed_latents[:1]), describe(gan.discriminator, torch.zeros(1, *SHAPE))):
+        assert line in report
+
+
+@pytest.mark.slow
+def test_moves_each_gradient_once(folder):
+    gan = make_gan()
+    # Every process has as many rows of a parameter, and some have rows of nothing.
+    generator, discriminator = (
+        sum(-(-len(parameter) // 2) * 2 * parameter[0].numel() for parameter in network.parameters())
+        for network in (gan.generator, gan.discriminator)
+    )
+    for rank in range(2):
+        traffic = load(folder / f"traffic-{rank}.pt")
+        assert traffic["reduced"] == [discriminator, generator]
+        # Each network for its forward and its backward, and in the first step the generator for a sample.
+        judged = [discriminator, discriminator]
+        assert traffic["gathered"] == [generator, *judged, generator, *judged, generator]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("penalty", ["model.penalties=[R1]", "trainer.strategy to ddp", "configs/hinge_sn.yaml"]),
+        ("optimizer", ["Adafactor", "Adam"]),
+        ("scalar", ["scale of Scalar", "(1,)"]),
+        ("sync batch norm", ["trainer.sync_batchnorm", "false"]),
+    ],
+)
+def test_refuses(folder, name, words):
+    for rank in range(2):
+        message = load(folder / f"refused-{rank}.pt")[name]
+        for word in words:
+            assert word in message
+
+
+@pytest.mark.slow
+def test_takes_a_penalty_that_is_off(folder):
+    assert load(folder / "refused-0.pt")["penalty off"] == "runs"
+
+
+def check(strategy, precision="32-true") -> None:
+    clipping = {"gradient_clip_val": None, "gradient_clip_algorithm": None}
+    check_settings(Namespace(strategy=strategy, precision=precision, accumulate_grad_batches=1, **clipping))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "word"),
+    [
+        ("fsdp", "FSDP1"),
+        ("fsdp_cpu_offload", "FSDP1"),
+        (Namespace(class_path="lightning.pytorch.strategies.FSDPStrategy"), "FSDP1"),
+        (Namespace(class_path="lightning.pytorch.strategies.ModelParallelStrategy"), "tensor parallel"),
+    ],
+)
+def test_refuses_settings_that_are_not_fsdp2(strategy, word):
+    with pytest.raises(ValueError, match=word):
+        check(strategy)
+
+
+@pytest.mark.parametrize(("strategy", "word"), [(FSDPStrategy, "FSDP1"), (ModelParallelStrategy, "tensor parallel")])
+def test_refuses_strategies_that_are_not_fsdp2(strategy, word):
+    with pytest.raises(ValueError, match=word):
+        check_strategy(Namespace(strategy=strategy()), [])
+
+
+@pytest.mark.parametrize("strategy", ["fsdp2", Namespace(class_path="gan.parallel.FSDP2")])
+def test_refuses_precisions(strategy):
+    with pytest.raises(
+        ValueError, match=r"trainer\.precision=64-true: set it to one of 32-true, bf16-mixed, bf16-true, "
+    ):
+        check(strategy, "64-true")
+    for precision in ("32-true", "bf16-mixed", "bf16-true", "16-true", 32, None):
+        check(strategy, precision)
+
+
+@pytest.mark.parametrize("strategy", ["auto", "ddp", Namespace(class_path="gan.parallel.DDP")])
+def test_lets_others_pass(strategy):
+    check(strategy, "64-true")
+
+
+def test_refuses_one_process(tmp_path):
+    replace_lightnings()
+    with pytest.raises(ValueError, match=r"set trainer\.devices above 1"):
+        make_trainer(tmp_path, 1, strategy="fsdp2").fit(make_gan(), datamodule=make_data())
+
+
+def test_refuses_parts_that_are_not_whole(tmp_path):
+    with pytest.raises(ValueError, match="no checkpoint at"):
+        read(tmp_path)
+    torch.save({"global_step": 1}, tmp_path / "0-of-2.ckpt")
+    with pytest.raises(ValueError, match=r"1-of-2\.ckpt is missing"):
+        read(tmp_path)
+    torch.save({"global_step": 2}, tmp_path / "1-of-2.ckpt")
+    with pytest.raises(ValueError, match="different batches"):
+        read(tmp_path)
+
+
+def test_reading_parts_runs_no_code(tmp_path):
+    for rank in range(2):
+        torch.save({"global_step": 1, "state_dict": Malicious()}, tmp_path / f"{rank}-of-2.ckpt")
+    with pytest.raises(UnpicklingError):
+        read(tmp_path)
+    assert not Malicious.ran
+
+
+class Malicious:
+    ran = False
+
+    def __reduce__(self):
+        return mark, ()
+
+
+def mark():
+    Malicious.ran = True
+
+
+@pytest.mark.slow
+def test_command_line(tmp_path):
+    run = tmp_path / "run"
+    words = ["--config", "configs/hinge_sn.yaml", *SMALL, "--trainer.max_steps", "2", "--run_dir", str(run)]
+    words += ["--model.generator_scheduler", "null", "--model.discriminator_scheduler", "null"]
+    words += ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "fsdp2"]
+    started = process([sys.executable, "-m", "gan.cli", "fit", *words], cwd=ROOT, env=environment())
+    output, errors = started.communicate(timeout=300)
+    assert started.returncode == 0, output + errors
+    assert "DCGANDiscriminator, 165,729 parameters" in output
+    assert "Warning" not in errors
+    sample(str(run / "checkpoints" / "last.ckpt"), str(tmp_path / "images.npy"), num=4)
+
+
+@pytest.mark.parametrize("strategy", ["fsdp", "lightning.pytorch.strategies.ModelParallelStrategy"])
+def test_command_line_refuses(tmp_path, capsys, strategy):
+    with pytest.raises(SystemExit, match="2"):
+        fit(tmp_path / "run", "--trainer.strategy", strategy)
+    assert capsys.readouterr().err.startswith(f"error: trainer.strategy={strategy.split('.')[-1]}")
