@@ -5,19 +5,42 @@ A checkpoint is a file of plain data, written by `torch.save`, or a folder of su
 the best as `best.ckpt`.
 """
 
+import io
+import math
 import os
+import pickle
 import re
 import shutil
 import zipfile
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import IO, Any, ClassVar, TypeGuard
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
+
+EXPANDED = 2**26  # bytes that the tensors of a checkpoint may have beyond those that are stored
+STORED = {  # what the name of a storage says of its numbers
+    f"{name}Storage": dtype
+    for name, dtype in {
+        "BFloat16": torch.bfloat16,
+        "Bool": torch.bool,
+        "Byte": torch.uint8,
+        "Char": torch.int8,
+        "ComplexDouble": torch.complex128,
+        "ComplexFloat": torch.complex64,
+        "Double": torch.float64,
+        "Float": torch.float32,
+        "Half": torch.float16,
+        "Int": torch.int32,
+        "Long": torch.int64,
+        "Short": torch.int16,
+    }.items()
+}
 
 LAST = "last.ckpt"
 BEST = "best.ckpt"
@@ -205,21 +228,28 @@ def read(path: str | Path) -> dict[str, Any]:
 
     Raises:
         ValueError: if a part is missing, or the parts are not of one checkpoint.
+        UnpicklingError: If it asks for anything but containers, numbers and tensors.
     """
-    contents = [torch.load(part, map_location="cpu", weights_only=True) for part in parts(path)]
+    contents = []
+    for part in parts(path):
+        check_pickle(part)
+        contents.append(torch.load(part, map_location="cpu", weights_only=True))
     return merge(contents) if Path(path).is_dir() else contents[0]
 
 
-def check_checkpoint(path: str | Path) -> dict[str, Any]:
+def check_checkpoint(path: str | Path | IO[bytes]) -> dict[str, Any]:
     """Refuses a checkpoint that is missing, damaged or not ours, before anything is made of it. Runs no code in it.
+
+    Args:
+        path: A file, a folder of parts, or an open file, which is left where it was.
 
     Returns:
         What it holds, tensors without their values.
 
     Raises:
-        ValueError: with the reason.
+        ValueError: If it cannot be used, with the reason.
     """
-    contents = [check_file(part) for part in parts(path)]
+    contents = [check_file(part) for part in ([path] if is_open(path) else parts(path))]
     try:
         ours = any(key.startswith("generator.") for key in contents[0]["state_dict"])
         ours = ours and "_instantiator" in contents[0]["hyper_parameters"]
@@ -228,9 +258,28 @@ def check_checkpoint(path: str | Path) -> dict[str, Any]:
     if not ours:
         raise ValueError(f"{path} is a checkpoint of something else: it has no generator of this project")
     try:
-        return merge(contents) if Path(path).is_dir() else contents[0]
+        return contents[0] if is_open(path) or Path(path).is_file() else merge(contents)
     except Exception as error:
         raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def is_open(path: Any) -> TypeGuard[IO[bytes]]:
+    return hasattr(path, "read")
+
+
+@contextmanager
+def opened(path: Path | IO[bytes]) -> Iterator[IO[bytes]]:
+    """A file to read from its start; one that is open already is put back."""
+    if not is_open(path):
+        with path.open("rb") as file:
+            yield file
+        return
+    before = path.tell()
+    path.seek(0)
+    try:
+        yield path
+    finally:
+        path.seek(before)
 
 
 def newest_whole(folder: Path) -> tuple[Path, dict[str, Any], list[Path]] | None:
@@ -259,39 +308,128 @@ def newest_whole(folder: Path) -> tuple[Path, dict[str, Any], list[Path]] | None
     )
 
 
-def check_file(path: Path) -> Any:
+def check_file(path: Path | IO[bytes]) -> Any:
     """What a file holds, tensors without their values.
 
     Raises:
-        ValueError: if a bit of it is not as it was written, or if it is not plain data.
+        ValueError: If a bit of it is not as it was written, or if it is not plain data.
     """
-    with path.open("rb") as file:
+    with opened(path) as file:
         magic = file.read(4)
-    if not magic:
-        raise ValueError(f"{path} is damaged: it is empty")
-    try:
-        archive = zipfile.is_zipfile(path)
-        damaged = damaged_record(path) if archive else None
-    except Exception as error:  # a damaged file can raise anything
-        raise ValueError(f"{path} is damaged: {type(error).__name__}") from error
-    if damaged is not None:
-        raise ValueError(f"{path} is damaged: {damaged} is not what was written")
-    if not archive and magic == b"PK\x03\x04":
-        raise ValueError(f"{path} is damaged: its end is missing")
-    if not archive:
-        raise ValueError(f"{path} is not a checkpoint; a run writes its own to RUN/checkpoints/last.ckpt")
-    try:
-        return torch.load(path, map_location="meta", weights_only=True, mmap=True)
-    except UnpicklingError as error:
-        raise ValueError(
-            f"{path} is not a checkpoint of this project: those are plain data, and this one asks to run code. "
-            "Do not trust where it is from"
-        ) from error
-    except Exception as error:
-        raise ValueError(f"{path} is not a checkpoint: {type(error).__name__}") from error
+        if not magic:
+            raise ValueError(f"{path} is damaged: it is empty")
+        try:
+            archive = zipfile.is_zipfile(file)
+            damaged = damaged_record(file) if archive else None
+        except Exception as error:  # a damaged file can raise anything
+            raise ValueError(f"{path} is damaged: {type(error).__name__}") from error
+        if damaged is not None:
+            raise ValueError(f"{path} is damaged: {damaged} is not what was written")
+        if not archive and magic == b"PK\x03\x04":
+            raise ValueError(f"{path} is damaged: its end is missing")
+        if not archive:
+            raise ValueError(f"{path} is not a checkpoint; a run writes its own to RUN/checkpoints/last.ckpt")
+        try:
+            check_pickle(file)
+            file.seek(0)
+            mapped = not is_open(path)
+            return torch.load(path if mapped else file, map_location="meta", weights_only=True, mmap=mapped)
+        except UnpicklingError as error:
+            raise ValueError(
+                f"{path} is not a checkpoint of this project: those are plain data, and this one asks to run code "
+                f"({error.args[0].splitlines()[0]}). Do not trust where it is from"
+            ) from error
+        except Misfit as error:
+            raise ValueError(f"{path} is damaged: it describes {error}") from error
+        except Exception as error:
+            raise ValueError(f"{path} is not a checkpoint: {type(error).__name__}") from error
 
 
-def damaged_record(path: Path) -> str | None:
+class Misfit(ValueError):
+    """What a pickle describes is not in the file."""
+
+
+def check_pickle(path: Path | IO[bytes]) -> None:
+    """Reads the structure of a checkpoint with stand-ins for all that it would have made.
+
+    Torch lets a file call what takes a number and asks for as much memory, such as `bytearray` or a storage, and
+    describe tensors larger than what is stored.
+
+    Raises:
+        UnpicklingError: If it asks for anything but containers, numbers and tensors.
+        Misfit: If it describes a tensor or a storage that is not in the file.
+    """
+    with zipfile.ZipFile(path) as archive:
+        (record,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
+        folder = record.removesuffix("data.pkl")
+        sizes = {part.filename.removeprefix(folder): part.file_size for part in archive.infolist()}
+        Structure(io.BytesIO(archive.read(record)), sizes).load()
+
+
+class Structure(pickle._Unpickler):  # the one in Python: the one in C makes room for as many objects as a file says
+    """Goes through a pickle, makes containers only, and lets tensors be described that the archive has the data of.
+
+    Args:
+        file: The pickle.
+        sizes: Bytes of the records of the archive, by name.
+    """
+
+    CALLED: ClassVar = {
+        ("collections", "OrderedDict"): OrderedDict,
+        ("collections", "Counter"): Counter,
+        ("__builtin__", "set"): set,  # as protocol 2 calls it
+        ("__builtin__", "complex"): complex,
+        ("torch", "Size"): tuple,
+        ("torch", "device"): lambda *name: name,
+        ("torch._utils", "_rebuild_parameter"): lambda data, *settings: data,
+    }
+
+    def __init__(self, file: io.BytesIO, sizes: dict[str, int]):
+        super().__init__(file)
+        self.sizes = sizes
+        self.room = EXPANDED
+
+    def find_class(self, module: str, name: str) -> Any:
+        match module, name:
+            case _ if (module, name) in self.CALLED:
+                return self.CALLED[module, name]
+            case "torch._utils", "_rebuild_tensor_v2" | "_rebuild_tensor_v3":
+                return self.tensor
+            case "_codecs", "encode":
+                return latin1
+            case ("torch", _) if name in STORED:
+                return STORED[name]  # to be named, not to be called
+            case "torch.storage", "UntypedStorage":
+                return torch.uint8
+            case ("torch", _) if isinstance(getattr(torch, name, None), torch.dtype):
+                return getattr(torch, name)
+        raise UnpicklingError(f"{module}.{name}")
+
+    def persistent_load(self, pid: Any) -> tuple[int, torch.dtype]:
+        kind, dtype, key, _, numel = pid
+        stored = self.sizes.get(f"data/{key}")
+        if kind != "storage" or not isinstance(dtype, torch.dtype) or stored != numel * dtype.itemsize:
+            raise Misfit("a storage of another size than is in the file")
+        return stored, dtype
+
+    def tensor(self, storage: Any, offset: int, size: tuple, stride: tuple, grad: bool, hooks: Any, *more: Any) -> None:
+        stored, dtype = storage
+        itemsize = (more[0] if more and isinstance(more[0], torch.dtype) else dtype).itemsize
+        if 0 not in size:
+            reach = offset + 1 + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
+            self.room -= max(0, math.prod(size) * itemsize - stored)  # a stride of 0 gives one value many times
+            if min((offset, *size, *stride)) < 0 or reach * itemsize > stored or self.room < 0:
+                raise Misfit("a tensor larger than what is in the file")
+
+
+def latin1(text: str, encoding: str) -> bytes:
+    """How a pickle holds bytes. Other encodings make more of less."""
+    if encoding != "latin1":
+        raise UnpicklingError(f"_codecs.encode to {encoding}")
+    return text.encode(encoding)
+
+
+def damaged_record(path: Path | IO[bytes]) -> str | None:
     """What in the archive does not have the sum that was written with it. Torch does not look when it loads."""
     with zipfile.ZipFile(path) as archive:
         records = archive.infolist()
@@ -299,6 +437,6 @@ def damaged_record(path: Path) -> str | None:
         stored = all(record.compress_type == zipfile.ZIP_STORED for record in records)
         if not records or records[0].header_offset != 0 or not stored:
             return "the list of its parts"
-        if sum(record.file_size for record in records) > path.stat().st_size:
+        if sum(record.file_size for record in records) > archive.fp.seek(0, io.SEEK_END):
             return "the list of its parts"
         return archive.testzip()

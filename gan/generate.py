@@ -14,7 +14,7 @@ from gan.module import GAN
 BATCH = 250  # images made at a time
 
 
-def sample(ckpt: str, out: str, num: int = 64, seed: int = 0) -> None:
+def sample(ckpt: str, out: str, num: int = 64, seed: int = 0, trust: str | list[str] | None = None) -> None:
     """Writes images that the generator of a checkpoint makes.
 
     Args:
@@ -22,6 +22,7 @@ def sample(ckpt: str, out: str, num: int = 64, seed: int = 0) -> None:
         out: FILE.png for one grid, FILE.npy for a uint8 array (N, H, W) or (N, H, W, C), a folder for one PNG each.
         num: How many images.
         seed: Seeds the latents: the same seed gives the same images, and a larger num the same ones and more.
+        trust: Packages whose classes the checkpoint may import, besides this one and torch's: my_package, or a list.
 
     Raises:
         ValueError: if the checkpoint cannot be used, or the images cannot be written.
@@ -31,7 +32,7 @@ def sample(ckpt: str, out: str, num: int = 64, seed: int = 0) -> None:
     path = Path(out)
     if path.suffix not in (".png", ".npy", ""):
         raise ValueError(f"--out {out}: give a file that ends in .png or .npy, or a folder")
-    gan = load(ckpt)
+    gan = load(ckpt, trust)
     images = generate(gan, num, seed)
     try:
         if path.suffix == ".png":
@@ -49,12 +50,13 @@ def sample(ckpt: str, out: str, num: int = 64, seed: int = 0) -> None:
     print(f"{num} images of {ckpt} (seed {seed}): {out}")
 
 
-def export(ckpt: str, out: str) -> None:
+def export(ckpt: str, out: str, trust: str | list[str] | None = None) -> None:
     """Writes the generator of a checkpoint for use without this project: latents (N, latent_dim) in, images out.
 
     Args:
         ckpt: A checkpoint of a run, such as runs/default/TIME/checkpoints/last.ckpt.
         out: FILE.pt2 for torch.export, or FILE.onnx (needs `pip install "gan[onnx]"`).
+        trust: Packages whose classes the checkpoint may import, besides this one and torch's: my_package, or a list.
 
     Raises:
         ValueError: if the checkpoint cannot be used, or the file cannot be written.
@@ -62,7 +64,7 @@ def export(ckpt: str, out: str) -> None:
     path = Path(out)
     if path.suffix not in (".pt2", ".onnx"):
         raise ValueError(f"--out {out}: give a file that ends in .pt2 (torch.export) or .onnx")
-    gan = load(ckpt)
+    gan = load(ckpt, trust)
     network = (gan.generator if gan.generator_ema is None else gan.generator_ema).eval()
     network.to(memory_format=torch.contiguous_format)  # the formats have no channels_last
     latents = torch.zeros(2, network.latent_dim)  # 2, since torch.export takes a dimension of 1 for a constant
@@ -80,11 +82,11 @@ def export(ckpt: str, out: str) -> None:
     print(f"generator of {ckpt}: {out}")
 
 
-def load(ckpt: str) -> GAN:
+def load(ckpt: str, trust: str | list[str] | None = None) -> GAN:
     """The GAN of a checkpoint, on the CPU and in evaluation mode.
 
     Raises:
-        ValueError: if the file is missing, damaged, or not a checkpoint of this project.
+        ValueError: if the file is missing, damaged, or not a checkpoint of this project, or names other classes.
     """
     check_checkpoint(ckpt)
     file = ckpt
@@ -94,7 +96,7 @@ def load(ckpt: str) -> GAN:
         file.seek(0)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "a checkpoint cannot rebuild")  # this one has, and no other follows
-        return GAN.load_from_checkpoint(file, map_location="cpu", weights_only=True).eval()
+        return GAN.load_from_checkpoint(file, map_location="cpu", weights_only=True, trust=trust).eval()
 
 
 def generate(gan: GAN, num: int, seed: int) -> Tensor:

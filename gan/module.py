@@ -7,7 +7,8 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import IO, Any, Self
 
 import lightning as L
 import torch
@@ -17,12 +18,14 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from gan.checkpoints import check_checkpoint
 from gan.losses import Loss, NonSaturating
 from gan.networks import check_pair, evaluating, frozen, judges_each_alone
 from gan.optim import make_optimizers
 from gan.parallel import check_manual, check_strategy, is_sharded, shard
 from gan.penalties import Penalty, clip_weights, mixes_batch
 from gan.spec import save_hparams
+from gan.trust import Trust, check_hyper_parameters
 
 
 class GAN(L.LightningModule):
@@ -339,6 +342,24 @@ class GAN(L.LightningModule):
         if not average and self.generator_ema is not None:
             own = [key for key in state if key.startswith("generator.")]
             state |= {key.replace("generator.", "generator_ema.", 1): state[key].clone() for key in own}
+
+    @classmethod
+    def load_from_checkpoint(  # what Lightning reads from a file, it imports and calls
+        cls, checkpoint_path: str | Path | IO[bytes], *args: Any, trust: Trust = None, **kwargs: Any
+    ) -> Self:
+        """Lightning's, for checkpoints of this project alone, and without running anything that they bring.
+
+        Args:
+            checkpoint_path: A file, or one that is open.
+            *args: Lightning's.
+            trust: Packages whose classes the checkpoint may name, besides this one and torch's; a name or several.
+            **kwargs: Lightning's; and arguments of the constructor, which win over the checkpoint's.
+
+        Raises:
+            ValueError: If the checkpoint cannot be used, or names what is not to be trusted.
+        """
+        check_hyper_parameters(check_checkpoint(checkpoint_path), trust, str(checkpoint_path), given=kwargs)
+        return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Loads weights, those of an averaged generator too."""

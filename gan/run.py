@@ -1,6 +1,7 @@
 """How a run is set up: its config, its folder, its loggers, and where it starts from."""
 
 import argparse
+import hashlib
 import logging
 import os
 import shutil
@@ -8,7 +9,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from gan.checkpoints import AtomicCheckpointIO, check_checkpoint, newest_whole, 
 from gan.loggers import MetricsTable, RunTensorBoard
 from gan.module import GAN
 from gan.parallel import check_settings, replace_lightnings
+from gan.trust import check_hyper_parameters, check_names, named_in
 
 HELP = {
     "prog": "gan",
@@ -45,6 +47,7 @@ def run(args: list[str], callbacks: Sequence[Callback] = ()) -> None:
         # Lightning sets this to 1. Without a GPU, every step of an optimizer then looks for NVIDIA's library anew:
         # a tenth of a millisecond, which small networks feel.
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
+    args, trust = with_config_of_run(args)
     options = {"default_config_files": [str(CONFIGS / "default.yaml")], "exit_on_error": False}
     GANCLI(
         model_class=GAN,
@@ -60,7 +63,8 @@ def run(args: list[str], callbacks: Sequence[Callback] = ()) -> None:
             **HELP,
             **{command: dict(options) for command in GANCLI.subcommands()},
         },
-        args=with_config_of_run(args) or ["--help"],
+        args=args or ["--help"],
+        trust=trust,
     )
 
 
@@ -83,6 +87,10 @@ def quiet() -> None:
 class GANCLI(LightningCLI):
     """LightningCLI with a run folder, and with what is known in one place passed on to where it is needed."""
 
+    def __init__(self, *args: Any, trust: Iterable[str] = (), **kwargs: Any):
+        self.trust = trust  # packages whose classes a checkpoint may name
+        super().__init__(*args, **kwargs)
+
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         commands = LightningCLI.subcommands()
@@ -100,6 +108,13 @@ class GANCLI(LightningCLI):
             default="never",
             help="auto: go on from the last checkpoint in run_dir, if there is one; never; or a checkpoint's path.",
         )
+        for parser in self._subcommand_parsers.values():
+            parser.add_argument(
+                "--trust",
+                action="append",
+                help="A package whose classes a checkpoint, or the config beside it, may import, besides this one's "
+                "and torch's. What the command itself names is trusted.",
+            )
 
     def add_arguments_to_parser(self, parser: Any) -> None:
         for network in ("generator", "discriminator"):
@@ -113,6 +128,7 @@ class GANCLI(LightningCLI):
             if path is None:
                 raise ValueError(f"{self.config.subcommand} needs a trained run: --ckpt_path RUN/checkpoints/last.ckpt")
             self.checkpoint = check_checkpoint(path)
+            check_hyper_parameters(self.checkpoint, self.trust, str(path))
             self.ckpt_path = path
             self.config[self.config.subcommand].ckpt_path = parts(path)[0]  # each of them knows the networks
             super()._parse_ckpt_path()
@@ -128,6 +144,8 @@ class GANCLI(LightningCLI):
             config.trainer.callbacks = without_repeated(as_list(config.trainer.callbacks))
             self.run_dir = Path(config.run_dir) if config.run_dir else default_run_dir(config)
             self.ckpt_path, self.checkpoint = checkpoint_to_resume(self.run_dir, config.resume)
+            if self.ckpt_path is not None:
+                check_hyper_parameters(self.checkpoint, self.trust, str(self.ckpt_path))
 
     def after_instantiate_classes(self) -> None:
         if self.ckpt_path is not None:
@@ -159,8 +177,8 @@ class GANCLI(LightningCLI):
         if not trainer.is_global_zero:
             return
         config = self.config["fit"].clone()
-        for of_this_run in ("run_dir", "resume", "config"):
-            del config[of_this_run]
+        for name in ("run_dir", "resume", "config", "trust"):
+            del config[name]
         text = self._parser("fit").dump(config, skip_none=False)
         before = config_of_run(self.config["fit"].run_dir, self.config["fit"].resume)
         if self.ckpt_path is not None and before is not None:
@@ -170,6 +188,8 @@ class GANCLI(LightningCLI):
         with replacing(self.run_dir / "config.yaml") as partial:
             partial.write_text(text)
             sync(partial)
+        if named_in(yaml.safe_load(text)):
+            remember_own(text)
 
     def fit(self, model: LightningModule, **kwargs: Any) -> None:
         self.trainer.ckpt_path = self.ckpt_path  # known from the start, so that RunCheckpoint can compare
@@ -182,17 +202,62 @@ class GANCLI(LightningCLI):
                 sys.exit(128 + signal.SIGINT if self.trainer.interrupted else 1)  # what shells expect after Ctrl-C
 
 
-def with_config_of_run(args: list[str]) -> list[str]:
-    """Puts the config of the run to resume or to score before the other arguments, which so win over it."""
+def with_config_of_run(args: list[str]) -> tuple[list[str], set[str]]:
+    """Puts the config of the run to resume or to score before the other arguments, which so win over it.
+
+    Returns:
+        All arguments; and the packages whose classes the run's checkpoint may name: those that `--trust` gives, and
+        those that the command itself names, or a config that a run of one's own has written into its folder.
+
+    Raises:
+        ValueError: If the config names classes of other packages.
+    """
     if args[:1] not in (["fit"], ["validate"], ["test"]):
-        return args
+        return args, set()
+    given, rest = of_this_run(args[1:])
+    trust = {*given.trust, *named_by(rest)}
+    config = config_of_run(given.run_dir, given.resume if args[0] == "fit" else given.ckpt_path)
+    if config is None:
+        return args, trust
+    text = config.read_text()
+    settings = yaml.safe_load(text) or {}
+    if given.resume == "auto" and is_own(text):
+        trust |= named_in(settings)
+    check_names(settings, trust, str(config), config.parent)
+    return [args[0], "--config", str(config), *args[1:]], trust
+
+
+def of_this_run(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """What arguments say of the run that they belong to, and the others."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--run_dir")
     parser.add_argument("--resume", default="never")
     parser.add_argument("--ckpt_path", default="never")
-    given, _ = parser.parse_known_args(args[1:])
-    config = config_of_run(given.run_dir, given.resume if args[0] == "fit" else given.ckpt_path)
-    return args if config is None else [args[0], "--config", str(config), *args[1:]]
+    parser.add_argument("--trust", action="append", default=[])
+    return parser.parse_known_args(args)
+
+
+def named_by(words: list[str]) -> set[str]:
+    """The packages that a command itself names, in its words and in the configs that it gives."""
+    return named_in([word.partition("=")[2] if word.startswith("--") else word for word in words])
+
+
+def remember_own(config: str) -> None:
+    """Keeps a mark, in the user's cache, of a config that a run has written: to go on from there needs no --trust."""
+    with suppress(OSError):  # then it does ask
+        mark(config).parent.mkdir(parents=True, exist_ok=True)
+        mark(config).touch()
+
+
+def is_own(config: str) -> bool:
+    """Whether a run of this user has written the config, to the letter."""
+    return mark(config).is_file()
+
+
+def mark(config: str) -> Path:
+    from gan.metrics.feature_cache import cache_folder
+
+    return cache_folder() / "own_runs" / hashlib.blake2b(config.encode(), digest_size=16).hexdigest()
 
 
 def config_of_run(run_dir: str | None, checkpoint: str) -> Path | None:

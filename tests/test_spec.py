@@ -76,7 +76,7 @@ CASES = {
         {"class_path": "gan.optim.WarmupCosine", "init_args": {"warmup": 5}},
     ),
     "loss": (Hinge(), {"class_path": "gan.losses.Hinge", "init_args": {}}),
-    "loss with a setting": (Margin(2.0), {"class_path": "test_hparams.Margin", "init_args": {"margin": 2.0}}),
+    "loss with a setting": (Margin(2.0), {"class_path": "test_spec.Margin", "init_args": {"margin": 2.0}}),
     "penalty": (R1(0.3, every=16), {"class_path": "gan.penalties.R1", "init_args": {"weight": 0.3, "every": 16}}),
     "penalty with defaults": (
         GradientPenalty(),

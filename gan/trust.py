@@ -1,0 +1,236 @@
+"""What a file may name to be imported: classes of a closed list, and of packages that the user trusts.
+
+Checkpoints, and the configs beside them, are plain data, and still say which classes rebuild a run: whoever imports
+and calls what a name says runs what the writer of the file chose. So every name is looked at before anything is
+imported. The line that refuses one says how to let it pass.
+"""
+
+import importlib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from importlib.machinery import PathFinder
+from importlib.util import find_spec
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import yaml
+from lightning import Callback, LightningDataModule
+from lightning.pytorch.loggers import Logger
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from gan.losses import Loss
+from gan.penalties import Penalty
+
+LISTED = (
+    __name__.partition(".")[0],  # this package, whatever it is called
+    "torch.nn",
+    "torch.optim",
+    "lightning.pytorch.callbacks",
+    "lightning.pytorch.loggers",
+    "lightning.pytorch.plugins",
+    "lightning.pytorch.profilers",
+    "lightning.pytorch.strategies",
+)
+BASES: dict[str, type] = {  # what a setting takes, where that is of one kind
+    "model.generator": nn.Module,
+    "model.discriminator": nn.Module,
+    "model.loss": Loss,
+    "model.penalties": Penalty,
+    "model.generator_optimizer": Optimizer,
+    "model.discriminator_optimizer": Optimizer,
+    "model.generator_scheduler": LRScheduler,
+    "model.discriminator_scheduler": LRScheduler,
+    "data": LightningDataModule,
+    "trainer.callbacks": Callback,
+    "trainer.logger": Logger,
+}
+DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
+MOST = 100_000  # settings, of which a run has hundreds
+INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
+
+Trust = str | Iterable[str] | None
+
+
+def check_hyper_parameters(
+    checkpoint: Mapping[str, Any],
+    trust: Trust = None,
+    source: str = "the checkpoint",
+    given: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """Holds what a checkpoint rebuilds its networks from against the list. Imports nothing that is not on it.
+
+    Args:
+        checkpoint: Plain data; its `hyper_parameters` are looked at.
+        trust: Packages, besides the listed ones, whose classes may be imported: names, or one text with commas.
+        source: What the error calls it.
+        given: Settings that win over the checkpoint's, which are not looked at then.
+
+    Raises:
+        ValueError: If something else is named, or called in another way than this project writes it.
+    """
+    hparams = checkpoint.get("hyper_parameters", {})
+    # Lightning reads these too, and they would bring in settings by another door.
+    foreign = [key for key in ("hparams", "module_arguments") if key in checkpoint]
+    if checkpoint.get("hparams_name", "kwargs") != "kwargs":
+        foreign.append("hparams_name")
+    if not isinstance(hparams, Mapping) or foreign or hparams.get("_instantiator", INSTANTIATOR) != INSTANTIATOR:
+        what = foreign[0] if foreign else "hyper_parameters"
+        raise ValueError(f"{source} is not as this project writes it: its {what} would be read in another way")
+    if "hparams_file" in given:
+        raise ValueError("hparams_file would take the place of what is in the checkpoint: give settings by their names")
+    ours = {name: value for name, value in hparams.items() if name != "_instantiator" and name not in given}
+    check_names({"model": ours}, trust, source)
+
+
+def check_names(
+    settings: Mapping[str, Any], trust: Trust = None, source: str = "the config", folder: Path = Path()
+) -> None:
+    """Holds every class that settings name against the list. Imports nothing that is not on it.
+
+    Args:
+        settings: Those of a run, as its `config.yaml` has them.
+        trust: Packages, besides the listed ones, whose classes may be imported: names, or one text with commas.
+        source: What the error calls them.
+        folder: Where the file lies that they are from.
+
+    Raises:
+        ValueError: If something else is named.
+    """
+    trusted = packages(trust)
+    for section in ("model", "data", "trainer"):  # as text, they would be the path of another file
+        if not isinstance(settings.get(section, {}), Mapping):
+            raise ValueError(f"{source} gives {section} as {settings[section]!r}, and must spell it out")
+    found = list(names(settings, folder))
+    for _, name, is_class in found:  # all of them, before the first is imported
+        check_listed(name, is_class, trusted, source)
+    for place, name, is_class in found:
+        check_class(name, is_class, BASES.get(place), trusted, source)
+
+
+def names(value: Any, folder: Path = Path()) -> Iterator[tuple[str, Any, bool]]:
+    """All that settings may have imported: the place in dotted form, the name, and whether it stands as a class path.
+
+    A text counts where a parser could take it for a name, for YAML that has one, or for the path of such a file, in
+    `folder` too. Items of a list are at its place.
+
+    Raises:
+        ValueError: If there is no end to the settings.
+    """
+    left = [("", value)]
+    for _ in range(MOST):
+        if not left:
+            return
+        place, value = left.pop()
+        match value:
+            case Mapping():
+                if "class_path" in value:
+                    yield place, value["class_path"], True
+                left += [(f"{place}.{key}" if place else str(key), item) for key, item in value.items()]
+            case list() | tuple():
+                left += [(place, item) for item in value]
+            case str() if place.endswith(".class_path"):
+                pass
+            case str():
+                if place in BASES or DOTTED.fullmatch(value.strip()):
+                    yield place, value.strip(), place in BASES
+                left += [(place, inner) for inner in hidden(value, folder)]
+    raise ValueError("the settings are nested without end")
+
+
+def hidden(text: str, folder: Path) -> Iterator[Any]:
+    """What a parser that takes text for YAML, or for the path of such a file, would make of it."""
+    with suppress(ValueError, yaml.YAMLError):
+        inner = yaml.safe_load(text)
+        if isinstance(inner, Mapping | list):
+            yield inner
+    for path in {Path(text), folder / text}:
+        with suppress(OSError, ValueError, yaml.YAMLError):  # no path, no text, no YAML
+            if path.is_file() and b"\0" not in path.open("rb").read(4096):
+                yield yaml.safe_load(path.read_text())
+
+
+def check_listed(name: Any, is_class: bool, trusted: tuple[str, ...], source: str) -> None:
+    """Raises a ValueError unless `name` leads into a listed or a trusted package. Imports nothing.
+
+    A text that is no class path passes where importing it would find nothing: then it is only text.
+    """
+    if not isinstance(name, str) or not DOTTED.fullmatch(name):
+        raise ValueError(f"{source} holds {str(name)[:60]!r} where the path of a class belongs")
+    if not within(name, (*LISTED, *trusted)) and (is_class or can_import(name)):
+        package = name.partition(".")[0]
+        raise ValueError(f'{source} holds {name}; give --trust {package} to import it (trust="{package}" in Python)')
+
+
+def check_class(name: str, is_class: bool, base: type | None, trusted: tuple[str, ...], source: str) -> None:
+    """Raises a ValueError unless `name`, in one of those packages, is a class of its own and of the right base.
+
+    What is no class path may be anything in a trusted package.
+    """
+    if not within(name, (*LISTED, *trusted)):
+        return  # a text
+    says = f"{source} holds {name}"
+    found = resolve(name, says)
+    owner = str(getattr(found, "__module__", None))
+    if not within(f"{owner}.", (*LISTED, *trusted)):  # a name leads through a module to what it has imported, too
+        raise ValueError(f"{says}, which is not its own: it belongs to {owner}")
+    if not isinstance(found, type) and (is_class or not within(name, trusted)):
+        raise ValueError(f"{says}, which is not a class")
+    if base is not None and not issubclass(found, base):
+        raise ValueError(f"{says}, which is not a {base.__name__}")
+
+
+def resolve(name: str, says: str) -> Any:
+    """What a name stands for, in a package that may be imported."""
+    parts = name.split(".")
+    for end in range(len(parts) - 1, 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:end]))
+        except ModuleNotFoundError as error:
+            if not f"{name}.".startswith(f"{error.name}."):
+                raise
+            continue
+        try:
+            for part in parts[end:]:
+                found = getattr(found, part)
+        except AttributeError:
+            break
+        return found
+    raise ValueError(f"{says}, and there is no such class here")
+
+
+def within(name: str, prefixes: Iterable[str]) -> bool:
+    return any(name.startswith(f"{prefix}.") for prefix in prefixes)
+
+
+def packages(trust: Trust) -> tuple[str, ...]:
+    """The packages that `trust` names."""
+    given = trust.split(",") if isinstance(trust, str) else list(trust or ())
+    found = tuple(name.strip().removesuffix(".") for name in given)
+    for name in found:
+        if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", name):
+            raise ValueError(f"--trust takes the name of a package, such as my_package, got {name!r}")
+    return found
+
+
+def can_import(name: str) -> bool:
+    """Whether importing a dotted name could run code: looks for files, and imports none of them."""
+    first, *rest = name.split(".")
+    try:
+        spec = find_spec(first)
+        for part in rest:
+            if spec is None or spec.origin is not None or spec.submodule_search_locations is None:
+                break
+            spec = PathFinder.find_spec(part, list(spec.submodule_search_locations))  # a folder without code in it
+    except (ImportError, ValueError):  # a module that was made without a spec
+        return True
+    return spec is not None and spec.origin is not None
+
+
+def named_in(settings: Any) -> set[str]:
+    """The packages, outside the list, of the classes that settings name."""
+    found = {name for _, name, is_class in names(settings) if isinstance(name, str) and (is_class or can_import(name))}
+    return {name.partition(".")[0] for name in found if "." in name and not within(name, LISTED)}

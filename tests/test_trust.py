@@ -1,0 +1,413 @@
+"""What a file brings never runs: every door, every setting, every way to name code."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from commands import command, fit, load
+
+from gan import GAN
+from gan.checkpoints import check_checkpoint
+from gan.trust import can_import, check_hyper_parameters, check_names, named_in, packages
+
+CODE = "import os\nos.system('touch {mark}')\nfrom torch.nn import Module\ndef forward(self): pass\n"
+SETTINGS = [
+    "generator",
+    "discriminator",
+    "loss",
+    "penalties",
+    *(f"{n}_{k}" for n in ("generator", "discriminator") for k in ("optimizer", "scheduler")),
+]
+DOORS = ["sample", "export", "validate", "test", "resume", "python"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    return fit(tmp_path_factory.mktemp("trust") / "run")
+
+
+@pytest.fixture
+def mark(tmp_path, monkeypatch):
+    """The file that appears when code has run. `evil` is a module that makes it when it is imported."""
+    mark = tmp_path / "mark"
+    (tmp_path / "evil.py").write_text(
+        f"open({str(mark)!r}, 'w')\nimport os\nfrom torch import nn\nclass Net(nn.Module): pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    yield mark
+    sys.modules.pop("evil", None)
+
+
+def function(mark) -> dict:
+    body = {"_code": CODE.format(mark=mark)}
+    return {"class_path": "torch.fx.graph_module.reduce_graph_module", "init_args": {"body": body, "import_block": ""}}
+
+
+WAYS = {  # a spec, and what the line says
+    "function": (function, "--trust torch"),
+    "function as text": (lambda mark: json.dumps(function(mark)), "path of a class|--trust torch"),
+    "function within": (
+        lambda mark: {"class_path": "torch.nn.TransformerEncoder", "init_args": {"encoder_layer": function(mark)}},
+        "--trust torch",
+    ),
+    "function within, as text": (
+        lambda mark: {
+            "class_path": "torch.nn.TransformerEncoder",
+            "init_args": {"encoder_layer": json.dumps(function(mark))},
+        },
+        "--trust torch",
+    ),
+    "beside the settings": (
+        lambda mark: {"class_path": "gan.networks.MLPGenerator", "dict_kwargs": {"more": function(mark)}},
+        "--trust torch",
+    ),
+    "import": (lambda mark: {"class_path": "evil.Net"}, "holds evil.Net; give --trust evil to import it"),
+    "import of a short form": (lambda mark: "evil.Net", "holds evil.Net; give --trust evil to import it"),
+    "import by a setting": (
+        lambda mark: {"class_path": "torch.optim.lr_scheduler.LambdaLR", "init_args": {"lr_lambda": "evil.Net"}},
+        "holds evil.Net; give --trust evil to import it",
+    ),
+    "through a module of ours": (lambda mark: {"class_path": "gan.cli.os.system"}, "is not its own|not a class"),
+    "through a module of torch's": (
+        lambda mark: {"class_path": "torch.nn.init.torch.fx.GraphModule"},
+        "belongs to torch.fx",
+    ),
+    "a name that begins like ours": (lambda mark: {"class_path": "ganevil.Net"}, "--trust ganevil"),
+    "a name of one part": (lambda mark: {"class_path": "GraphModule"}, "path of a class"),
+    "no name": (lambda mark: {"class_path": ["evil.Net"]}, "path of a class"),
+    "spaces": (lambda mark: {"class_path": " evil.Net"}, "path of a class"),
+    "nothing there": (lambda mark: {"class_path": "gan.losses.Nothing"}, "no such class"),
+    "a function of ours": (lambda mark: {"class_path": "gan.checkpoints.remove"}, "not a class"),
+}
+
+
+def forged(checkpoint: Path, path: Path, **hyper_parameters) -> Path:
+    """A copy of the checkpoint, in a folder of its own, with other settings."""
+    content = load(checkpoint)
+    content["hyper_parameters"] |= hyper_parameters
+    path.parent.mkdir(parents=True)
+    torch.save(content, path)
+    return path
+
+
+def go_through(door: str, path: Path, out: Path, trust: tuple[str, ...] = ()) -> None:
+    words = [word for package in trust for word in ("--trust", package)]
+    match door:
+        case "sample":
+            command("sample", "--ckpt", path, "--out", out / "x.png", *words)
+        case "export":
+            command("export", "--ckpt", path, "--out", out / "x.pt2", *words)
+        case "validate" | "test":
+            command(door, "--ckpt_path", path, "--data", "conftest.SmallMNIST", *words)
+        case "resume":
+            command("fit", "--run_dir", out / "new", "--resume", path, "--trainer.max_steps", "4", *words)
+        case "auto":
+            command("fit", "--run_dir", path, "--resume", "auto", *words)
+        case "python":
+            GAN.load_from_checkpoint(path, weights_only=True, map_location="cpu", trust=list(trust))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way(way, checkpoint, mark):
+    make, says = WAYS[way]
+    for key in SETTINGS:
+        spec = make(mark)
+        brought = load(checkpoint)
+        brought["hyper_parameters"][key] = [spec] if key == "penalties" else spec
+        with pytest.raises(ValueError, match=says):
+            check_hyper_parameters(brought, source="x.ckpt")
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("way", ["function", "function as text", "import", "import by a setting"])
+def test_every_door(door, way, checkpoint, mark, tmp_path, capfd):
+    make, says = WAYS[way]
+    key = "generator_scheduler" if way == "import by a setting" else "generator"
+    path = forged(checkpoint, tmp_path / "elsewhere" / "checkpoints" / "x.ckpt", **{key: make(mark)})
+    if door == "python":
+        with pytest.raises(ValueError, match=says):
+            go_through(door, path, tmp_path)
+    else:
+        with pytest.raises(SystemExit) as ended:
+            go_through(door, path, tmp_path)
+        assert ended.value.code == 2
+        error = capfd.readouterr().err.strip().splitlines()[-1]
+        assert error.startswith("error: ")
+        assert any(part in error for part in says.split("|"))
+    assert not mark.exists()
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    "spec", [{"class_path": "torch.nn.Linear", "init_args": {}}, {"class_path": "gan.losses.Hinge"}]
+)
+def test_wrong_base(spec, checkpoint):
+    """A listed class in the place of another: a layer for a loss, a loss for everything else."""
+    for key in SETTINGS:
+        brought = load(checkpoint)
+        brought["hyper_parameters"][key] = [spec] if key == "penalties" else spec
+        right = {"torch.nn.Linear": ("generator", "discriminator"), "gan.losses.Hinge": ("loss",)}[spec["class_path"]]
+        if key in right:
+            check_hyper_parameters(brought)
+        else:
+            with pytest.raises(ValueError, match="which is not a"):
+                check_hyper_parameters(brought)
+
+
+@pytest.mark.parametrize(
+    "change", [{"hparams": {"generator": 1}}, {"module_arguments": {}}, {"hparams_name": "generator"}]
+)
+def test_settings_by_another_door(change, checkpoint):
+    """Lightning takes settings from these too."""
+    with pytest.raises(ValueError, match=next(iter(change))):
+        check_hyper_parameters({**load(checkpoint), **change})
+    brought = load(checkpoint)
+    brought["hyper_parameters"]["_instantiator"] = "os.system"
+    with pytest.raises(ValueError, match="hyper_parameters"):
+        check_hyper_parameters(brought)
+
+
+def test_settings_beside_the_checkpoint(checkpoint, tmp_path):
+    (tmp_path / "hparams.yaml").write_text("generator: {class_path: evil.Net}\n")
+    with pytest.raises(ValueError, match="hparams_file"):
+        GAN.load_from_checkpoint(checkpoint, hparams_file=tmp_path / "hparams.yaml")
+
+
+def test_without_end():
+    endless: list = []
+    endless.append(endless)
+    many: list = ["a.b"]
+    for _ in range(40):
+        many = [many, many]
+    for settings in ({"data": {"x": endless}}, {"data": {"x": many}}):
+        with pytest.raises(ValueError, match="without end"):
+            check_names(settings)
+
+
+@pytest.mark.parametrize("section", ["model", "data", "trainer"])
+def test_section_in_another_file(section):
+    with pytest.raises(ValueError, match=section):
+        check_names({section: "evil.yaml"})
+
+
+@pytest.mark.parametrize("door", ["validate", "test", "resume", "auto"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"data": {"class_path": "evil.Data"}},
+        {"trainer": {"callbacks": [{"class_path": "evil.Callback"}]}},
+        {
+            "trainer": {
+                "callbacks": [
+                    {
+                        "class_path": "lightning.pytorch.callbacks.LambdaCallback",
+                        "init_args": {"on_fit_start": "evil.Net"},
+                    }
+                ]
+            }
+        },
+        {"model": {"generator": "other.txt"}},
+        {
+            "trainer": {
+                "callbacks": [{"class_path": "gan.callbacks.FIDTracker", "init_args": {"extractor": "other.txt"}}]
+            }
+        },
+    ],
+)
+def test_config_beside_the_checkpoint(door, settings, checkpoint, mark, tmp_path, capfd):
+    """It is read by all doors that need more than networks; a text in it may be the path of another config."""
+    run = tmp_path / "run"
+    path = forged(checkpoint, run / "checkpoints" / "last.ckpt")
+    (run / "config.yaml").write_text(yaml.safe_dump(settings))
+    (run / "other.txt").write_text("class_path: evil.Net\n")
+    with pytest.raises(SystemExit) as ended:
+        go_through(door, run if door == "auto" else path, tmp_path)
+    assert ended.value.code == 2
+    assert not mark.exists()
+    error = capfd.readouterr().err
+    assert "config.yaml holds" in error
+    assert "--trust evil" in error or "--trust other" in error
+
+
+OWN = """
+from conftest import SmallMNIST
+from gan.networks import MLPGenerator
+
+class Own(MLPGenerator):
+    pass
+
+class Data(SmallMNIST):
+    pass
+
+class Unlike:
+    pass
+
+def make(image_shape):
+    return Own(image_shape)
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A run with a network and data of its user's own."""
+    (tmp_path / "own_package.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ["--model.generator", "own_package.Own", "--data", "own_package.Data"]
+    yield fit(tmp_path / "run", *words), words
+    sys.modules.pop("own_package", None)
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_trusted_package(door, own, tmp_path, capfd):
+    """What is one's own is refused in a line that says how to let it pass, and passes so."""
+    path, _ = own
+    sys.modules.pop("own_package")
+    if door == "python":
+        with pytest.raises(ValueError, match="give --trust own_package"):
+            go_through(door, path, tmp_path)
+    else:
+        with pytest.raises(SystemExit):
+            go_through(door, path, tmp_path)
+        assert "own_package" in capfd.readouterr().err
+    assert "own_package" not in sys.modules
+    go_through(door, path, tmp_path, trust=("own_package",))
+
+
+def test_own_run_goes_on(own, tmp_path, capfd):
+    """In its own folder without a word; not where the folder is somebody else's."""
+    path, words = own
+    again = ["fit", "--run_dir", tmp_path / "run", "--resume", "auto", "--trainer.max_steps"]
+    command(*again, "4")
+    assert load(path)["global_step"] == 4
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text(config.read_text() + "# of somebody else\n")
+    with pytest.raises(SystemExit):
+        command(*again, "5")
+    assert "give --trust own_package" in capfd.readouterr().err
+    command(
+        "fit", "--run_dir", tmp_path / "run", "--resume", "auto", "--trainer.max_steps", "5", *words
+    )  # it names them
+    assert load(path)["global_step"] == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("own_package.Unlike", "not a Module"),
+        ("own_package.make", "not a class"),
+        ("own_package.SmallMNIST", "belongs to conftest"),
+    ],
+)
+def test_trust_is_for_classes_of_the_package(name, says, own):
+    with pytest.raises(ValueError, match=says):
+        check_names({"model": {"generator": {"class_path": name}}}, trust="own_package")
+
+
+def test_python_gives_what_the_file_names(own):
+    """An argument in the place of what the file says: nothing of that is looked at."""
+    from gan.networks import MLPGenerator
+
+    path, _ = own
+    sys.modules.pop("own_package")
+    gan = GAN.load_from_checkpoint(path, generator=MLPGenerator((1, 28, 28), latent_dim=8), map_location="cpu")
+    assert type(gan.generator) is MLPGenerator
+    assert "own_package" not in sys.modules
+
+
+def test_open_file(checkpoint):
+    with checkpoint.open("rb") as file:
+        assert GAN.load_from_checkpoint(file, weights_only=True, map_location="cpu").generator.latent_dim == 8
+
+
+def test_text_that_is_no_code(tmp_path, monkeypatch):
+    """A file's name looks like a module's, and a folder beside it is one to Python: nothing in it would run."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "flowers").mkdir()
+    assert not can_import("flowers.safetensors")
+    assert not can_import("nowhere.safetensors")
+    (tmp_path / "flowers" / "safetensors.py").write_text("raise SystemExit\n")
+    assert can_import("flowers.safetensors")
+    assert can_import("os.path")
+
+
+def test_names_of_packages():
+    assert packages("one, two.three") == ("one", "two.three")
+    assert packages(["one"]) == ("one",)
+    for wrong in ("one two", "", "a-b", ["../x"]):
+        with pytest.raises(ValueError, match="name of a package"):
+            packages(wrong)
+    assert named_in(["--data", "conftest.SmallMNIST", "gan.losses.Hinge", "runs/x.ckpt", "0.5"]) == {"conftest"}
+
+
+# ---------------------------------------------------------------------- memory
+
+
+TYPES = ("bfloat16", "uint16", "float8_e4m3fn", "bool", "complex64")
+
+
+class Call:
+    def __init__(self, function, *args):
+        self.call = function, args
+
+    def __reduce__(self):
+        return self.call
+
+
+def encode(*args):
+    import _codecs
+
+    return Call(_codecs.encode, *args)
+
+
+@pytest.mark.parametrize(
+    "greedy",
+    [
+        lambda: Call(bytearray, 8 << 30),
+        lambda: Call(torch.FloatStorage, 1 << 31),
+        lambda: Call(torch.Tensor, 1 << 31),
+        lambda: encode("a", "hex"),
+        lambda: torch.zeros(1).expand(1 << 31),
+        lambda: torch.empty(1 << 40, device="meta"),
+        lambda: [torch.zeros(1).expand(1 << 23) for _ in range(8)],
+        lambda: torch.sparse_coo_tensor(torch.zeros(1, 1, dtype=torch.int64), torch.ones(1), (1 << 40,)),
+    ],
+    ids=["bytearray", "storage", "tensor", "text", "expanded", "meta", "many", "sparse"],
+)
+def test_small_file_that_asks_for_much_memory(greedy, checkpoint, tmp_path):
+    content = load(checkpoint)
+    path = tmp_path / "x.ckpt"
+    torch.save(content | {"callbacks": {"x": greedy()}}, path)
+    assert os.path.getsize(path) < 2 * checkpoint.stat().st_size
+    with pytest.raises(ValueError, match=r"x\.ckpt is"):
+        check_checkpoint(path)
+    with pytest.raises(ValueError, match=r"x\.ckpt is"):
+        GAN.load_from_checkpoint(path)
+
+
+def test_what_users_keep_in_a_checkpoint_is_no_greed(checkpoint, tmp_path):
+    content = load(checkpoint)
+    kept = {
+        "set": {1, 2},
+        "bytes": b"\x00\xff",
+        "complex": 1j,
+        "dtype": torch.float32,
+        "size": torch.Size([2]),
+        "device": torch.device("cpu"),
+        "parameter": torch.nn.Parameter(torch.ones(2)),
+        "expanded": torch.ones(1).expand(64, 3),
+        "view": torch.arange(16.0).view(4, 4).t()[1:, ::2],
+        "empty": torch.zeros(0, 3),
+        "types": [
+            torch.zeros(2, dtype=getattr(torch, name))
+            for name in ("bfloat16", "uint16", "float8_e4m3fn", "bool", "complex64")
+        ],
+    }
+    torch.save(content | {"callbacks": {"kept": kept}}, tmp_path / "x.ckpt")
+    read = check_checkpoint(tmp_path / "x.ckpt")["callbacks"]["kept"]
+    assert read.keys() == kept.keys()
+    assert read["bytes"] == kept["bytes"]
