@@ -1,10 +1,11 @@
-"""The optimizers of two networks, and their schedules."""
+"""The optimizers of two networks, their schedules, and the passes of a batch that make one step."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
@@ -47,6 +48,31 @@ def keep_settings(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]
     """The state to load, with the optimizer's own rates and betas: a run that is resumed with others follows those."""
     pairs = zip(optimizer.param_groups, state["param_groups"], strict=False)  # torch complains of another number
     return state | {"param_groups": [own | {"params": saved["params"]} for own, saved in pairs]}
+
+
+def in_passes(passes: int, *tensors: Tensor | None) -> Iterator[tuple[Any, ...]]:
+    """The tensors (N, ...) of a batch in parts of equal size, one for each pass; None stays None.
+
+    Raises:
+        ValueError: If the batch does not come out even.
+    """
+    if passes == 1:
+        return iter([tensors])
+    num = next(len(tensor) for tensor in tensors if tensor is not None)
+    if num % passes:
+        raise ValueError(
+            f"model.accumulate={passes} cannot divide a batch of {num} images into equal parts: "
+            "let the data loader give a multiple of it"
+        )
+    nothing = [None] * passes
+    return zip(*(nothing if tensor is None else tensor.chunk(passes) for tensor in tensors), strict=True)
+
+
+def mean(passes: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of each scalar () over the passes of a batch, without their graphs."""
+    if len(passes) == 1:
+        return {name: value.detach() for name, value in passes[0].items()}
+    return {name: torch.stack([scalars[name].detach() for scalars in passes]).mean() for name in passes[0]}
 
 
 class WarmupCosine(LRScheduler):

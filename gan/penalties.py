@@ -7,7 +7,7 @@ can be differentiated twice, which one that is compiled or sharded cannot.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +73,38 @@ class Penalty(Described, ABC):
     def contribution(self, penalties: Tensor) -> Tensor:
         """What the (N,) penalties of a due batch add to the loss, a scalar: weight * every * mean."""
         return self.weight * self.every * penalties.mean()
+
+
+def due(penalties: Iterable[Penalty], step: int) -> list[Penalty]:
+    """Those of the penalties to apply in the batch that follows `step` completed ones."""
+    return [penalty for penalty in penalties if penalty.is_due(step)]
+
+
+def add_penalties(
+    loss: Tensor,
+    penalties: Sequence[Penalty],
+    discriminator: Critic,
+    real: Tensor,
+    fake: Tensor,
+    noises: Sequence[Tensor | None],
+    scalars: dict[str, Tensor],
+) -> Tensor:
+    """The discriminator's loss (), with its graph, and with the penalties of a batch.
+
+    Args:
+        loss: The adversarial loss, ().
+        penalties: Those that are due.
+        discriminator: Images (N, ...) to logits (N,).
+        real: Real images (N, ...).
+        fake: Generated images of the same shape.
+        noises: What each of the penalties needs, see `Penalty`.
+        scalars: Takes `loss/<name>` of each penalty, the unweighted mean ().
+    """
+    for penalty, noise in zip(penalties, noises, strict=True):
+        values = penalty(discriminator, real, fake, noise)  # (N,)
+        scalars[f"loss/{penalty.name}"] = values.detach().mean()
+        loss = loss + penalty.contribution(values)
+    return loss
 
 
 class R1(Penalty):

@@ -1,6 +1,10 @@
 """The GAN against a loop written out by hand, and its counting against everything that counts."""
 
+import ast
+import inspect
+import re
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -140,6 +144,34 @@ def test_everything_counts_training_batches(make_gan, make_trainer, data, tmp_pa
     assert set(table.rows[0][1]) == {"loss/discriminator", "loss/generator"}
 
 
+@pytest.mark.parametrize("where", ["on_train_batch_start", "training_step", "on_train_batch_end"])
+def test_what_a_user_logs_has_the_number_of_its_batch(make_gan, make_trainer, data, tmp_path, where):
+    """By Lightning's own `log`, in the module or a callback, from the first batch on; files keep their names."""
+
+    class Own(Callback):
+        def __getattribute__(self, name):
+            return self.note if name == where else super().__getattribute__(name)
+
+        def note(self, trainer, pl_module, *args):
+            pl_module.log("own", float(pl_module.global_step + (where == "on_train_batch_start")))
+
+    class OwnGAN(GAN):
+        def training_step(self, batch, batch_idx):
+            super().training_step(batch, batch_idx)
+            self.log("own", float(self.global_step))
+
+    gan, table = make_gan(), TableLogger()
+    if where == "training_step":
+        gan.__class__ = OwnGAN
+    checkpoints = ModelCheckpoint(dirpath=tmp_path, filename="{step}", every_n_train_steps=5, save_top_k=-1)
+    own = [] if where == "training_step" else [Own()]
+    trainer = make_trainer(max_steps=12, logger=table, log_every_n_steps=4, callbacks=[checkpoints, *own])
+    trainer.fit(gan, data)
+    noted = [(step, metrics["own"]) for step, metrics in table.rows if "own" in metrics]
+    assert noted == [(4, 4.0), (8, 8.0), (12, 12.0)]
+    assert sorted(path.name for path in tmp_path.glob("*.ckpt")) == ["step=10.ckpt", "step=5.ckpt"]
+
+
 def test_n_critic(make_gan, make_trainer, data):
     recorder = Recorder()
     make_trainer(max_steps=7, callbacks=[recorder]).fit(make_gan(n_critic=3), data)
@@ -191,10 +223,10 @@ def test_relativistic_generator_step_sees_the_real_images(make_gan, make_trainer
     gan, seen = make_gan(loss=RelativisticPaired()), []
     gan.discriminator.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach().clone()))
     make_trainer(max_steps=1).fit(gan, data)
-    first, real, fake = seen[-3:]  # both halves for D; one after the other for G
-    assert len(first) == 32
-    assert torch.equal(first[:16], real)
-    assert not torch.equal(first[16:], fake)  # fresh noise
+    real, fake, fresh, again = seen[-4:]  # for D, then for G
+    assert len(real) == len(fake) == 16
+    assert torch.equal(real, again)
+    assert not torch.equal(fake, fresh)  # fresh noise
 
 
 def test_penalty_gradients_are_float32_under_bf16(make_gan, make_trainer, data):
@@ -331,49 +363,6 @@ def test_batch_norm_under_a_penalty_warns(make_trainer, data):
         make_trainer(max_steps=1).fit(gan, data)
 
 
-@pytest.mark.parametrize(("norm", "at_once"), [("none", True), ("layer", True), ("spectral", True), ("batch", False)])
-def test_discriminator_sees_both_halves_at_once_unless_it_would_mix_them(make_trainer, data, norm, at_once):
-    small = {"image_shape": SHAPE, "base_channels": 4}
-    gan = GAN(DCGANGenerator(**small), DCGANDiscriminator(**small, norm=norm))
-    weights = {name: value.clone() for name, value in gan.discriminator.state_dict().items()}
-    sizes = []
-
-    class Watch(Callback):
-        def on_fit_start(self, trainer, pl_module):  # the checks before it left no trace
-            assert all(torch.equal(weights[name], value) for name, value in gan.discriminator.state_dict().items())
-            gan.discriminator.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
-
-    make_trainer(max_steps=1, callbacks=[Watch()]).fit(gan, data)
-    assert sizes == ([32, 16] if at_once else [16, 16, 16])
-
-
-def test_minibatch_statistics_keep_the_halves_apart(make_trainer, data):
-    class Deviation(Discriminator):
-        """As in progressive GAN: the logit knows how much the images of its batch differ."""
-
-        def __init__(self, image_shape):
-            super().__init__(image_shape)
-            self.output = torch.nn.Linear(785, 1)
-
-        def forward(self, images):
-            spread = images.std(0).mean().expand(len(images), 1)
-            return self.output(torch.cat([images.flatten(1), spread], dim=1)).squeeze(1)
-
-    with pytest.warns(UserWarning, match="cannot rebuild discriminator"):
-        gan = GAN(MLPGenerator(image_shape=SHAPE), Deviation(SHAPE))
-    make_trainer(max_steps=1).fit(gan, data)
-    assert not gan.one_pass
-
-
-def test_batch_norm_is_seen_behind_a_silent_output(make_trainer, data):
-    """With an output layer of zeros all logits are equal at the start, whatever mixes before it."""
-    small = {"image_shape": SHAPE, "base_channels": 4}
-    gan = GAN(DCGANGenerator(**small), DCGANDiscriminator(**small, norm="batch"))
-    torch.nn.init.zeros_(gan.discriminator.output.weight)
-    make_trainer(max_steps=1).fit(gan, data)
-    assert not gan.one_pass
-
-
 @pytest.mark.parametrize(
     ("optimizer", "message"),
     [(partial(SGD, lr=-1.0), "model.generator_optimizer: Invalid learning rate"), (LBFGS, "LBFGS evaluates a batch")],
@@ -386,3 +375,38 @@ def test_optimizers_that_cannot_be(make_gan, make_trainer, data, optimizer, mess
 def test_plateau_scheduler_is_refused(make_gan, make_trainer, data):
     with pytest.raises(ValueError, match="ReduceLROnPlateau"):
         make_trainer().fit(make_gan(generator_scheduler=ReduceLROnPlateau), data)
+
+
+@pytest.mark.parametrize("norm", ["none", "layer", "spectral", "batch"])
+def test_discriminator_sees_real_and_generated_images_apart(make_trainer, data, norm):
+    """Statistics of a batch are of images of one kind, as the literature has it."""
+    small = {"image_shape": SHAPE, "base_channels": 4}
+    gan = GAN(DCGANGenerator(**small), DCGANDiscriminator(**small, norm=norm))
+    weights = {name: value.clone() for name, value in gan.discriminator.state_dict().items()}
+    sizes = []
+
+    class Watch(Callback):
+        def on_fit_start(self, trainer, pl_module):  # the checks before it left no trace
+            assert all(torch.equal(weights[name], value) for name, value in gan.discriminator.state_dict().items())
+            gan.discriminator.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+
+    make_trainer(max_steps=1, callbacks=[Watch()]).fit(gan, data)
+    assert sizes == [16, 16, 16]
+
+
+def test_step_is_small_enough_to_be_held_in_mind():
+    """All that a reader must know of it: lines of code, and names of every kind. What else there is lives elsewhere."""
+    source = Path(inspect.getsourcefile(GAN)).read_text()
+    steps = ("training_step", "discriminator_step", "generator_step")
+    functions = [node for node in ast.walk(ast.parse(source)) if getattr(node, "name", None) in steps]
+    assert [function.name for function in functions] == list(steps)
+    names = set()
+    for node in (node for function in functions for node in ast.walk(function)):
+        fields = ("id", "attr", "arg", "name")  # variables, attributes, arguments and keywords, functions
+        names |= {name for field in fields if isinstance(name := getattr(node, field, None), str)}
+    lines = source.splitlines()
+    code = [line.strip() for function in functions for line in lines[function.lineno - 1 : function.end_lineno]]
+    code = [line for line in code if line and not line.startswith(("#", '"""'))]
+    assert len(code) <= 45, len(code)
+    assert len(names) <= 50, sorted(names)
+    assert not {"world_size", "logger", "loggers", "log_dict"} & set(re.findall(r"\w+", source))

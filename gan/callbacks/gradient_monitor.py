@@ -80,7 +80,7 @@ class GradientMonitor(Callback):
         step = pl_module.global_step
         # No more than a pass of training has, for which there is memory.
         real = batch[0][: max(2, min(self.images // trainer.world_size, len(batch[0]) // pl_module.accumulate))]
-        rng = pl_module.rng("monitor", step)
+        noise = pl_module.noise("monitor", step)
         penalties = [penalty for penalty in pl_module.penalties if penalty.weight > 0]
         self._norms: dict[str, float] = {}
         try:
@@ -89,10 +89,10 @@ class GradientMonitor(Callback):
                 pl_module.discriminator,
                 pl_module.loss,
                 real,
-                latents=pl_module.noise(torch.randn, rng, len(real), pl_module.generator.latent_dim),
-                mix=pl_module.noise(torch.rand, rng, len(real), *(1,) * (real.ndim - 1)),
-                penalties=[(penalty, pl_module.penalty_noise(penalty, rng, real)) for penalty in penalties],
-                one_pass=pl_module.one_pass,
+                latents=noise.latents(len(real)),
+                mix=noise.uniform(len(real), *(1,) * (real.ndim - 1)),
+                penalties=list(zip(penalties, noise.for_penalties(penalties, real), strict=True)),
+                one_pass=False,
                 step=step + 1,
                 seed=pl_module.rng("monitor layers", step, trainer.global_rank).initial_seed(),
                 over_processes=self.over_processes(trainer),

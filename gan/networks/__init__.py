@@ -1,6 +1,6 @@
 """Generators and discriminators: read `mlp` first, then `dcgan` and `resnet`; `network` is the contract."""
 
-from gan.networks.checks import check_pair, judges_each_alone
+from gan.networks.checks import check_pair
 from gan.networks.dcgan import DCGANDiscriminator, DCGANGenerator
 from gan.networks.deep import DeepMLPDiscriminator, DeepMLPGenerator, hidden_layers
 from gan.networks.layers import Norm
@@ -27,5 +27,4 @@ __all__ = [
     "evaluating",
     "frozen",
     "hidden_layers",
-    "judges_each_alone",
 ]

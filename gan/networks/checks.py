@@ -1,23 +1,18 @@
 """Whether two networks fit each other and the data."""
 
-from copy import deepcopy
-
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gan.networks.modes import evaluating
 
 
-def check_pair(generator: nn.Module, discriminator: nn.Module, image_shape: tuple[int, int, int] | None) -> Tensor:
+def check_pair(generator: nn.Module, discriminator: nn.Module, image_shape: tuple[int, int, int] | None) -> None:
     """Runs 4 latents through both networks and checks every shape on the way.
 
     Args:
         generator: Latents (N, latent_dim) in, images (N, C, H, W) out.
         discriminator: Images in, logits (N,) out.
         image_shape: The (C, H, W) of the data, or None if that is not known.
-
-    Returns:
-        The images (4, C, H, W).
 
     Raises:
         ValueError: if the networks do not fit each other or the data.
@@ -50,21 +45,3 @@ def check_pair(generator: nn.Module, discriminator: nn.Module, image_shape: tupl
             f"discriminator {type(discriminator).__name__} must return one logit per image, (N,), "
             f"and returns {tuple(logits.shape)} for 4 images"
         )
-    return images
-
-
-def judges_each_alone(discriminator: nn.Module, images: Tensor) -> bool:
-    """Whether, in training mode, a logit depends on its own image alone: tried out on noise like `images` (4, C, H, W).
-
-    Minibatch statistics and dropout say no, and so does a discriminator that gives all images one logit, which tells
-    nothing. Ask `gan.penalties.mixes_batch` too: it sees a batch norm even there.
-    """
-    probe, twin = deepcopy(discriminator).train(), deepcopy(discriminator).train()  # spectral norm moves in each pass
-    contrast = torch.tensor([0.1, 0.3, 1.0, 3.0]).to(images).view(4, 1, 1, 1)
-    images = contrast * torch.empty_like(images).uniform_(
-        -1, 1, generator=torch.Generator(images.device).manual_seed(0)
-    )
-    with torch.no_grad():
-        together, alone = probe(images), twin(images[:2])
-    spread = together.max() - together.min()
-    return bool(spread > 0 and (together[:2] - alone).abs().max() <= 1e-4 * spread)

@@ -35,7 +35,6 @@ SETTINGS = {
     "relativistic": {"loss": RelativisticPaired()},
     "n_critic": {"loss": NonSaturating(), "n_critic": 2},
     "accumulate": {"loss": NonSaturating(), "accumulate": 2},
-    "two passes": {"loss": NonSaturating()},
 }
 RULES = {
     "sgd": partial(SGD, lr=0.05, momentum=0.9),
@@ -105,11 +104,7 @@ def make_data() -> SmallMNIST:
 class Inputs(Callback):
     """Keeps what a process trains on: its real images and the latents that its generator gets."""
 
-    def __init__(self, one_pass: bool):
-        self.one_pass = one_pass  # of real and generated images through the discriminator
-
     def on_fit_start(self, trainer, pl_module):
-        pl_module.one_pass = self.one_pass
         self.real, self.latents = [], []
         pl_module.generator.register_forward_pre_hook(self.keep)
 
@@ -171,7 +166,7 @@ def fit(gan: GAN, folder: Path, strategy: FSDP2, callbacks: list[Callback] = (),
 
 def train(name: str, folder: Path, **settings) -> None:
     """Trains, and keeps what each process trained on and what came out."""
-    inputs = Inputs(one_pass=name != "two passes")
+    inputs = Inputs()
     # Another start on each process: the first one's counts.
     trainer = fit(make_gan(start=RANK, **settings), folder, sharded(), [inputs, GeneratorEMA(half_life=50)])
     trainer.save_checkpoint(folder / f"{name}.ckpt")

@@ -1,0 +1,204 @@
+"""What surrounds a GAN's two steps: checks, shards, schedules, scalars, the generator's average, checkpoints."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import IO, Any, Self
+
+import lightning as L
+import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
+
+from gan.checkpoints import check_checkpoint
+from gan.networks import check_pair
+from gan.noise import Noise, keyed, seed_layers
+from gan.parallel import check_manual, check_strategy, is_sharded, shard
+from gan.penalties import Penalty, mixes_batch
+from gan.trust import Trust, check_hyper_parameters
+
+# Where what is logged is of one batch; elsewhere it is of an epoch, and Lightning's number is ours.
+BATCH_HOOKS = ("training_step", "on_train_batch_start", "on_train_batch_end")
+
+
+class Lifecycle(L.LightningModule):
+    """A LightningModule of two networks that step in turn, without the steps.
+
+    Attributes:
+        generator: The generator.
+        discriminator: The discriminator.
+        generator_ema: The generator's average; set by the GeneratorEMA callback, or from a checkpoint.
+        penalties: Terms of the discriminator's loss.
+        seed: Of all randomness in training.
+        scalars: The latest value of each scalar of training, between two log entries.
+    """
+
+    generator: nn.Module
+    discriminator: nn.Module
+    generator_ema: nn.Module | None
+    penalties: list[Penalty]
+    seed: int
+    scalars: dict[str, Tensor]
+    numbered = False  # whether Lightning logs something of batches, by the number that it is told
+
+    # ------------------------------------------------------------------ what the steps call
+
+    def rng(self, *key: str | int) -> torch.Generator:
+        """A random generator keyed by the seed and `key` alone: a resumed run draws what it would have drawn."""
+        return keyed(self.seed, *key, device=self.device)
+
+    def noise(self, *key: str | int) -> Noise:
+        """This process's part of the noise that `key` names; the same however many processes share a batch."""
+        trainer = self.trainer
+        return Noise(self.rng(*key), self.generator.latent_dim, self.dtype, trainer.global_rank, trainer.world_size)
+
+    def seed_layers(self, step: int) -> None:
+        """Keys what layers draw by themselves, as dropout does, by the seed, the batch and the process."""
+        seed_layers(self.rng("layers", step, self.global_rank))
+
+    def step_uncounted(self, optimizer: LightningOptimizer) -> None:
+        """A step that all hooks see, as any, and that `trainer.global_step` does not count."""
+        self.trainer.strategy.optimizer_step(optimizer.optimizer, closure=lambda: None)
+
+    def step_schedulers(self) -> None:
+        """Moves each schedule by a batch."""
+        for config in self.trainer.lr_scheduler_configs:
+            config.scheduler.step()
+
+    def report(self, scalars: dict[str, Tensor]) -> None:
+        """Takes the scalars () of a batch, of this process, and logs the latest of each every `log_every_n_steps`."""
+        self.scalars |= scalars
+        if self.numbered:
+            self.number()
+        if self.global_step % self.trainer.log_every_n_steps == 0:
+            self.log_scalars(self.over_processes(self.scalars))
+
+    def log_scalars(self, scalars: Mapping[str, Tensor | float]) -> None:
+        """Logs scalars of the present batch, numbered by the batches completed; callbacks log theirs by it too.
+
+        Lightning would log them after the batch's checkpoint is saved, and a run that goes on from there never would.
+        """
+        self.log_dict(dict(scalars), prog_bar=True, logger=False)
+        values = {name: float(value) for name, value in scalars.items()}
+        for logger in self.loggers:
+            logger.log_metrics(values, step=self.global_step)
+
+    def log(self, name: str, value: Any, prog_bar: bool = False, logger: bool | None = None, **settings: Any) -> None:
+        """Lightning's, of a user's own scalars too: they get the number that everything of the same batch has."""
+        super().log(name, value, prog_bar, logger, **settings)
+        if logger is not False and self.trainer.training and self._current_fx_name in BATCH_HOOKS:  # private
+            self.numbered = True
+            self.number()
+
+    def number(self) -> None:
+        """Tells Lightning, which counts batches from 0, the number of this one by a metric called `step`.
+
+        ModelCheckpoint takes that for its file names too: it must not be of another batch.
+        """
+        super().log("step", float(self.global_step))
+
+    def over_processes(self, scalars: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The means of scalars over all processes, which each must call."""
+        if not scalars:
+            return {}
+        values = self.trainer.strategy.reduce(torch.stack(list(scalars.values())), reduce_op="mean")
+        return dict(zip(scalars, values, strict=True))
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Lightning's hook behind `manual_backward`."""
+        # Forward has left its types in the graph. What autocast would still reach is the second derivative of a
+        # penalty, and that must stay float32.
+        with torch.autocast(self.device.type, enabled=False):
+            loss.backward(*args, **kwargs)
+
+    # ------------------------------------------------------------------ start
+
+    def configure_callbacks(self) -> list[L.Callback]:
+        """Adds none. It is the last hook before Lightning refuses settings without telling the way out."""
+        check_manual(self.trainer)
+        return []
+
+    def setup(self, stage: str) -> None:
+        """Checks, before anything is trained, that networks and data fit."""
+        check_strategy(self.trainer, self.penalties)
+        if is_sharded(self.generator):  # a second `fit`, or scores after it: neither network is new
+            return
+        check_pair(self.generator, self.discriminator, getattr(self.trainer.datamodule, "image_shape", None))
+        if self.penalties and self.trainer.precision in ("16-true", "bf16-true"):
+            raise ValueError(
+                f"trainer.precision={self.trainer.precision} leaves no float32 weights to compute a penalty with: "
+                f"set it to {self.trainer.precision.replace('true', 'mixed')}, or model.penalties to []"
+            )
+        if mixes_batch(self.discriminator):
+            for penalty in self.penalties:
+                rank_zero_warn(
+                    f"{type(penalty).__name__} is about each image's own gradient, and batch normalisation in the "
+                    "discriminator mixes the images of a batch; set its norm to layer, group, spectral or none"
+                )
+
+    def configure_model(self) -> None:
+        """Shards each network on its own, under FSDP2. Called anew for each `fit` and each `validate`."""
+        if self.device_mesh is None or is_sharded(self.generator):
+            return
+        if self.trainer.state.fn != "fit" and self.generator_ema is None:
+            self.add_ema()  # a checkpoint may have one, and what is sharded cannot be copied
+        networks = (self.generator, self.discriminator, self.generator_ema)
+        present = [network for network in networks if network is not None]
+        shard(present, self.device_mesh, self.trainer.strategy.root_device)
+
+    def on_validation_epoch_end(self) -> None:
+        """Numbers what validation logs by the batches completed; Lightning would put it beside the batch before."""
+        if self.trainer.state.fn == "fit":
+            self.number()
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def add_ema(self) -> None:
+        """Adds `generator_ema`, a copy of the generator that no gradient reaches."""
+        self.generator_ema = deepcopy(self.generator).requires_grad_(False)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds what a run that goes on needs to log as before, and to know whether it is the same bit for bit."""
+        checkpoint["world_size"] = self.trainer.world_size
+        self.scalars = checkpoint["scalars"] = self.over_processes(self.scalars)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Brings the averaged generator of the checkpoint and that of this run together."""
+        names = {"loss/discriminator", "loss/generator", *(f"loss/{penalty.name}" for penalty in self.penalties)}
+        scalars = checkpoint.get("scalars", {}).items()
+        self.scalars = {name: value.to(self.device) for name, value in scalars if name in names}
+        state = checkpoint["state_dict"]
+        average = {key for key in state if key.startswith("generator_ema.")}
+        training = self._trainer is not None and self.trainer.state.fn == "fit"
+        if average and self.generator_ema is None and training:
+            rank_zero_warn("the checkpoint's averaged generator is dropped: this run has no GeneratorEMA")
+            for key in average:
+                del state[key]
+        if not average and self.generator_ema is not None:
+            own = [key for key in state if key.startswith("generator.")]
+            state |= {key.replace("generator.", "generator_ema.", 1): state[key].clone() for key in own}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Loads weights, those of an averaged generator too."""
+        if self.generator_ema is None and any(key.startswith("generator_ema.") for key in state_dict):
+            self.add_ema()
+        return super().load_state_dict(state_dict, *args, **kwargs)
+
+    @classmethod
+    def load_from_checkpoint(  # what Lightning reads from a file, it imports and calls
+        cls, checkpoint_path: str | Path | IO[bytes], *args: Any, trust: Trust = None, **kwargs: Any
+    ) -> Self:
+        """Lightning's, for checkpoints of this project alone, and without running anything that they bring.
+
+        Args:
+            checkpoint_path: A file, or one that is open.
+            *args: Lightning's.
+            trust: Packages whose classes the checkpoint may name, besides this one and torch's; a name or several.
+            **kwargs: Lightning's; and arguments of the constructor, which win over the checkpoint's.
+
+        Raises:
+            ValueError: If the checkpoint cannot be used, or names what is not to be trusted.
+        """
+        check_hyper_parameters(check_checkpoint(checkpoint_path), trust, str(checkpoint_path), given=kwargs)
+        return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
