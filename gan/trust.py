@@ -94,7 +94,7 @@ def check_hyper_parameters(
     hparams = checkpoint.get("hyper_parameters", {})
     # Lightning reads these too, and they would bring in settings by another door.
     foreign = [key for key in ("hparams", "module_arguments") if key in checkpoint]
-    if checkpoint.get("hparams_name", "kwargs") not in ("kwargs", "hparams"):
+    if checkpoint.get("hparams_name") not in (None, "kwargs"):
         foreign.append("hparams_name")
     if not isinstance(hparams, Mapping) or foreign or hparams.get("_instantiator", INSTANTIATOR) != INSTANTIATOR:
         what = foreign[0] if foreign else "hyper_parameters"
