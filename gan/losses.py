@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import relu, softplus
 
+from gan.spec import Described
 
-class Loss(ABC):
+
+class Loss(Described, ABC):
     """An adversarial objective; both players minimise. It has no state and no arguments.
 
     Logits of any floating type come in; losses come out in float32 (float64 for float64 logits), one per

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from gan.spec import Described
+
 Critic = Callable[[Tensor], Tensor]  # images (N, ...) to logits (N,)
 
 
-class Penalty(ABC):
+class Penalty(Described, ABC):
     """A term of the discriminator's loss, applied in one batch of `every`.
 
     Lazy regularisation (Karras et al. 2020, StyleGAN2, arXiv:1912.04958) applies the penalty in one batch

@@ -6,20 +6,114 @@ The form is jsonargparse's, the one that YAML configs and Lightning's own checkp
 
 import inspect
 import warnings
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jsonargparse import ArgumentParser
-from lightning import LightningModule
-from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
+import torch
 from torch import nn
 
-from gan.losses import Loss
-from gan.networks import Network
-from gan.penalties import Penalty
+if TYPE_CHECKING:
+    from lightning import LightningModule
 
 
-def save_hparams(module: LightningModule, arguments: dict[str, Any]) -> None:
+class Described:
+    """Says how it was built, if it keeps its arguments as attributes of the same names."""
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """`{"class_path": ..., "init_args": {...}}` as plain data.
+
+        Raises:
+            TypeError: If an argument is not kept or has no plain form, or the class is not at the top of an importable
+                module.
+        """
+        names = inspect.signature(type(self)).parameters
+        for name in names:
+            if not hasattr(self, name):
+                raise TypeError(f"{type(self).__qualname__} has no attribute {name}, as its argument is called")
+        arguments = {name: described(getattr(self, name)) for name in names}
+        return {"class_path": class_path(type(self)), "init_args": arguments}
+
+
+def described(value: Any) -> Any:
+    """Returns `value` as data made of dict, list, tuple, str, numbers and None.
+
+    Classes and `functools.partial`s of them, as optimizers and schedulers are given, and whatever has a `spec`, as
+    networks, losses and penalties of this package have, become that.
+
+    Raises:
+        TypeError: If there is no plain form.
+    """
+    return plain(value, of_object)
+
+
+def of_object(value: Any) -> dict[str, Any]:
+    """The spec of what is no plain data."""
+    match value:
+        case partial(func=type() as cls, args=()) | partial(args=(*_, type() as cls)):
+            # The second is jsonargparse's, which puts functions of its own before the class.
+            return {"class_path": class_path(cls), "init_args": described(value.keywords)}
+        case type():
+            return {"class_path": class_path(value)}
+        case _ if isinstance(getattr(type(value), "spec", None), property):
+            return value.spec
+        case nn.Module():
+            raise TypeError(f"{type(value).__qualname__} is not a gan.networks.Network")
+    raise TypeError(f"{value!r} is neither a class nor a functools.partial of a class")
+
+
+def no_object(value: Any) -> Any:
+    raise TypeError(f"holds a {type(value).__name__}, which is not plain data")
+
+
+def plain(value: Any, otherwise: Callable[[Any], Any] = no_object) -> Any:
+    """A copy of plain data; what is not (a NumPy float is none either) becomes what `otherwise` makes of it."""
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, dict):
+        return {plain(key): plain(item, otherwise) for key, item in value.items()}
+    if type(value) is list:
+        return [plain(item, otherwise) for item in value]
+    if type(value) in (tuple, torch.Size):
+        return tuple(plain(item, otherwise) for item in value)
+    return otherwise(value)
+
+
+def class_path(cls: type) -> str:
+    if "." in cls.__qualname__ or cls.__module__ == "__main__":
+        raise TypeError(f"{cls.__qualname__} is not defined at the top of an importable module")
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def of_call(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any] | str:
+    """The spec of `cls(*args, **kwargs)`, defaults filled in, or the reason why it has none."""
+    try:
+        path = class_path(cls)
+        bound = inspect.signature(cls.__init__).bind(None, *args, **kwargs)
+    except TypeError as error:  # of wrong arguments too, or of none, as deepcopy and pickle come with
+        return str(error)
+    bound.apply_defaults()  # a default that changes in a later version must not change an old checkpoint
+    init_args = {}
+    for parameter in list(bound.signature.parameters.values())[1:]:
+        value = bound.arguments[parameter.name]
+        try:
+            match parameter.kind:
+                case parameter.POSITIONAL_OR_KEYWORD | parameter.KEYWORD_ONLY:
+                    init_args[parameter.name] = plain(value)
+                case parameter.VAR_KEYWORD:
+                    init_args |= plain(value)
+                case _ if value != ():
+                    raise TypeError("cannot be passed by name")
+        except TypeError as error:
+            return f"the argument {parameter.name} of {cls.__qualname__} {error}"
+    return {"class_path": path, "init_args": init_args}
+
+
+# ---------------------------------------------------------------------- the arguments of a module
+
+
+def save_hparams(module: "LightningModule", arguments: dict[str, Any]) -> None:
     """Stores a module's constructor arguments as plain data, in the form that the command line stores them in.
 
     Args:
@@ -36,7 +130,7 @@ def save_hparams(module: LightningModule, arguments: dict[str, Any]) -> None:
         if name in ("self", "__class__"):
             continue
         try:
-            hparams[name] = plain(value)
+            hparams[name] = described(value)
         except TypeError as error:
             warnings.warn(
                 f"a checkpoint cannot rebuild {name}, since {error}: load it with "
@@ -48,6 +142,8 @@ def save_hparams(module: LightningModule, arguments: dict[str, Any]) -> None:
 
 def given_by_cli() -> bool:
     """Whether the object under construction comes from a config, which `save_hyperparameters` then stores itself."""
+    from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
+
     return _given_hyperparameters.get() is not None  # private, but there is no public way to ask
 
 
@@ -56,49 +152,8 @@ def drop_unknown(spec: dict[str, Any], network: nn.Module) -> None:
 
     The command line fills it in where it is wanted, and notes it down everywhere.
     """
+    from jsonargparse import ArgumentParser
+
     known = ArgumentParser(exit_on_error=False).add_class_arguments(type(network), fail_untyped=False)
     if "image_shape" not in known:
         spec.get("init_args", {}).pop("image_shape", None)
-
-
-def plain(value: Any) -> Any:
-    """Returns `value` as data made of dict, list, str, numbers and None.
-
-    Networks must derive from `gan.networks.Network`; optimizers and schedulers must be a class or a
-    `functools.partial` of one.
-
-    Raises:
-        TypeError: if there is no plain form.
-    """
-    match value:
-        case None | bool() | int() | float() | str():
-            return value
-        case list() | tuple():
-            return [plain(item) for item in value]
-        case dict():
-            return {key: plain(item) for key, item in value.items()}
-        case Network():
-            return value.spec
-        case partial(func=type() as cls, args=()) | partial(args=(*_, type() as cls)):
-            # The second is jsonargparse's, which puts functions of its own before the class.
-            return {"class_path": _path(cls), "init_args": plain(value.keywords)}
-        case type():
-            return {"class_path": _path(value)}
-        case Loss() | Penalty():  # these keep their arguments as attributes of the same names
-            names = inspect.signature(type(value)).parameters
-            for name in names:
-                if not hasattr(value, name):
-                    raise TypeError(f"{type(value).__qualname__} has no attribute {name}, as its argument is called")
-            return {
-                "class_path": _path(type(value)),
-                "init_args": {name: plain(getattr(value, name)) for name in names},
-            }
-        case nn.Module():
-            raise TypeError(f"{type(value).__qualname__} is not a gan.networks.Network")
-    raise TypeError(f"{value!r} is neither a class nor a functools.partial of a class")
-
-
-def _path(cls: type) -> str:
-    if "<locals>" in cls.__qualname__ or cls.__module__ == "__main__":
-        raise TypeError(f"{cls.__qualname__} is not defined at the top of an importable module")
-    return f"{cls.__module__}.{cls.__qualname__}"

@@ -1,32 +1,32 @@
-"""What a file may name to be imported: classes of a closed list, and of packages that the user trusts.
+"""What a file may ask for: classes of a closed list and of packages that the user trusts, and the memory that it fills.
 
 Checkpoints, and the configs beside them, are plain data, and still say which classes rebuild a run: whoever imports
 and calls what a name says runs what the writer of the file chose. So every name is looked at before anything is
-imported. The line that refuses one says how to let it pass.
+imported, and the line that refuses one says how to let it pass. And plain data may ask for more than it holds.
 """
 
 import importlib
+import io
+import math
+import pickle
 import re
+import zipfile
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from pathlib import Path
+from pickle import UnpicklingError
 from types import MappingProxyType
-from typing import Any
+from typing import IO, Any, ClassVar
 
+import torch
 import yaml
-from lightning import Callback, LightningDataModule
-from lightning.pytorch.loggers import Logger
-from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
-from gan.losses import Loss
-from gan.penalties import Penalty
-
+PACKAGE = __name__.partition(".")[0]
 LISTED = (
-    __name__.partition(".")[0],  # this package, whatever it is called
+    PACKAGE,
     "torch.nn",
     "torch.optim",
     "lightning.pytorch.callbacks",
@@ -35,22 +35,41 @@ LISTED = (
     "lightning.pytorch.profilers",
     "lightning.pytorch.strategies",
 )
-BASES: dict[str, type] = {  # what a setting takes, where that is of one kind
-    "model.generator": nn.Module,
-    "model.discriminator": nn.Module,
-    "model.loss": Loss,
-    "model.penalties": Penalty,
-    "model.generator_optimizer": Optimizer,
-    "model.discriminator_optimizer": Optimizer,
-    "model.generator_scheduler": LRScheduler,
-    "model.discriminator_scheduler": LRScheduler,
-    "data": LightningDataModule,
-    "trainer.callbacks": Callback,
-    "trainer.logger": Logger,
+BASES = {  # what a setting takes, where that is of one kind
+    "model.generator": "torch.nn.Module",
+    "model.discriminator": "torch.nn.Module",
+    "model.loss": f"{PACKAGE}.losses.Loss",
+    "model.penalties": f"{PACKAGE}.penalties.Penalty",
+    "model.generator_optimizer": "torch.optim.Optimizer",
+    "model.discriminator_optimizer": "torch.optim.Optimizer",
+    "model.generator_scheduler": "torch.optim.lr_scheduler.LRScheduler",
+    "model.discriminator_scheduler": "torch.optim.lr_scheduler.LRScheduler",
+    "data": "lightning.LightningDataModule",
+    "trainer.callbacks": "lightning.Callback",
+    "trainer.logger": "lightning.pytorch.loggers.Logger",
 }
 DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
 MOST = 100_000  # settings, of which a run has hundreds
 INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
+
+EXPANDED = 2**26  # bytes that the tensors of a checkpoint may have beyond those that are stored
+STORED = {  # what the name of a storage says of its numbers
+    f"{name}Storage": dtype
+    for name, dtype in {
+        "BFloat16": torch.bfloat16,
+        "Bool": torch.bool,
+        "Byte": torch.uint8,
+        "Char": torch.int8,
+        "ComplexDouble": torch.complex128,
+        "ComplexFloat": torch.complex64,
+        "Double": torch.float64,
+        "Float": torch.float32,
+        "Half": torch.float16,
+        "Int": torch.int32,
+        "Long": torch.int64,
+        "Short": torch.int16,
+    }.items()
+}
 
 Trust = str | Iterable[str] | None
 
@@ -165,7 +184,7 @@ def check_listed(name: Any, is_class: bool, trusted: tuple[str, ...], source: st
         raise ValueError(f'{source} holds {name}; give --trust {package} to import it (trust="{package}" in Python)')
 
 
-def check_class(name: str, is_class: bool, base: type | None, trusted: tuple[str, ...], source: str) -> None:
+def check_class(name: str, is_class: bool, base: str | None, trusted: tuple[str, ...], source: str) -> None:
     """Raises a ValueError unless `name`, in one of those packages, is a class of its own and of the right base.
 
     What is no class path may be anything in a trusted package.
@@ -179,8 +198,8 @@ def check_class(name: str, is_class: bool, base: type | None, trusted: tuple[str
         raise ValueError(f"{says}, which is not its own: it belongs to {owner}")
     if not isinstance(found, type) and (is_class or not within(name, trusted)):
         raise ValueError(f"{says}, which is not a class")
-    if base is not None and not issubclass(found, base):
-        raise ValueError(f"{says}, which is not a {base.__name__}")
+    if base is not None and not issubclass(found, resolve(base, says)):
+        raise ValueError(f"{says}, which is not a {base.rpartition('.')[2]}")
 
 
 def resolve(name: str, says: str) -> Any:
@@ -234,3 +253,90 @@ def named_in(settings: Any) -> set[str]:
     """The packages, outside the list, of the classes that settings name."""
     found = {name for _, name, is_class in names(settings) if isinstance(name, str) and (is_class or can_import(name))}
     return {name.partition(".")[0] for name in found if "." in name and not within(name, LISTED)}
+
+
+# ---------------------------------------------------------------------- pickles
+
+
+class Misfit(ValueError):
+    """What a pickle describes is not in the file."""
+
+
+def check_pickle(path: Path | IO[bytes]) -> None:
+    """Reads the structure of a checkpoint with stand-ins for all that it would have made.
+
+    Torch lets a file call what takes a number and asks for as much memory, such as `bytearray` or a storage, and
+    describe tensors larger than what is stored.
+
+    Raises:
+        UnpicklingError: If it asks for anything but containers, numbers and tensors.
+        Misfit: If it describes a tensor or a storage that is not in the file.
+    """
+    with zipfile.ZipFile(path) as archive:
+        (record,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
+        folder = record.removesuffix("data.pkl")
+        sizes = {part.filename.removeprefix(folder): part.file_size for part in archive.infolist()}
+        Structure(io.BytesIO(archive.read(record)), sizes).load()
+
+
+class Structure(pickle._Unpickler):  # the one in Python: the one in C makes room for as many objects as a file says
+    """Goes through a pickle, makes containers only, and lets tensors be described that the archive has the data of.
+
+    Args:
+        file: The pickle.
+        sizes: Bytes of the records of the archive, by name.
+    """
+
+    CALLED: ClassVar = {
+        ("collections", "OrderedDict"): OrderedDict,
+        ("collections", "Counter"): Counter,
+        ("__builtin__", "set"): set,  # as protocol 2 calls it
+        ("__builtin__", "complex"): complex,
+        ("torch", "Size"): tuple,
+        ("torch", "device"): lambda *name: name,
+        ("torch._utils", "_rebuild_parameter"): lambda data, *settings: data,
+    }
+
+    def __init__(self, file: io.BytesIO, sizes: dict[str, int]):
+        super().__init__(file)
+        self.sizes = sizes
+        self.room = EXPANDED
+
+    def find_class(self, module: str, name: str) -> Any:
+        match module, name:
+            case _ if (module, name) in self.CALLED:
+                return self.CALLED[module, name]
+            case "torch._utils", "_rebuild_tensor_v2" | "_rebuild_tensor_v3":
+                return self.tensor
+            case "_codecs", "encode":
+                return latin1
+            case ("torch", _) if name in STORED:
+                return STORED[name]  # to be named, not to be called
+            case "torch.storage", "UntypedStorage":
+                return torch.uint8
+            case ("torch", _) if isinstance(getattr(torch, name, None), torch.dtype):
+                return getattr(torch, name)
+        raise UnpicklingError(f"{module}.{name}")
+
+    def persistent_load(self, pid: Any) -> tuple[int, torch.dtype]:
+        kind, dtype, key, _, numel = pid
+        stored = self.sizes.get(f"data/{key}")
+        if kind != "storage" or not isinstance(dtype, torch.dtype) or stored != numel * dtype.itemsize:
+            raise Misfit("a storage of another size than is in the file")
+        return stored, dtype
+
+    def tensor(self, storage: Any, offset: int, size: tuple, stride: tuple, grad: bool, hooks: Any, *more: Any) -> None:
+        stored, dtype = storage
+        itemsize = (more[0] if more and isinstance(more[0], torch.dtype) else dtype).itemsize
+        if 0 not in size:
+            reach = offset + 1 + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
+            self.room -= max(0, math.prod(size) * itemsize - stored)  # a stride of 0 gives one value many times
+            if min((offset, *size, *stride)) < 0 or reach * itemsize > stored or self.room < 0:
+                raise Misfit("a tensor larger than what is in the file")
+
+
+def latin1(text: str, encoding: str) -> bytes:
+    """How a pickle holds bytes. Other encodings make more of less."""
+    if encoding != "latin1":
+        raise UnpicklingError(f"_codecs.encode to {encoding}")
+    return text.encode(encoding)

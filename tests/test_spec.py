@@ -12,7 +12,7 @@ from gan.losses import Hinge, Loss
 from gan.networks import DCGANGenerator, Generator, MLPDiscriminator, MLPGenerator
 from gan.optim import WarmupCosine
 from gan.penalties import R1, GradientPenalty, Penalty
-from gan.spec import drop_unknown, given_by_cli, plain
+from gan.spec import described, drop_unknown, given_by_cli
 
 SHAPE = (1, 28, 28)
 
@@ -60,12 +60,12 @@ CASES = {
     "float": (2e-4, 2e-4),
     "str": ("batch", "batch"),
     "list": ([1, "a", None], [1, "a", None]),
-    "tuple": ((0.5, 0.999), [0.5, 0.999]),
-    "dict": ({"a": (1, {"b": 2})}, {"a": [1, {"b": 2}]}),
+    "tuple": ((0.5, 0.999), (0.5, 0.999)),
+    "dict": ({"a": (1, {"b": 2})}, {"a": (1, {"b": 2})}),
     "class": (Adam, {"class_path": "torch.optim.adam.Adam"}),
     "partial": (
         partial(Adam, lr=1e-3, betas=(0.0, 0.9)),
-        {"class_path": "torch.optim.adam.Adam", "init_args": {"lr": 1e-3, "betas": [0.0, 0.9]}},
+        {"class_path": "torch.optim.adam.Adam", "init_args": {"lr": 1e-3, "betas": (0.0, 0.9)}},
     ),
     "partial of a partial": (
         partial(partial(SGD, lr=1.0), momentum=0.5),
@@ -89,7 +89,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_plain(case):
     value, expected = CASES[case]
-    result = plain(value)
+    result = described(value)
     assert result == expected
     assert only_plain(result)
 
@@ -106,10 +106,10 @@ def test_plain(case):
 )
 def test_network_and_back(network):
     """With every argument, the defaults too: one that changes in a later version must not change an old checkpoint."""
-    spec = plain(network)
+    spec = described(network)
     assert only_plain(spec)
     rebuilt = type(network)(**spec["init_args"])
-    assert plain(rebuilt) == spec
+    assert described(rebuilt) == spec
     assert [tuple(one.shape) for one in rebuilt.parameters()] == [tuple(one.shape) for one in network.parameters()]
     if isinstance(network, Mine):
         assert spec["init_args"] == {"image_shape": SHAPE, "widths": [3, 4], "slope": 0.2}
@@ -124,7 +124,7 @@ def only_plain(value) -> bool:
 
 
 def test_loads_with_weights_only(tmp_path):
-    torch.save({name: plain(value) for name, (value, _) in CASES.items()}, tmp_path / "plain")
+    torch.save({name: described(value) for name, (value, _) in CASES.items()}, tmp_path / "plain")
     assert set(torch.load(tmp_path / "plain", weights_only=True)) == set(CASES)
 
 
@@ -159,23 +159,23 @@ def test_refused(case):
     """Rather than pickled: such a checkpoint would not load with weights_only=True, or not without this very script."""
     value, message = REFUSED[case]
     with pytest.raises(TypeError, match=message):
-        plain(value)
+        described(value)
 
 
 def test_setting_that_is_not_kept_is_refused():
     with pytest.raises(TypeError, match="strength"):
-        plain(Forgetful(2.0))
+        described(Forgetful(2.0))
 
 
 def test_class_of_the_program_itself_is_refused(monkeypatch):
     """Another program that loads the checkpoint has another `__main__`."""
     monkeypatch.setattr(Margin, "__module__", "__main__")
     with pytest.raises(TypeError, match="not defined at the top of an importable module"):
-        plain(Margin())
+        described(Margin())
 
 
 def test_subclasses_of_plain_types():
-    assert type(plain(OrderedDict(a=1))) is dict
+    assert type(described(OrderedDict(a=1))) is dict
 
 
 def test_outside_the_command_line_nothing_is_given():

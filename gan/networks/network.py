@@ -5,11 +5,11 @@ Neither is required of your own networks. Any ``nn.Module`` that keeps the contr
 described again.
 """
 
-import inspect
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+
+from gan.spec import of_call, plain
 
 
 class Network(nn.Module):
@@ -25,7 +25,7 @@ class Network(nn.Module):
     def __new__(cls, *args, **kwargs):
         network = super().__new__(cls)
         # Not in the state dict. deepcopy and pickle come here without arguments and restore it afterwards.
-        network.__dict__["_spec"] = _spec(cls, args, kwargs)
+        network.__dict__["_spec"] = of_call(cls, args, kwargs)
         return network
 
     def __init__(self, image_shape: tuple[int, int, int]) -> None:
@@ -47,7 +47,7 @@ class Network(nn.Module):
         """
         if isinstance(self._spec, str):
             raise TypeError(self._spec)
-        return _plain(self._spec)
+        return plain(self._spec)
 
 
 class Generator(Network):
@@ -77,41 +77,3 @@ class Discriminator(Network):
 
     def forward(self, images: Tensor) -> Tensor:
         raise NotImplementedError
-
-
-def _spec(cls: type, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any] | str:
-    """The spec, or the reason why there is none."""
-    if "." in cls.__qualname__ or cls.__module__ == "__main__":
-        return f"{cls.__qualname__} is not defined at the top of an importable module"
-    try:
-        bound = inspect.signature(cls.__init__).bind(None, *args, **kwargs)
-    except TypeError as error:  # deepcopy and pickle, or wrong arguments: then __init__ is about to raise
-        return str(error)
-    bound.apply_defaults()  # a default that changes in a later version must not change an old checkpoint
-    init_args = {}
-    for parameter in list(bound.signature.parameters.values())[1:]:
-        value = bound.arguments[parameter.name]
-        try:
-            match parameter.kind:
-                case parameter.POSITIONAL_OR_KEYWORD | parameter.KEYWORD_ONLY:
-                    init_args[parameter.name] = _plain(value)
-                case parameter.VAR_KEYWORD:
-                    init_args |= _plain(value)
-                case _ if value != ():
-                    raise TypeError("cannot be passed by name")
-        except TypeError as error:
-            return f"the argument {parameter.name} of {cls.__qualname__} {error}"
-    return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": init_args}
-
-
-def _plain(value: Any) -> Any:
-    """A copy of plain data. TypeError for anything else, subclasses too: a NumPy float is a float."""
-    if value is None or type(value) in (bool, int, float, str):
-        return value
-    if type(value) is dict:
-        return {_plain(key): _plain(item) for key, item in value.items()}
-    if type(value) is list:
-        return [_plain(item) for item in value]
-    if type(value) in (tuple, torch.Size):
-        return tuple(_plain(item) for item in value)
-    raise TypeError(f"holds a {type(value).__name__}, which is not plain data")
