@@ -6,12 +6,22 @@ checkpoint (`gan.generate`); lab runs the experiments on vanishing gradients (`g
 
 import ctypes
 import errno
+import gc
 import os
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-OURS = ("sample", "export")
+COMMANDS = {
+    "fit": "train a GAN; without a word more, on MNIST",
+    "validate": "score a checkpoint against the images kept out of training",
+    "test": "score a checkpoint against the test images",
+    "sample": "write images that a checkpoint's generator makes",
+    "export": "write a checkpoint's generator for use without this project",
+    "lab": "experiments on vanishing and exploding gradients; without a word more, their list",
+}
 
 
 def main(args: list[str] | None = None) -> None:
@@ -25,22 +35,30 @@ def main(args: list[str] | None = None) -> None:
             check of the lab failed.
     """
     args = sys.argv[1:] if args is None else list(args)
+    if args[:1] in ([], ["-h"], ["--help"]):
+        print_help()
+        sys.exit(0)
     share_cores()
     keep_memory()
     try:
-        if args[:1] == ["lab"]:
+        command, *words = args
+        if command not in COMMANDS:
+            raise ValueError(f"invalid choice {command!r}: the command must be one of {', '.join(COMMANDS)}")
+        if command == "lab":
             from gan.lab.command import lab
 
-            lab(args[1:])
-        elif args and args[0] in OURS:
-            from jsonargparse import auto_cli
+            lab(words)
+        elif command in ("sample", "export"):
+            with quick_import():
+                from jsonargparse import auto_cli
 
-            from gan import generate
+                from gan import generate
 
-            command = getattr(generate, args[0])
-            auto_cli(command, args=args[1:], prog=f"gan {args[0]}", as_positional=False, exit_on_error=False)
+            function = getattr(generate, command)
+            auto_cli(function, args=words, prog=f"gan {command}", as_positional=False, exit_on_error=False)
         else:
-            from gan.run import run
+            with quick_import():
+                from gan.run import run
 
             run(args)
     except Exception as error:
@@ -49,6 +67,33 @@ def main(args: list[str] | None = None) -> None:
             raise
         print(f"error{in_process()}: {one_line(complaint)}", file=sys.stderr)
         sys.exit(2)
+
+
+def print_help() -> None:
+    """The list of commands, without importing any of them."""
+    print("usage: gan COMMAND [options]\n")
+    print("Trains GANs, and shows what their gradients do.\n")
+    for command, purpose in COMMANDS.items():
+        print(f"  {command:8}  {purpose}")
+    print("\n`gan COMMAND --help` says what a command takes.")
+
+
+@contextmanager
+def quick_import() -> Iterator[None]:
+    """Imports without the garbage collector, which would go through the growing library again and again.
+
+    Nor does it go through the library later: of the time to import torch and Lightning, and to leave again, both
+    together save a quarter.
+    """
+    if "torch" in sys.modules or not gc.isenabled():  # the caller's process
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+        gc.freeze()
+    finally:
+        gc.enable()
 
 
 def for_people(error: BaseException) -> BaseException | None:

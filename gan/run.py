@@ -23,18 +23,12 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasti
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from gan.checkpoints import AtomicCheckpointIO, check_checkpoint, newest_whole, parts, replacing, sync
+from gan.checkpoints import AtomicCheckpointIO, check_checkpoint, newest_whole, replacing, sync
 from gan.loggers import MetricsTable, RunTensorBoard
 from gan.module import GAN
 from gan.parallel import check_settings, replace_lightnings
 from gan.trust import check_hyper_parameters, check_names, named_in
 
-HELP = {
-    "prog": "gan",
-    "description": "Trains GANs, and shows what their gradients do. "
-    "Start with `fit`: without a word more, it trains on MNIST.",
-    "epilog": "Two more use what was trained: `sample` writes images, `export` the generator (--help on each).",
-}
 PACKAGE = Path(__file__).parent
 CONFIGS = next(path for path in (PACKAGE / "configs", PACKAGE.parent / "configs") if path.is_dir())  # wheel, checkout
 
@@ -48,8 +42,12 @@ def run(args: list[str], callbacks: Sequence[Callback] = ()) -> None:
         # a tenth of a millisecond, which small networks feel.
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
     args, trust = with_config_of_run(args)
-    options = {"default_config_files": [str(CONFIGS / "default.yaml")], "exit_on_error": False}
-    GANCLI(
+    command, *words = args
+    cli = GANCLI(
+        command=command,
+        trust=trust,
+        args=words,
+        run=False,  # its own way to run builds the parsers of all commands, and nests each parse in another
         model_class=GAN,
         datamodule_class=LightningDataModule,
         subclass_mode_data=True,
@@ -58,14 +56,14 @@ def run(args: list[str], callbacks: Sequence[Callback] = ()) -> None:
         trainer_defaults={"callbacks": [*callbacks]},
         save_config_callback=None,  # it would save before the run is known to begin; see `save_config`
         parser_kwargs={
+            "prog": f"gan {command}",
+            "description": getattr(Trainer, command).__doc__.splitlines()[0],
+            "default_config_files": [str(CONFIGS / "default.yaml")],
             "exit_on_error": False,
             "allow_abbrev": False,  # what is not a setting's whole name is a mistake
-            **HELP,
-            **{command: dict(options) for command in GANCLI.subcommands()},
         },
-        args=args or ["--help"],
-        trust=trust,
     )
+    cli.fit() if command == "fit" else cli.score()
 
 
 def quiet() -> None:
@@ -87,57 +85,57 @@ def quiet() -> None:
 class GANCLI(LightningCLI):
     """LightningCLI with a run folder, and with what is known in one place passed on to where it is needed."""
 
-    def __init__(self, *args: Any, trust: Iterable[str] = (), **kwargs: Any):
+    def __init__(self, command: str, trust: Iterable[str], **settings: Any):
+        self.command = command
         self.trust = trust  # packages whose classes a checkpoint may name
-        super().__init__(*args, **kwargs)
-
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        commands = LightningCLI.subcommands()
-        del commands["predict"]  # `sample` is what it would do
-        commands["fit"] |= {"ckpt_path", "weights_only"}  # `resume` is the one way
-        return commands
-
-    def setup_parser(self, *args: Any) -> None:
-        super().setup_parser(*args)
-        fit = self._subcommand_parsers["fit"]
-        fit.add_argument("--run_dir", type=str | None, help="Where the run writes; runs/<config>/<time> if not given.")
-        fit.add_argument(
-            "--resume",
-            type=str,
-            default="never",
-            help="auto: go on from the last checkpoint in run_dir, if there is one; never; or a checkpoint's path.",
-        )
-        for parser in self._subcommand_parsers.values():
-            parser.add_argument(
-                "--trust",
-                action="append",
-                help="A package whose classes a checkpoint, or the config beside it, may import, besides this one's "
-                "and torch's. What the command itself names is trusted.",
-            )
+        super().__init__(**settings)
 
     def add_arguments_to_parser(self, parser: Any) -> None:
         for network in ("generator", "discriminator"):
             parser.link_arguments("data.image_shape", f"model.{network}.init_args.image_shape", apply_on="instantiate")
         parser.link_arguments("seed_everything", "model.seed", compute_fn=seed)
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=seed)
+        if self.command == "fit":
+            parser.add_argument(
+                "--run_dir", type=str | None, help="Where the run writes; runs/<config>/<time> if not given."
+            )
+            parser.add_argument(
+                "--resume",
+                type=str,
+                default="never",
+                help="auto: go on from the last checkpoint in run_dir, if there is one; never; or a checkpoint's path.",
+            )
+        else:
+            known = {"model", "dataloaders", "datamodule"}
+            self.score_arguments = parser.add_method_arguments(Trainer, self.command, skip=known)
+        parser.add_argument(
+            "--trust",
+            action="append",
+            help="A package whose classes a checkpoint, or the config beside it, may import, besides this one's "
+            "and torch's. What the command itself names is trusted.",
+        )
 
-    def _parse_ckpt_path(self) -> None:  # private, but the only place before the file is opened
-        if self.config.subcommand != "fit":
-            path = self.config[self.config.subcommand].ckpt_path
+    def _parse_ckpt_path(self) -> None:  # private, but the only place before the classes are instantiated
+        if self.command != "fit":
+            path = self.config.ckpt_path
             if path is None:
-                raise ValueError(f"{self.config.subcommand} needs a trained run: --ckpt_path RUN/checkpoints/last.ckpt")
+                raise ValueError(f"{self.command} needs a trained run: --ckpt_path RUN/checkpoints/last.ckpt")
             self.checkpoint = check_checkpoint(path)
             check_hyper_parameters(self.checkpoint, self.trust, str(path))
             self.ckpt_path = path
-            self.config[self.config.subcommand].ckpt_path = parts(path)[0]  # each of them knows the networks
-            super()._parse_ckpt_path()
-            self.config[self.config.subcommand].ckpt_path = path
+            networks = dict(self.checkpoint["hyper_parameters"])
+            del networks["_instantiator"]
+            self.config = self.parser.parse_object({"model": networks}, self.config)
+
+    def _dump_config(self) -> None:  # private: Lightning's checks anew what has just been parsed, which takes long
+        if not hasattr(self, "config_dump"):
+            text = self.parser.dump(self.config, skip_link_targets=False, skip_none=False, skip_validation=True)
+            self.config_dump = yaml.safe_load(text)
 
     def before_instantiate_classes(self) -> None:
         self.run_dir = None
-        if self.subcommand == "fit":
-            config = self.config["fit"]
+        if self.command == "fit":
+            config = self.config
             if config.resume == "auto" and not config.run_dir:
                 raise ValueError("--resume auto needs the run to go on with: --run_dir RUN")
             check_settings(config.trainer)
@@ -152,7 +150,7 @@ class GANCLI(LightningCLI):
             check_fits(self.ckpt_path, self.checkpoint, self.model)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        settings = self.config_init[self.subcommand]["trainer"]
+        settings = self.config_init["trainer"]
         kwargs["plugins"] = [*as_list(settings.plugins), AtomicCheckpointIO()]
         if self.run_dir is None:
             kwargs["logger"] = False if settings.logger is True else settings.logger  # scores are printed
@@ -176,11 +174,11 @@ class GANCLI(LightningCLI):
         """
         if not trainer.is_global_zero:
             return
-        config = self.config["fit"].clone()
+        config = self.config.clone()
         for name in ("run_dir", "resume", "config", "trust"):
             del config[name]
-        text = self._parser("fit").dump(config, skip_none=False)
-        before = config_of_run(self.config["fit"].run_dir, self.config["fit"].resume)
+        text = self.parser.dump(config, skip_none=False, skip_validation=True)
+        before = config_of_run(self.config.run_dir, self.config.resume)
         if self.ckpt_path is not None and before is not None:
             old, new = yaml.safe_load(before.read_text()), yaml.safe_load(text)
             for line in [*changes(old, new), *other_processes(self.checkpoint, trainer, old, new)]:
@@ -191,15 +189,20 @@ class GANCLI(LightningCLI):
         if named_in(yaml.safe_load(text)):
             remember_own(text)
 
-    def fit(self, model: LightningModule, **kwargs: Any) -> None:
+    def fit(self) -> None:
         self.trainer.ckpt_path = self.ckpt_path  # known from the start, so that RunCheckpoint can compare
         with run_folder(self.run_dir, self.trainer):
             try:
-                self.trainer.fit(model, weights_only=True, **kwargs)
+                self.trainer.fit(self.model, datamodule=self.datamodule, weights_only=True)
             except SIGTERMException:
                 sys.exit(128 + signal.SIGTERM)
             except SystemExit:
                 sys.exit(128 + signal.SIGINT if self.trainer.interrupted else 1)  # what shells expect after Ctrl-C
+
+    def score(self) -> None:
+        """Runs `validate` or `test`."""
+        arguments = {name: self.config_init[name] for name in self.score_arguments}
+        getattr(self.trainer, self.command)(self.model, datamodule=self.datamodule, **arguments)
 
 
 def with_config_of_run(args: list[str]) -> tuple[list[str], set[str]]:

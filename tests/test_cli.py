@@ -1,6 +1,8 @@
 """The commands from outside: what they take, what they write, what they print, and that a run can go on."""
 
+import gc
 import inspect
+import json
 import re
 import shlex
 import signal
@@ -17,6 +19,7 @@ from torch import nn
 from gan import GAN
 from gan.losses import Hinge
 from gan.networks import DCGANDiscriminator, DCGANGenerator, MLPGenerator
+from gan.run import GANCLI
 
 
 @pytest.fixture(autouse=True)
@@ -256,7 +259,7 @@ def test_help_has_a_line_for_every_setting_of_the_model(capsys):
 def test_help_of_the_program_and_of_our_own_commands(capsys):
     bare, given = help_of(capsys), help_of(capsys, "--help")
     assert bare == given
-    for name in ("fit", "validate", "test", "sample", "export"):
+    for name in ("fit", "validate", "test", "sample", "export", "lab"):
         assert name in given
     assert "predict" not in given
     assert {"--ckpt", "--num", "--seed", "--out"} <= set(help_of(capsys, "sample", "--help").split())
@@ -508,6 +511,79 @@ def test_resumed_checkpoint_is_plain_data():
     assert "_class_path" not in checkpoint["hyper_parameters"]
     assert "__main__" not in repr(checkpoint["hyper_parameters"])
     assert isinstance(GAN.load_from_checkpoint(path, weights_only=True).generator, nn.Module)
+
+
+# ---------------------------------------------------------------------- start-up
+
+WATCHED = """
+import atexit, builtins, gc, json, sys
+
+asked = set()  # top packages that modules of gan import themselves, whatever Lightning has loaded before
+true_import = builtins.__import__
+
+
+def watched_import(name, globals=None, locals=None, fromlist=(), level=0):
+    if level == 0 and globals and globals.get("__name__", "").partition(".")[0] == "gan":
+        asked.add(name.partition(".")[0])
+    return true_import(name, globals, locals, fromlist, level)
+
+
+builtins.__import__ = watched_import
+from gan.cli import main
+
+
+@atexit.register
+def report():
+    state = {"asked": [*asked], "loaded": [*sys.modules], "collects": gc.isenabled(), "frozen": gc.get_freeze_count()}
+    print(json.dumps(state), file=sys.stderr)
+
+
+main(sys.argv[1:])
+"""
+
+
+def state_after(*words) -> dict:
+    """What a command has loaded in a process of its own, and how it leaves the garbage collector."""
+    run = process([sys.executable, "-c", WATCHED, *words])
+    _, errors = run.communicate(timeout=300)
+    assert run.returncode == 0, errors
+    return json.loads(errors)
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["-h"], ["lab"]])
+def test_lists_load_no_library(words):
+    """They come at once: importing torch and Lightning takes seconds."""
+    loaded = set(state_after(*words)["loaded"])
+    assert not loaded & {"torch", "lightning", "matplotlib", "torchvision", "tensorboard"}
+
+
+def test_run_loads_what_it_needs():
+    """Fails if a module of ours asks for a large library that a run has no use for, at its top or on the way."""
+    state = state_after("fit", *SHORT[:6], "--trainer.max_steps", "1", "--run_dir", "run")
+    assert {"torch", "lightning", "jsonargparse"} <= set(state["asked"])  # the watch does watch
+    assert not set(state["asked"]) & {"matplotlib", "onnx", "onnxscript", "pandas", "scipy", "sklearn", "torchmetrics"}
+    ours = {name for name in state["loaded"] if name.startswith("gan.")}
+    assert not [name for name in ours if name.startswith("gan.lab")]
+    assert not ours & {"gan.generate", "gan.metrics.inception"}
+    assert state["collects"]  # or the run would keep all its garbage
+    assert state["frozen"] > 100_000  # the imported library, which is none
+
+
+def test_callers_process_is_not_frozen():
+    """What a process holds besides, garbage included, is its own."""
+    before = gc.get_freeze_count()
+    fit("run")
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == before
+
+
+def test_parser_is_built_for_the_command_alone(monkeypatch):
+    """Parsers of the other commands would look through the same signatures again."""
+    built = []
+    init_parser = GANCLI.init_parser
+    monkeypatch.setattr(GANCLI, "init_parser", lambda self, **kwargs: built.append(1) or init_parser(self, **kwargs))
+    fit("run")
+    assert len(built) == 1
 
 
 # ---------------------------------------------------------------------- a real process
