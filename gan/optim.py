@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
@@ -18,7 +18,7 @@ def make_optimizers(
     """An optimizer for each of the networks, and the schedulers that are wanted.
 
     Raises:
-        ValueError: if one of them cannot train a GAN, with the name of the setting.
+        ValueError: If one of them cannot train a GAN, with the name of the setting.
     """
     optimizers = []
     for (name, network), make in zip(networks.items(), make_optimizer, strict=True):
@@ -50,7 +50,7 @@ def keep_settings(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]
 
 
 class WarmupCosine(LRScheduler):
-    """Linear warm-up, then half a cosine down to zero (Loshchilov and Hutter 2017, arXiv 1608.03983).
+    """Linear warm-up, then half a cosine down to zero (Loshchilov and Hutter 2017, arXiv:1608.03983).
 
     Warm-up matters under Adam: its first steps have the size of the learning rate, however small the gradient.
 
@@ -71,16 +71,16 @@ class WarmupCosine(LRScheduler):
         """Sets `total` where it was not given.
 
         Raises:
-            ValueError: if no step would be left after the warm-up.
+            ValueError: If no step would be left after the warm-up.
         """
         self.total = max_steps if self.total is None else self.total
         if self.total <= self.warmup:
             raise ValueError(
                 f"WarmupCosine falls to zero over the whole run: it needs trainer.max_steps above its "
-                f"warmup={self.warmup}, and got {self.total}. Set trainer.max_steps, or choose another scheduler"
+                f"warmup={self.warmup}, got {self.total}. Set trainer.max_steps, or choose another scheduler"
             )
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         step = self.last_epoch  # torch's name for the steps done
         if step < self.warmup:
             scale = (step + 1) / (self.warmup + 1)

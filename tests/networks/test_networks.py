@@ -229,7 +229,7 @@ def test_bad_latent_dim_is_named(cls):
 
 @pytest.mark.parametrize("cls", CONVOLUTIONAL)
 def test_unknown_norm_lists_the_known(cls):
-    with pytest.raises(ValueError, match="batch, layer, group, spectral, none; got 'instance'"):
+    with pytest.raises(ValueError, match="batch, layer, group, spectral, none, got 'instance'"):
         cls(MNIST, norm="instance")
 
 
