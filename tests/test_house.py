@@ -22,7 +22,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = [
     {"checkpoints", "images", "spec"},
     {"augment", "data", "gradients", "losses", "metrics", "networks", "noise", "optim", "penalties"},
-    {"lab", "loggers", "parallel"},
+    {"lab", "loggers", "order", "parallel", "trust"},
     {"module"},
     {"callbacks", "generate"},
     {"run"},
@@ -36,13 +36,18 @@ UNTESTED: dict[str, str] = {}
 
 # Test files without a module of their name, and what they test.
 WIDER = {
+    "test_cli_scores": "the scores that the commands print",
     "test_configs": "configs/",
     "test_failures": "configs/failures/ and what the doctor makes of them",
     "test_house": "all files",
     "test_readme": "README.md",
     "test_resume": "whole runs, killed and resumed",
     "test_slurm": "scripts/slurm.sh",
-    "lab/test_experiments": "every experiment of gan/lab",
+    "lab/test_experiments": "what holds for every experiment of gan/lab",
+    "networks/test_networks": "what holds for every network of gan/networks",
+    "parallel/test_parallel_gradients": "the callbacks that clip and guard, on several processes",
+    "parallel/test_parallel_monitor": "the callback that measures, on several processes",
+    "parallel/test_parallel_scores": "the callback that scores, on several processes",
 }
 
 TOP = {"gan", "configs", "scripts", "tests", "docs", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md"}
