@@ -13,7 +13,7 @@ from gan.parallel.launcher import Launcher
 
 
 class TwoNetworkStrategy(ParallelStrategy):
-    """What our strategies share.
+    """What `DDP` and `FSDP2` share, for two networks that step in turn.
 
     In a batch, a process waits `patience` seconds for the others before it gives up. Starting, writing a checkpoint
     and ending may take their time.
