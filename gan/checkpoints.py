@@ -48,7 +48,7 @@ def write(checkpoint: dict[str, Any], path: Path) -> None:
     """Writes a file, and sees it onto the disk.
 
     Raises:
-        OSError: if the disk does not take it.
+        OSError: If the disk does not take it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
@@ -76,6 +76,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def unfinished(path: Path) -> Path:
+    """Where a checkpoint lies while it is written."""
     return path.with_name(path.name + ".partial")
 
 
@@ -112,6 +113,7 @@ def name_again(checkpoint: Path, path: Path) -> None:
 
 
 def step_path(folder: Path, step: int) -> Path:
+    """Where a run keeps the checkpoint of a batch."""
     return folder / f"step_{step:06d}.ckpt"
 
 
@@ -122,10 +124,12 @@ def steps(folder: Path) -> dict[int, Path]:
 
 
 def is_folder(path: Path) -> bool:
+    """Whether there is a folder, rather than a link to one."""
     return path.is_dir() and not path.is_symlink()
 
 
 def remove(checkpoint: Path) -> None:
+    """Removes a file, a link or a folder, where there is one."""
     if is_folder(checkpoint):
         shutil.rmtree(checkpoint)
     else:
@@ -142,6 +146,7 @@ def remove_partial(folder: Path) -> None:
 
 
 def part_name(process: int, processes: int) -> str:
+    """The name of what a process writes into a folder of parts."""
     return f"{process}-of-{processes}.ckpt"
 
 
@@ -149,7 +154,7 @@ def parts(path: str | Path) -> list[Path]:
     """The files of a checkpoint, in the order of the processes that wrote them.
 
     Raises:
-        ValueError: if there is none, or not all are there.
+        ValueError: If there is none, or not all are there.
     """
     path = Path(path)
     if path.is_file():
@@ -171,6 +176,11 @@ def merge(checkpoints: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def join(shards: list[Tensor], shape: list[int]) -> Tensor:
+    """The whole tensor of its shards, in the order of their processes.
+
+    Raises:
+        ValueError: If they do not make one of `shape`.
+    """
     whole = torch.cat(shards)
     if list(whole.shape) != shape:
         raise ValueError(f"the parts of the checkpoint make a tensor {list(whole.shape)} of what was {shape}")
@@ -181,7 +191,7 @@ def rebuild(parts: Sequence[Any], make: Callable[[list[Tensor], list[int]], Tens
     """The first of `parts`, with `make(shards, shape)` wherever it holds a shard of a weight or an optimizer state.
 
     Raises:
-        ValueError: if the parts are not of one checkpoint.
+        ValueError: If the parts are not of one checkpoint.
     """
 
     def walk(values: list[Any]) -> Any:
@@ -207,7 +217,7 @@ def read(path: str | Path) -> dict[str, Any]:
     """What a checkpoint holds, on the CPU; a folder as the file that one process would have written.
 
     Raises:
-        ValueError: if a part is missing, or the parts are not of one checkpoint.
+        ValueError: If a part is missing, or the parts are not of one checkpoint.
         UnpicklingError: If it asks for anything but containers, numbers and tensors.
     """
     contents = []
@@ -270,11 +280,12 @@ def newest_whole(folder: Path) -> tuple[Path, dict[str, Any], list[Path]] | None
         no checkpoint yet.
 
     Raises:
-        ValueError: if there are checkpoints, and none can be used.
+        ValueError: If there are checkpoints, and none can be used.
     """
     last = folder / LAST
     candidates = [last] if last.exists() or last.is_symlink() else []
     candidates += reversed(steps(folder).values())
+    reason = None
     for number, path in enumerate(candidates):
         try:
             return path, check_checkpoint(path), candidates[:number]

@@ -83,8 +83,9 @@ class NonSaturating(Loss):
 
 
 class MaximumLikelihood(Loss):
-    """The minimax D, and a G that climbs the likelihood of the data if D is optimal (Goodfellow 2016,
-    arXiv:1701.00160, section 3.2.4).
+    """The minimax D, and a G that climbs the likelihood of the data if D is optimal.
+
+    Goodfellow 2016, arXiv:1701.00160, section 3.2.4.
 
     D: softplus(-l_r) + softplus(l_f).  G: -exp(l_f), which in expectation over fakes is then that over reals.
 

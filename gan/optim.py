@@ -19,7 +19,7 @@ def make_optimizers(
     """An optimizer for each of the networks, and the schedulers that are wanted.
 
     Raises:
-        ValueError: if one of them cannot train a GAN, with the name of the setting.
+        ValueError: If one of them cannot train a GAN, with the name of the setting.
     """
     optimizers = []
     for (name, network), make in zip(networks.items(), make_optimizer, strict=True):
@@ -76,7 +76,7 @@ def mean(passes: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 class WarmupCosine(LRScheduler):
-    """Linear warm-up, then half a cosine down to zero (Loshchilov and Hutter 2017, arXiv 1608.03983).
+    """Linear warm-up, then half a cosine down to zero (Loshchilov and Hutter 2017, arXiv:1608.03983).
 
     Warm-up matters under Adam: its first steps have the size of the learning rate, however small the gradient.
 
@@ -97,16 +97,16 @@ class WarmupCosine(LRScheduler):
         """Sets `total` where it was not given.
 
         Raises:
-            ValueError: if no step would be left after the warm-up.
+            ValueError: If no step would be left after the warm-up.
         """
         self.total = max_steps if self.total is None else self.total
         if self.total <= self.warmup:
             raise ValueError(
                 f"WarmupCosine falls to zero over the whole run: it needs trainer.max_steps above its "
-                f"warmup={self.warmup}, and got {self.total}. Set trainer.max_steps, or choose another scheduler"
+                f"warmup={self.warmup}, got {self.total}. Set trainer.max_steps, or choose another scheduler"
             )
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         step = self.last_epoch  # torch's name for the steps done
         if step < self.warmup:
             scale = (step + 1) / (self.warmup + 1)

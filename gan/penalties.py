@@ -152,7 +152,7 @@ class GradientPenalty(Penalty):
         every: Batches from one application to the next, >= 1; the paper takes 1.
 
     Raises:
-        ValueError: When called, if `real` and `fake` differ in shape.
+        ValueError: If, when called, `real` and `fake` differ in shape.
     """
 
     name = "gradient_penalty"
@@ -166,6 +166,7 @@ class GradientPenalty(Penalty):
     def __call__(self, discriminator: Critic, real: Tensor, fake: Tensor, noise: Tensor | None = None) -> Tensor:
         if real.shape != fake.shape:
             raise ValueError(f"GradientPenalty pairs images: real is {tuple(real.shape)}, fake is {tuple(fake.shape)}")
+        assert noise is not None  # of `noise_shape`
         real, fake = _widen(real), _widen(fake)
         alpha = noise.to(real.dtype)  # (N, 1, 1, 1)
         return _distance_to_unit_norm(discriminator, alpha * real + (1 - alpha) * fake)
@@ -195,6 +196,7 @@ class DRAGAN(Penalty):
         return tuple(image_shape)
 
     def __call__(self, discriminator: Critic, real: Tensor, fake: Tensor, noise: Tensor | None = None) -> Tensor:
+        assert noise is not None  # of `noise_shape`
         real = _widen(real)
         u = 2 * noise.to(real.dtype) - 1
         std = real.flatten(1).std(dim=1, correction=0).view(-1, *(1,) * (real.ndim - 1))  # (N, 1, 1, 1)

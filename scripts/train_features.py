@@ -32,8 +32,8 @@ DAMAGED_SIZE = 5000
 MIN_STD = 0.05  # of a feature over the test images; tanh bounds it by 1
 
 
-def main(args: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(words: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     names = ["MNIST", *get_args(gan.data.torchvision.Name)]
     text = f"data set whose classes are learned: {', '.join(names)}, or your data module by its class path"
     parser.add_argument("--data", default="MNIST", help=text)
@@ -46,7 +46,7 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--flip", action="store_true", help="mirror half of the images; not for digits or letters")
     parser.add_argument("--dim", type=int, default=64, help="number of features")
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights, the order and the augmentation")
-    args = parser.parse_args(args)
+    args = parser.parse_args(words)
     if args.out.suffix != ".safetensors":
         parser.error(f"--out must end in .safetensors, got {args.out}")
 
@@ -96,7 +96,8 @@ def train(data: InMemoryDataModule, args: argparse.Namespace) -> CNNFeatures:
     """The extractor after training, its batch norms folded into the layers before them."""
     torch.manual_seed(args.seed)
     extractor = CNNFeatures(data.image_shape, data.num_classes, args.dim)
-    network = nn.Sequential(with_norms(extractor.layers), extractor.head).train()
+    normed = with_norms(extractor.layers)
+    network = nn.Sequential(normed, extractor.head).train()
     optimizer = torch.optim.SGD(network.parameters(), momentum=0.9, nesterov=True, weight_decay=args.weight_decay)
     loader = data.train_dataloader()
     steps = args.epochs * len(loader)
@@ -117,7 +118,7 @@ def train(data: InMemoryDataModule, args: argparse.Namespace) -> CNNFeatures:
         accuracy = correct / (len(loader) * BATCH)
         print(f"epoch {epoch + 1:2}/{args.epochs}  loss {total / len(loader):.4f}  ", end="")
         print(f"accuracy on augmented training images {accuracy:.2%}", flush=True)
-    fold_norms(network.eval()[0], extractor.layers)
+    fold_norms(normed.eval(), extractor.layers)
     return extractor
 
 
@@ -137,7 +138,7 @@ def augment(images: Tensor, flip: bool) -> Tensor:
     mirror = torch.where(torch.rand(n) < 0.5, -1.0, 1.0) if flip else torch.ones(n)
     cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale
     rows = torch.stack([cos * mirror, -sin, shift[:, 0], sin * mirror, cos, shift[:, 1]], dim=1)
-    grid = F.affine_grid(rows.view(n, 2, 3), images.shape, align_corners=False)
+    grid = F.affine_grid(rows.view(n, 2, 3), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
@@ -156,9 +157,10 @@ def with_norms(layers: nn.Sequential) -> nn.Sequential:
 def fold_norms(normed: nn.Sequential, layers: nn.Sequential) -> None:
     """Give `layers` weights and biases with which they compute what `normed` does in eval mode."""
     for layer, norm in pairwise(normed):
-        if isinstance(norm, nn.modules.batchnorm._BatchNorm):
-            fuse = fuse_conv_bn_eval if isinstance(layer, nn.Conv2d) else fuse_linear_bn_eval
-            layer.load_state_dict(fuse(layer, norm).state_dict())
+        if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            layer.load_state_dict(fuse_conv_bn_eval(layer, norm).state_dict())
+        elif isinstance(layer, nn.Linear) and isinstance(norm, nn.BatchNorm1d):
+            layer.load_state_dict(fuse_linear_bn_eval(layer, norm).state_dict())
 
 
 def evaluate(extractor: CNNFeatures, data: InMemoryDataModule, seed: int) -> str:

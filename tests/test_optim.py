@@ -103,7 +103,7 @@ def test_in_a_run(make_gan, make_trainer, data):
 def test_no_step_left(max_steps):
     """-1 is Lightning's word for a run without an end."""
     _, schedule = make(4, None)
-    with pytest.raises(ValueError, match=rf"trainer.max_steps above its warmup=4, and got {max_steps}"):
+    with pytest.raises(ValueError, match=rf"trainer.max_steps above its warmup=4, got {max_steps}"):
         schedule.end(max_steps)
 
 

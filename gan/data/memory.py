@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from typing import Never
 
 import lightning as L
 import torch
@@ -247,11 +248,12 @@ class InMemoryDataModule(L.LightningDataModule):
         The order stays as it is where the trainer overfits batches.
         """
         self.setup("fit")
-        shuffle = not (self.trainer and self.trainer.overfit_batches)
+        # Lightning's Trainer has `overfit_batches`, and does not declare it.
+        overfit = self.trainer and self.trainer.overfit_batches  # pyright: ignore[reportAttributeAccessIssue]
         passes = getattr(self.trainer.lightning_module, "accumulate", 1) if self.trainer else 1
-        return self._loader("train", self.batch_size * passes, shuffle=shuffle, drop_last=True)
+        return self._loader("train", self.batch_size * passes, shuffle=not overfit, drop_last=True)
 
-    def val_dataloader(self) -> InMemoryLoader | list[InMemoryLoader]:
+    def val_dataloader(self) -> InMemoryLoader | list[Never]:
         """Each validation image once. Empty if `validation_size` is 0, when Lightning skips validation."""
         if self.validation_size == 0:
             return []

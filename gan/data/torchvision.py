@@ -9,7 +9,7 @@ from torch import Tensor
 from gan.data.memory import InMemoryDataModule
 
 if TYPE_CHECKING:
-    from torchvision.datasets import VisionDataset
+    from torchvision.datasets import CIFAR10, MNIST
 
 Name = Literal["FashionMNIST", "KMNIST", "EMNIST", "CIFAR10"]
 
@@ -112,7 +112,7 @@ class TorchvisionDataModule(InMemoryDataModule):
             images = images.transpose(1, 2)  # stored column by column
         return images.unsqueeze(1), labels
 
-    def _open(self, train: bool, download: bool) -> "VisionDataset":
+    def _open(self, train: bool, download: bool) -> "MNIST | CIFAR10":
         from torchvision import datasets  # here, because nothing else in this package reads data with it
 
         split = {"split": "balanced"} if self.dataset == "EMNIST" else {}

@@ -16,12 +16,13 @@ pixels differ between fakes, tells the two that learn apart.
 Try. `run(steps=10000)` for better digits. Correct two faults at a time in `VARIANTS`: reaching the generator and one.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Adam
 
 from gan.data import MNISTDataModule
@@ -116,8 +117,8 @@ def run(
     curves = Table("program", "step", "gradient", "moved")
     scores, pictures = Table("program", "fid", "variety"), Table("program", "image", "row", "column", "pixel")
 
-    def score(name: str, generator: nn.Module, scaled: bool) -> None:
-        rng, fakes = torch.Generator().manual_seed(seed), Moments(64)
+    def score(name: str, generator: MLPGenerator, scaled: bool) -> None:
+        rng, fakes, variety = torch.Generator().manual_seed(seed), Moments(64), math.nan
         with torch.no_grad():
             for number in range(0, NUM_FAKES, 500):
                 images = shown(generator(torch.randn(500, generator.latent_dim, generator=rng)), scaled)
@@ -138,7 +139,7 @@ def run(
         for step, gradient in enumerate(train(generator, program, digits[:last])):
             if step % 20 == 0 or step == last - 1:
                 moved = [(a - b).square().sum() for a, b in zip(generator.parameters(), begun, strict=True)]
-                curves.add(program=name, step=step, gradient=gradient, moved=sum(moved).sqrt().item())
+                curves.add(program=name, step=step, gradient=gradient, moved=math.sqrt(sum(moved)))
         score(name, generator, program.scaled)
         progress((part + 1) / len(variants) * 0.99)
     keep(pictures, "real", tests)
@@ -147,10 +148,12 @@ def run(
     return Result({"curves": curves, "scores": scores, "pictures": pictures}, checks)
 
 
-def train(generator: nn.Module, program: Program, digits: list[Tensor]):
+def train(generator: MLPGenerator, program: Program, digits: list[Tensor]):
     """Trains by a program, batch after batch: yields the norm of the generator's gradient in each."""
     judge = MLPDiscriminator((1, 28, 28))
-    optimizer, judge_optimizer = (Adam(one.parameters(), 2e-4, (0.5, 0.999), fused=True) for one in (generator, judge))
+    optimizer, judge_optimizer = (
+        Adam(network.parameters(), 2e-4, (0.5, 0.999), fused=True) for network in (generator, judge)
+    )
     gradients = Gradients(generator)
     for number in range(len(digits)):
         real = digits[number if program.batches else 0]

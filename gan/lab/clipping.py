@@ -133,10 +133,10 @@ def judge_digits(table: Table, seed: int, clips: dict, penalty: Penalty, progres
         for name, loss in judging.LOSSES.items():
             generator.zero_grad()
             loss.generator(judge(generator(latents))).mean().backward()
-            whole = [parameter.grad.clone() for parameter in generator.parameters()]
+            whole = [parameter.grad.clone() for parameter in generator.parameters() if parameter.grad is not None]
             for clip in clips:
                 for parameter, gradient in zip(generator.parameters(), whole, strict=True):
-                    parameter.grad.copy_(gradient)
+                    parameter.grad = gradient.clone()
                 before, after, _ = ways[name, clip](Gradients(generator))
                 table.add(loss=name, clip=clip, step=step, before=before, after=after)
         progress(0.2 + 0.6 * step / judging.STEPS)

@@ -24,7 +24,7 @@ def lab(args: list[str]) -> None:
 
     Raises:
         ValueError: If there is no such experiment, or the folder cannot be written.
-        SystemExit: With status 1 if a check failed, 130 after Ctrl-C.
+        SystemExit: If a check failed, with status 1; if Ctrl-C was pressed, with 130.
     """
     from jsonargparse import ArgumentParser
 

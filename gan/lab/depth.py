@@ -26,7 +26,7 @@ from torch.nn.functional import cross_entropy
 
 from gan.lab.experiment import Check, Progress, Result, Table, silent
 from gan.lab.figures import BLACK, BLUE, COLOURS, FAINT, GREEN, VERMILION, key, label_lines, panels, styled
-from gan.networks.deep import hidden_layers
+from gan.networks.deep import HiddenLayer, hidden_layers
 
 REFERENCE = (
     "Glorot & Bengio 2010, PMLR 9; He et al. 2015, arXiv:1502.01852 and arXiv:1512.03385; "
@@ -143,9 +143,9 @@ def layer_norms(layers: nn.Sequential, images: Tensor, labels: Tensor) -> np.nda
     for layer in layers:
         outputs.append(x := layer(x))  # (256, WIDTH)
     loss = cross_entropy(nn.Linear(WIDTH, 10).double()(x), labels)
-    weights = [layer.linear.weight for layer in layers]
+    weights = [layer.linear.weight for layer in layers if isinstance(layer, HiddenLayer)]
     gradients = torch.autograd.grad(loss, [*outputs, *weights])
-    norms = [one.norm().item() for one in (*gradients, *outputs)]
+    norms = [tensor.norm().item() for tensor in (*gradients, *outputs)]
     return np.reshape(norms, (3, len(outputs)))
 
 

@@ -87,7 +87,7 @@ def run(
         factors.add(optimizer=name, step_size=STEP_SIZES, factor=factor(optimizers[name]))
     progress(0.3)
 
-    narrow = Table("optimizer", "ratio", "steps")
+    narrow, narrowed = Table("optimizer", "ratio", "steps"), 0.4
     for name, make in optimizers.items():
         narrow.add(optimizer=name, ratio=RATIOS, steps=[arrival(name, make, ratio, offset) for ratio in RATIOS])
         progress(narrowed := 0.4 + 0.1 * len(narrow) / len(RATIOS))

@@ -292,7 +292,7 @@ def at_equilibrium(loss: Loss, penalty: Penalty | None) -> tuple[complex, comple
 @styled
 def figure(result: Result):
     page = sheet(height=9.6)
-    top, bottom = page.subfigures(2, 1, height_ratios=[5.6, 4])
+    (top,), (bottom,) = page.subfigures(2, 1, squeeze=False, height_ratios=[5.6, 4])
     paths = result.tables["games"]
     fields = top.subplots(2, 4, sharex=True, sharey=True)
     for panel, (name, colour) in zip(fields.flat, SHOWN.items(), strict=True):

@@ -133,7 +133,7 @@ class Experiment(NamedTuple):
 def load(name: str) -> Experiment:
     """The experiment of a name in `EXPERIMENTS`."""
     module: ModuleType = import_module(f"gan.lab.{name}")
-    paragraphs = [" ".join(one.split()) for one in title_and_rest(name)[1].split("\n\n")]
+    paragraphs = [" ".join(lines.split()) for lines in title_and_rest(name)[1].split("\n\n")]
     return Experiment(
         name, title_of(name), paragraphs, module.MATHEMATICS.strip(), module.REFERENCE, module.run, module.figure
     )
@@ -147,5 +147,7 @@ def title_of(name: str) -> str:
 def title_and_rest(name: str) -> tuple[str, str]:
     assert name in EXPERIMENTS
     source = Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
-    title, _, rest = ast.get_docstring(ast.parse(source)).partition("\n\n")
+    docstring = ast.get_docstring(ast.parse(source))
+    assert docstring
+    title, _, rest = docstring.partition("\n\n")
     return title.strip().removesuffix("."), rest.strip()

@@ -162,7 +162,7 @@ def through_time(network: Recurrent) -> list[float]:
     direction = torch.randn(WIDTH, dtype=torch.float64)
     # Across the state: along it a normalised state cannot move.
     direction -= (direction @ states[-1][0].detach()) / states[-1][0].detach().square().sum() * states[-1][0].detach()
-    return [one.norm().item() for one in reversed(torch.autograd.grad(states[-1] @ direction, states))]
+    return [gradient.norm().item() for gradient in reversed(torch.autograd.grad(states[-1] @ direction, states))]
 
 
 def one_unit(start: float, clip: Clip) -> list[tuple[float, float, float]]:

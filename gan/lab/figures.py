@@ -1,7 +1,8 @@
 """One style for all figures: 1000 units wide, lines named where they end, colours that all eyes tell apart."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +25,7 @@ BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK = COLOURS = (
 )
 INK, FAINT, GRID = "#222222", "#666666", "#E4E4E4"
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same figure on every machine
     "font.size": 10,
     "text.color": INK,
@@ -71,6 +72,8 @@ def panels(rows: int = 1, columns: int = 1, height: float = 4.2, **options: Any)
     """A figure 10 inches wide, and its axes: an array (rows, columns), without the dimensions that are 1.
 
     Args:
+        rows: Of panels.
+        columns: Of panels.
         height: In inches.
         options: Those of `Figure.subplots`, such as `sharey=True`.
     """
@@ -81,10 +84,9 @@ def panels(rows: int = 1, columns: int = 1, height: float = 4.2, **options: Any)
 def sheet(height: float) -> "Figure":
     """A figure 10 inches wide and empty: for panels of unlike sizes, take `subfigures` of it."""
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(10, height), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
-    return figure
+    return Figure(figsize=(10, height), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1))
 
 
 def label_lines(axes: "Axes", size: float = 9) -> None:
@@ -92,11 +94,14 @@ def label_lines(axes: "Axes", size: float = 9) -> None:
 
     Lines that reach the right edge are named beyond it, one below the other; others beside their last point.
     """
-    axes.get_figure(root=True).draw_without_rendering()  # lays out, so that heights are known
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.draw_without_rendering()  # lays out, so that heights are known
     to_fraction = axes.transData + axes.transAxes.inverted()
     at_edge = []
     for line in axes.get_lines():
-        if line.get_label().startswith("_"):
+        label = str(line.get_label())
+        if label.startswith("_"):
             continue
         points = to_fraction.transform(np.column_stack([line.get_xdata(), line.get_ydata()]).astype(float))
         points = points[np.isfinite(points).all(1) & (points[:, 0] > -1e-6) & (points[:, 0] < 1 + 1e-6)]
@@ -106,16 +111,15 @@ def label_lines(axes: "Axes", size: float = 9) -> None:
         if x > 0.9:
             # Of lines that have left below, the first to leave is the lowest; above, the highest.
             inside = points[(points[:, 1] > 0) & (points[:, 1] < 1), 0].max(initial=0)
-            at_edge.append((min(max(y, 0.0), 1.0), inside if y <= 0 else -inside, line))
+            at_edge.append((min(max(y, 0.0), 1.0), inside if y <= 0 else -inside, label, line.get_color()))
         else:
-            axes.annotate(line.get_label(), (x, min(max(y, 0.0), 1.0)), xycoords="axes fraction", xytext=(5, 0),
+            axes.annotate(label, (x, min(max(y, 0.0), 1.0)), xycoords="axes fraction", xytext=(5, 0),
                           textcoords="offset points", va="center", color=line.get_color(), size=size)  # fmt: skip
-    gap = 1.3 * size / 72 / (axes.get_window_extent().height / axes.get_figure(root=True).dpi)
-    at_edge.sort(key=lambda one: one[:2])
-    for y, (end, _, line) in zip(spread([end for end, *_ in at_edge], gap), at_edge, strict=True):
-        colour = line.get_color()
+    gap = 1.3 * size / 72 / (axes.get_window_extent().height / figure.dpi)
+    at_edge.sort(key=itemgetter(0, 1))
+    for y, (end, _, label, colour) in zip(spread([end for end, *_ in at_edge], gap), at_edge, strict=True):
         leader = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.6, "shrinkA": 1, "shrinkB": 1}
-        axes.annotate(line.get_label(), (1, end), (1.035, y), xycoords="axes fraction", textcoords="axes fraction",
+        axes.annotate(label, (1, end), (1.035, y), xycoords="axes fraction", textcoords="axes fraction",
                       va="center", color=colour, size=size, arrowprops=leader | {"relpos": (0, 0.5)})  # fmt: skip
 
 
@@ -133,13 +137,13 @@ def spread(places: list[float], gap: float) -> list[float]:
     return [max(place, gap * rest) for rest, place in enumerate(moved)]
 
 
-def key(where: "Figure | Axes", colours: dict[str, str], corner: str = "upper left") -> None:
+def key(where: "Figure | Axes", colours: Mapping[str, str], corner: str = "upper left") -> None:
     """Names of colours: in a row above all panels of a figure where they mean the same in each, or in one's corner."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], color=colour, label=name, linewidth=2.5) for name, colour in colours.items()]
-    place = {"loc": corner, "fontsize": 9}
+    place: dict[str, Any] = {"loc": corner, "fontsize": 9}
     if isinstance(where, Figure):
         place = {"loc": "outside upper left", "ncols": len(handles), "columnspacing": 1.8}
     where.legend(handles=handles, **place, handlelength=1.2)

@@ -78,15 +78,15 @@ def run(
     curves = Table("path", "step", "distance", "spread", "gradient")
     lines = Table("path", "step", "x", "y")
     done, places = 0, torch.linspace(-1, 1, 201)[:, None]
-    for held, one in {"": R1(0), " with R1": penalty or R1(1)}.items():
+    for held, term in {"": R1(0), " with R1": penalty or R1(1)}.items():
         judge = DeepMLPDiscriminator((2, 1, 1), width=64, depth=2, activation="leaky_relu")
-        for _ in judge_steps(judge, start, one, AHEAD):
+        for _ in judge_steps(judge, start, term, AHEAD):
             pass
         for name, loss in losses.items():
             generator, opponent = deepcopy(start), deepcopy(judge)
             lr = LEARNING_RATE / (10 if optimizer is Adam else 1)
             mover, gradients = optimizer(generator.parameters(), lr), Gradients(generator)
-            for step, _ in enumerate(judge_steps(opponent, generator, one, STEPS + 1)):
+            for step, _ in enumerate(judge_steps(opponent, generator, term, STEPS + 1)):
                 mover.zero_grad()
                 loss.generator(opponent(SCALE * generator(latents()))).mean().backward()
                 if step % 10 == 0:
@@ -120,7 +120,7 @@ def judged(curves: Table) -> list[Check]:
         Check("non-saturating: distance at the end", distances["non-saturating"], below=0.25),
         Check("non-saturating with R1: distance at the end", distances["non-saturating with R1"], below=0.15),
         Check("saturating with R1: distance at the end", distances["saturating with R1"], below=0.15),
-        Check("saturating over non-saturating gradient at the start", first, below=0.01),
+        Check("saturating over non-saturating gradient at the start", first.item(), below=0.01),
         Check("non-saturating with R1: change of the line's length", shake("non-saturating with R1"), below=0.2),
         Check(
             "the same, over that without R1", shake("non-saturating with R1") / shake("non-saturating"), below=0.6

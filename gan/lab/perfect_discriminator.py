@@ -87,10 +87,10 @@ def run(
         for _ in range(born, stop):
             next(trained)
         start = torch.get_rng_state()
-        for held, one in {"free": R1(0), "with R1": penalty or R1(10)}.items():
+        for held, term in {"free": R1(0), "with R1": penalty or R1(10)}.items():
             torch.set_rng_state(start)  # both begin with the same weights
             judge = new_discriminator()
-            for step in judge_steps(judge, generator, digits, one, lr):
+            for step in judge_steps(judge, generator, digits, term, lr):
                 if step in MEASURED:
                     found = measure(generator, judge, losses, latents, held_out)
                     curves.add(discriminator=held, age=f"{stop} steps", step=step, **found)
@@ -112,7 +112,7 @@ def judged(curves: Table, ages: list[str]) -> list[Check]:
         return 100 * np.polyfit(rows["step"][late], np.log10(rows["saturating"][late]), 1)[0]
 
     def cured(column: str, age: str) -> float:
-        free, held = (end(curves.where(discriminator=one, age=age), column) for one in ("free", "with R1"))
+        free, held = (end(curves.where(discriminator=name, age=age), column) for name in ("free", "with R1"))
         return held / free
 
     free = [curves.where(discriminator="free", age=age) for age in ages]

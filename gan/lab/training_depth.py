@@ -17,6 +17,7 @@ the plain one of five layers. Take one remedy of the three away in `KINDS`, and 
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,7 +48,7 @@ Normalised layers, f(h) = relu(norm(W h)), give the same whatever the size of W.
 
 DEPTHS = (5, 20, 40)
 WIDTH, BATCH, STEPS = 64, 128, 250
-KINDS = {
+KINDS: dict[str, dict[str, Any]] = {
     "plain": {},
     "He": {"init": "he"},
     "remedied": {"init": "he", "norm": "layer", "residual": "scaled"},
@@ -58,7 +59,7 @@ OPTIMIZER = partial(SGD, lr=0.03, momentum=0.9)
 class Classifier(nn.Module):
     """Digits (N, 1, 28, 28) to ten logits (N, 10)."""
 
-    def __init__(self, depth: int, **options: str) -> None:
+    def __init__(self, depth: int, **options: Any) -> None:
         super().__init__()
         self.hidden = hidden_layers(28 * 28, WIDTH, depth, **options)
         self.output = nn.Linear(WIDTH, 10)
@@ -73,7 +74,7 @@ class Classifier(nn.Module):
 def run(
     seed: int = 0,
     progress: Progress = silent,
-    kinds: dict[str, dict[str, str]] = KINDS,
+    kinds: dict[str, dict[str, Any]] = KINDS,
     optimizer: Callable[..., Optimizer] = OPTIMIZER,
 ) -> Result:
     """Trains a classifier of each kind and depth on the same batches.

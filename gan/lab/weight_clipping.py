@@ -70,7 +70,7 @@ def run(
         critic = trained(limit, penalty or GradientPenalty(10))
         name, sizes = "penalty" if limit is None else f"c = {limit:g}", gradients(critic)
         layers.add(critic=name, layer=np.arange(1, DEPTH + 1), gradient=sizes)
-        w = torch.cat([one.detach().flatten() for one in critic.parameters() if one.ndim == 2]).numpy()
+        w = torch.cat([weight.detach().flatten() for weight in critic.parameters() if weight.ndim == 2]).numpy()
         largest = limit or np.abs(w).max()
         shares, edges = np.histogram(w, bins=101, range=(-largest, largest), weights=np.full(len(w), 1 / len(w)))
         weights.add(critic=name, weight=(edges[1:] + edges[:-1]) / 2, share=shares)
@@ -96,7 +96,7 @@ def run(
     return Result({"layers": layers, "weights": weights, "points": points}, checks)
 
 
-def trained(limit: float | None, penalty: Penalty) -> nn.Module:
+def trained(limit: float | None, penalty: Penalty) -> DeepMLPDiscriminator:
     """A critic with weights in [-limit, limit], or with the penalty if there is no limit."""
     critic = new_critic()
     for _ in critic_steps(critic, limit, penalty):
@@ -120,7 +120,7 @@ def critic_steps(critic: nn.Module, limit: float | None, penalty: Penalty | None
     for step in range(STEPS):
         real, fake = swiss_roll(BATCH), noisy(swiss_roll(BATCH))
         value = loss.discriminator(critic(real), critic(fake)).mean()
-        if limit is None and penalty.is_due(step):
+        if limit is None and penalty is not None and penalty.is_due(step):
             value = value + penalty.contribution(penalty(critic, real, fake, torch.rand(BATCH, 1, 1, 1)))
         optimizer.zero_grad()
         value.backward()
@@ -154,7 +154,7 @@ def noisy(places: Tensor) -> Tensor:
 def figure(result: Result):
     points, layers, weights = (result.tables[name] for name in ("points", "layers", "weights"))
     whole = sheet(4.2)
-    left, middle, right = whole.subfigures(1, 3, width_ratios=(1, 1.75, 0.85))
+    ((left, middle, right),) = whole.subfigures(1, 3, squeeze=False, width_ratios=(1, 1.75, 0.85))
     roll, depth, (clipped, penalised) = left.subplots(), middle.subplots(), right.subplots(2, 1)
     for kind, colour in (("fakes", "#BBBBBB"), ("data", "black")):
         rows = points.where(set=kind)

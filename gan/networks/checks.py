@@ -1,5 +1,7 @@
 """Whether two networks fit each other and the data."""
 
+from typing import cast
+
 import torch
 from torch import nn
 
@@ -15,17 +17,18 @@ def check_pair(generator: nn.Module, discriminator: nn.Module, image_shape: tupl
         image_shape: The (C, H, W) of the data, or None if that is not known.
 
     Raises:
-        ValueError: if the networks do not fit each other or the data.
+        ValueError: If the networks do not fit each other or the data.
     """
+    latent_dim = cast(int, generator.latent_dim)
     weight = next(generator.parameters(), torch.empty(0))
     rng = torch.Generator(weight.device).manual_seed(0)
-    latents = torch.randn(4, generator.latent_dim, generator=rng, device=weight.device, dtype=weight.dtype)
+    latents = torch.randn(4, latent_dim, generator=rng, device=weight.device, dtype=weight.dtype)
     with torch.no_grad(), evaluating(generator), evaluating(discriminator):
         try:
             images = generator(latents)
         except RuntimeError as error:
             raise ValueError(
-                f"generator {type(generator).__name__} does not take latents (N, {generator.latent_dim}), "
+                f"generator {type(generator).__name__} does not take latents (N, {latent_dim}), "
                 f"as its latent_dim says: {error}"
             ) from error
         made = tuple(images.shape[1:])
@@ -43,5 +46,5 @@ def check_pair(generator: nn.Module, discriminator: nn.Module, image_shape: tupl
     if logits.shape != (4,):
         raise ValueError(
             f"discriminator {type(discriminator).__name__} must return one logit per image, (N,), "
-            f"and returns {tuple(logits.shape)} for 4 images"
+            f"got {tuple(logits.shape)} for 4 images"
         )

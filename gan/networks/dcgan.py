@@ -1,4 +1,4 @@
-"""DCGAN: strided convolutions, Radford et al. 2015 (arXiv 1511.06434), cut to two doublings for small images.
+"""DCGAN: strided convolutions, Radford et al. 2015 (arXiv:1511.06434), cut to two doublings for small images.
 
 Below, B is `base_channels`.
 
@@ -16,7 +16,7 @@ from gan.networks.network import Discriminator, Generator
 
 
 class DCGANGenerator(Generator):
-    """Latents ``(N, latent_dim)`` to images ``(N, C, H, W)`` in [-1, 1] by two transposed convolutions.
+    """Latents `(N, latent_dim)` to images `(N, C, H, W)` in [-1, 1] by two transposed convolutions.
 
     Args:
         image_shape: Channels, height and width of an image; height and width multiples of 4, at least 8.
@@ -25,7 +25,7 @@ class DCGANGenerator(Generator):
         norm: Normalisation before each ReLU.
 
     Raises:
-        ValueError: `image_shape` cannot be halved twice, or `norm` is unknown.
+        ValueError: If `image_shape` cannot be halved twice, or `norm` is unknown.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class DCGANGenerator(Generator):
 
 
 class DCGANDiscriminator(Discriminator):
-    """Images ``(N, C, H, W)`` in [-1, 1] to logits ``(N,)`` by three strided convolutions.
+    """Images `(N, C, H, W)` in [-1, 1] to logits `(N,)` by three strided convolutions.
 
     Args:
         image_shape: Channels, height and width of an image; height and width multiples of 4, at least 8.
@@ -67,7 +67,7 @@ class DCGANDiscriminator(Discriminator):
             depends on the rest of its batch, which per-sample gradient penalties (R1, WGAN-GP) do not allow.
 
     Raises:
-        ValueError: `image_shape` cannot be halved twice, or `norm` is unknown.
+        ValueError: If `image_shape` cannot be halved twice, or `norm` is unknown.
     """
 
     def __init__(
@@ -105,5 +105,5 @@ def initialize(network: nn.Module) -> None:
             nn.init.normal_(layer.weight, 0.0, 0.02)
         elif isinstance(layer, nn.BatchNorm2d | nn.GroupNorm):
             nn.init.normal_(layer.weight, 1.0, 0.02)
-        if getattr(layer, "bias", None) is not None:
-            nn.init.zeros_(layer.bias)
+        if isinstance(bias := getattr(layer, "bias", None), Tensor):
+            nn.init.zeros_(bias)

@@ -23,13 +23,13 @@ NORMS = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm, "none": nn.Identity}  #
 
 
 class HiddenLayer(nn.Module):
-    """Vectors ``(N, in_features)`` to ``(N, width)``: linear, normalised, activated, and added to the input.
+    """Vectors `(N, in_features)` to `(N, width)`: linear, normalised, activated, and added to the input.
 
     Args:
         in_features: Size of the input. Where it is not `width`, nothing is added.
         width: Size of the output.
         activation: sigmoid, tanh, relu or leaky_relu (slope .2).
-        norm: batch (Ioffe & Szegedy 2015, arXiv 1502.03167), layer (Ba et al. 2016, arXiv 1607.06450) or none.
+        norm: batch (Ioffe & Szegedy 2015, arXiv:1502.03167), layer (Ba et al. 2016, arXiv:1607.06450) or none.
         branch: What the activated part is multiplied by before the input is added to it; 0 for no sum.
     """
 
@@ -62,14 +62,14 @@ def hidden_layers(
         depth: Number of layers, at least 1.
         activation: sigmoid, tanh, relu or leaky_relu (slope .2).
         norm: Before the activation: batch, layer or none.
-        residual: none; plain adds each layer's input to its output (He et al. 2015, arXiv 1512.03385), whose squares
+        residual: none; plain adds each layer's input to its output (He et al. 2015, arXiv:1512.03385), whose squares
             thus add up, layer by layer; scaled divides what is added by the square root of `depth`, so that they stay.
         init: Of the weights: default, torch's U(+-1/sqrt(fan_in)), 1/6 of the signal's power through a ReLU; normal,
             N(0, .02) as for a DCGAN, whose layers are wider; xavier, 1/fan_in (Glorot & Bengio 2010), kept by tanh;
-            he, 2/fan_in (He et al. 2015, arXiv 1502.01852), kept by ReLU. All but the default start biases at 0.
+            he, 2/fan_in (He et al. 2015, arXiv:1502.01852), kept by ReLU. All but the default start biases at 0.
 
     Raises:
-        ValueError: if a size is below 1 or a choice is unknown.
+        ValueError: If a size is below 1 or a choice is unknown.
     """
     for name, size in (("width", width), ("depth", depth)):
         if size < 1:
@@ -78,7 +78,7 @@ def hidden_layers(
     choices |= {"residual": (residual, Residual), "init": (init, Init)}
     for name, (choice, kind) in choices.items():
         if choice not in get_args(kind):
-            raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}; got {choice!r}")
+            raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, got {choice!r}")
     branch = {"none": 0, "plain": 1, "scaled": depth**-0.5}[residual]
     sizes = [in_features, *[width] * depth]
     layers = [HiddenLayer(size, width, activation, norm, branch) for size in sizes[:-1]]
@@ -88,6 +88,7 @@ def hidden_layers(
 
 
 def initialize(linear: nn.Linear, init: Init) -> None:
+    """One of the initialisations of `hidden_layers`."""
     fan_in = linear.in_features
     if init != "default":
         nn.init.normal_(linear.weight, std={"normal": 0.02, "xavier": fan_in**-0.5, "he": (2 / fan_in) ** 0.5}[init])
@@ -95,7 +96,7 @@ def initialize(linear: nn.Linear, init: Init) -> None:
 
 
 class DeepMLPGenerator(Generator):
-    """Latents ``(N, latent_dim)`` to images ``(N, C, H, W)`` in [-1, 1] by `depth` hidden layers.
+    """Latents `(N, latent_dim)` to images `(N, C, H, W)` in [-1, 1] by `depth` hidden layers.
 
     Args:
         image_shape: Channels, height and width of an image; any size.
@@ -131,7 +132,7 @@ class DeepMLPGenerator(Generator):
 
 
 class DeepMLPDiscriminator(Discriminator):
-    """Images ``(N, C, H, W)`` in [-1, 1] to logits ``(N,)`` by `depth` hidden layers.
+    """Images `(N, C, H, W)` in [-1, 1] to logits `(N,)` by `depth` hidden layers.
 
     Args:
         image_shape: Channels, height and width of an image; any size.

@@ -10,16 +10,16 @@ Norm = Literal["batch", "layer", "group", "spectral", "none"]
 
 
 def normalization(norm: Norm, channels: int) -> nn.Module:
-    """A layer that normalises ``(N, channels, H, W)``; the identity for "spectral" and "none".
+    """A layer that normalises `(N, channels, H, W)`; the identity for "spectral" and "none".
 
-    - "batch": over the batch and the positions, per channel (Ioffe & Szegedy 2015, arXiv 1502.03167). The
+    - "batch": over the batch and the positions, per channel (Ioffe & Szegedy 2015, arXiv:1502.03167). The
       only one under which, in training mode, an image's output depends on the rest of its batch.
-    - "layer": over everything in one image (Ba et al. 2016, arXiv 1607.06450).
-    - "group": over up to 8 groups of at least 2 channels in one image (Wu & He 2018, arXiv 1803.08494).
+    - "layer": over everything in one image (Ba et al. 2016, arXiv:1607.06450).
+    - "group": over up to 8 groups of at least 2 channels in one image (Wu & He 2018, arXiv:1803.08494).
     - "spectral": no layer but a bound on each weight, see `normalize_weights`.
 
     Raises:
-        ValueError: `norm` is none of these.
+        ValueError: If `norm` is none of these.
     """
     match norm:
         case "batch":
@@ -30,14 +30,14 @@ def normalization(norm: Norm, channels: int) -> nn.Module:
             return nn.GroupNorm(max(1, math.gcd(16, channels) // 2), channels)
         case "spectral" | "none":
             return nn.Identity()
-    raise ValueError(f"norm must be one of {', '.join(get_args(Norm))}; got {norm!r}")
+    raise ValueError(f"norm must be one of {', '.join(get_args(Norm))}, got {norm!r}")
 
 
 def normalize_weights(network: nn.Module, norm: Norm) -> None:
     """Under "spectral", divide the weight of each convolution and linear layer by its largest singular value.
 
-    Miyato et al. 2018 (arXiv 1802.05957): a discriminator whose layers stretch little has bounded gradients.
-    A convolution's weight counts as the matrix ``(out, in * kernel area)``. Each forward in training mode
+    Miyato et al. 2018 (arXiv:1802.05957): a discriminator whose layers stretch little has bounded gradients.
+    A convolution's weight counts as the matrix `(out, in * kernel area)`. Each forward in training mode
     improves the estimate of the singular value by one power iteration.
     """
     if norm != "spectral":
@@ -51,7 +51,7 @@ def quarter(image_shape: tuple[int, int, int]) -> tuple[int, int]:
     """(H/4, W/4): the grid that images have after being halved twice.
 
     Raises:
-        ValueError: H or W is not a multiple of 4, or below 8.
+        ValueError: If H or W is not a multiple of 4, or below 8.
     """
     _, height, width = image_shape
     if height % 4 or width % 4 or min(height, width) < 8:

@@ -2,20 +2,20 @@
 
 Kept from the article: the layer sizes (generator 100-128-256-pixels, discriminator pixels-256-128-1) and ReLU
 in every hidden layer. Its training settings, Adam(2e-4, beta1=0.5) and binary cross-entropy, are in
-``configs/article.yaml``. Corrected, because the printed code contradicts the article's text or cannot train:
+`configs/article.yaml`. Corrected, because the printed code contradicts the article's text or cannot train:
 
 - The generator's output is tanh, not ReLU. The text asks for images in [-1, 1]; ReLU cannot be negative, has
   no upper bound, and passes no gradient to a pixel that it holds at 0.
 - The pixels are scaled to [-1, 1] (by the data module), not divided by 255. With real images in [0, 1] and
   generated ones in [-1, 1] the sign alone would tell them apart.
 - The discriminator returns logits, not probabilities. Once a float32 sigmoid rounds to 0 or 1 its gradient is
-  0 and the logarithm of 0 infinite; the objectives in ``gan/losses.py`` are finite for every logit.
+  0 and the logarithm of 0 infinite; the objectives in `gan/losses.py` are finite for every logit.
 - Every training step sees the next batch. The printed loop trains on its first batch for ever.
-- The generator's step trains the generator (``gan/module.py``): the gradient reaches it through the
+- The generator's step trains the generator (`gan/module.py`): the gradient reaches it through the
   discriminator. In the printed code that step changes no weight.
 
 Initialisation: PyTorch's default, weights and biases uniform in +-1/sqrt(fan_in). Each ReLU layer then passes
-on about 1/6 of the signal's mean square. Three layers survive that, twenty do not: see ``gan/lab``.
+on about 1/6 of the signal's mean square. Three layers survive that, twenty do not: see `gan/lab`.
 """
 
 import math
@@ -28,7 +28,7 @@ from gan.networks.network import Discriminator, Generator
 
 
 class MLPGenerator(Generator):
-    """Latents ``(N, latent_dim)`` to images ``(N, C, H, W)`` in [-1, 1], fully connected.
+    """Latents `(N, latent_dim)` to images `(N, C, H, W)` in [-1, 1], fully connected.
 
     Args:
         image_shape: Channels, height and width of an image; any size.
@@ -49,7 +49,7 @@ class MLPGenerator(Generator):
 
 
 class MLPDiscriminator(Discriminator):
-    """Images ``(N, C, H, W)`` in [-1, 1] to logits ``(N,)``, fully connected.
+    """Images `(N, C, H, W)` in [-1, 1] to logits `(N,)`, fully connected.
 
     Args:
         image_shape: Channels, height and width of an image; any size.

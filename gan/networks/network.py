@@ -1,6 +1,6 @@
 """What every shipped network has in common: a contract, and a memory of how it was built.
 
-Neither is required of your own networks. Any ``nn.Module`` that keeps the contract of `Generator` or
+Neither is required of your own networks. Any `nn.Module` that keeps the contract of `Generator` or
 `Discriminator` can be trained; one that also derives from them is rebuilt from a checkpoint without being
 described again.
 """
@@ -15,8 +15,8 @@ from gan.spec import of_call, plain
 class Network(nn.Module):
     """A module that remembers the arguments of its constructor.
 
-    `spec` is plain data, so it can be stored in a checkpoint that loads with ``weights_only=True``.
-    It is taken in ``__new__``, so that a subclass has nothing to call or to declare.
+    `spec` is plain data, so it can be stored in a checkpoint that loads with `weights_only=True`.
+    It is taken in `__new__`, so that a subclass has nothing to call or to declare.
 
     Args:
         image_shape: Channels, height and width of an image, each at least 1.
@@ -30,20 +30,21 @@ class Network(nn.Module):
 
     def __init__(self, image_shape: tuple[int, int, int]) -> None:
         super().__init__()
-        self.image_shape = tuple(image_shape)
-        if len(self.image_shape) != 3 or not all(isinstance(n, int) and n >= 1 for n in self.image_shape):
+        shape = tuple(image_shape)
+        if len(shape) != 3 or not all(isinstance(n, int) and n >= 1 for n in shape):
             raise ValueError(
-                "image_shape must be (channels, height, width), three integers of at least 1; "
-                f"got {self.image_shape}. Grey images have the shape (1, height, width)."
+                "image_shape must be (channels, height, width), three integers of at least 1, "
+                f"got {shape}. Grey images have the shape (1, height, width)."
             )
+        self.image_shape = shape
 
     @property
     def spec(self) -> dict[str, Any]:
-        """``{"class_path": ..., "init_args": {...}}`` as plain data, with the defaults filled in.
+        """`{"class_path": ..., "init_args": {...}}` as plain data, with the defaults filled in.
 
         Raises:
-            TypeError: an argument is not plain (int, float, str, bool, None; lists, tuples, dicts of them) or
-                cannot be passed by name (``*args``), or the class is not at the top of an importable module.
+            TypeError: If an argument is not plain (int, float, str, bool, None; lists, tuples, dicts of them) or
+                cannot be passed by name (`*args`), or the class is not at the top of an importable module.
         """
         if isinstance(self._spec, str):
             raise TypeError(self._spec)
@@ -51,7 +52,7 @@ class Network(nn.Module):
 
 
 class Generator(Network):
-    """Turns latents ``(N, latent_dim)``, float32, into images ``(N, C, H, W)`` in [-1, 1].
+    """Turns latents `(N, latent_dim)`, float32, into images `(N, C, H, W)` in [-1, 1].
 
     Args:
         image_shape: Channels, height and width of an image, each at least 1.
@@ -65,15 +66,17 @@ class Generator(Network):
         self.latent_dim = latent_dim
 
     def forward(self, z: Tensor) -> Tensor:
+        """Latents to images; a subclass implements it."""
         raise NotImplementedError
 
 
 class Discriminator(Network):
-    """Turns images ``(N, C, H, W)`` in [-1, 1] into logits ``(N,)``: positive means real; no probabilities.
+    """Turns images `(N, C, H, W)` in [-1, 1] into logits `(N,)`: positive means real; no probabilities.
 
     Args:
         image_shape: Channels, height and width of an image, each at least 1.
     """
 
     def forward(self, images: Tensor) -> Tensor:
+        """Images to logits; a subclass implements it."""
         raise NotImplementedError

@@ -1,13 +1,13 @@
-"""Residual networks: the blocks of He et al. 2015 (arXiv 1512.03385), resampled between the blocks.
+"""Residual networks: the blocks of He et al. 2015 (arXiv:1512.03385), resampled between the blocks.
 
 As in that paper's ImageNet networks no block runs at the image's own resolution, where it costs the most.
 Below, B is `base_channels`.
 
-Initialisation: He et al. 2015 (arXiv 1502.01852), that is weights of variance 2/fan_in before a ReLU,
+Initialisation: He et al. 2015 (arXiv:1502.01852), that is weights of variance 2/fan_in before a ReLU,
 2/(1.04 fan_in) before a LeakyReLU(0.2) and 1/fan_in in the output layer; biases 0. A residual sum adds the
 mean squares of its two terms, so without normalisation the signal grows with every block. With norm="none"
 the last convolution of each residual branch therefore starts at zero, as in Fixup (Zhang et al. 2019,
-arXiv 1901.09321): a block starts as its shortcut alone, and the first convolution of its branch has a zero
+arXiv:1901.09321): a block starts as its shortcut alone, and the first convolution of its branch has a zero
 gradient in the first step, and only there.
 """
 
@@ -22,7 +22,7 @@ from gan.networks.network import Discriminator, Generator
 
 
 class ResidualBlock(nn.Module):
-    """``activation(shortcut(x) + residual(x))``; ``(N, in_channels, H, W)`` to ``(N, out_channels, H, W)``.
+    """`activation(shortcut(x) + residual(x))`; `(N, in_channels, H, W)` to `(N, out_channels, H, W)`.
 
     Args:
         in_channels: Channels of the input.
@@ -54,7 +54,7 @@ class ResidualBlock(nn.Module):
 
 
 class ResNetGenerator(Generator):
-    """Latents ``(N, latent_dim)`` to images ``(N, C, H, W)`` in [-1, 1] by two residual blocks.
+    """Latents `(N, latent_dim)` to images `(N, C, H, W)` in [-1, 1] by two residual blocks.
 
     Args:
         image_shape: Channels, height and width of an image; height and width multiples of 4, at least 8.
@@ -63,7 +63,7 @@ class ResNetGenerator(Generator):
         norm: Normalisation after each layer but the last.
 
     Raises:
-        ValueError: `image_shape` cannot be halved twice, or `norm` is unknown.
+        ValueError: If `image_shape` cannot be halved twice, or `norm` is unknown.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class ResNetGenerator(Generator):
 
 
 class ResNetDiscriminator(Discriminator):
-    """Images ``(N, C, H, W)`` in [-1, 1] to logits ``(N,)`` by a strided convolution and two residual blocks.
+    """Images `(N, C, H, W)` in [-1, 1] to logits `(N,)` by a strided convolution and two residual blocks.
 
     Args:
         image_shape: Channels, height and width of an image; height and width multiples of 4, at least 8.
@@ -105,7 +105,7 @@ class ResNetDiscriminator(Discriminator):
             its batch, which per-sample gradient penalties (R1, WGAN-GP) do not allow.
 
     Raises:
-        ValueError: `image_shape` cannot be halved twice, or `norm` is unknown.
+        ValueError: If `image_shape` cannot be halved twice, or `norm` is unknown.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class ResNetDiscriminator(Discriminator):
         return self.output(x.flatten(1)).squeeze(1)  # (N,)
 
 
-def initialize(network: nn.Module, norm: Norm, slope: float) -> None:
+def initialize(network: ResNetGenerator | ResNetDiscriminator, norm: Norm, slope: float) -> None:
     """The initialisation of the module docstring, for a network whose last layer is called `output`."""
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):

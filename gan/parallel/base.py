@@ -13,7 +13,7 @@ from gan.parallel.launcher import Launcher
 
 
 class TwoNetworkStrategy(ParallelStrategy):
-    """What our strategies share.
+    """What `DDP` and `FSDP2` share, for two networks that step in turn.
 
     In a batch, a process waits `patience` seconds for the others before it gives up. Starting, writing a checkpoint
     and ending may take their time.
@@ -30,13 +30,15 @@ class TwoNetworkStrategy(ParallelStrategy):
         return self._checkpoint_io
 
     @checkpoint_io.setter
-    def checkpoint_io(self, plugin: CheckpointIO) -> None:
-        self._checkpoint_io = plugin
+    def checkpoint_io(self, io: CheckpointIO) -> None:
+        self._checkpoint_io = io
 
     def setup_environment(self) -> None:
         super().setup_environment()
         if self.unlimited is None:
-            self.unlimited = dist.new_group(backend="gloo")
+            group = dist.new_group(backend="gloo")
+            assert isinstance(group, dist.ProcessGroup)  # every process is in it
+            self.unlimited = group
 
     def barrier(self, *args: Any, **kwargs: Any) -> None:
         if self.unlimited is not None:
@@ -49,9 +51,12 @@ class TwoNetworkStrategy(ParallelStrategy):
 
     def groups(self) -> list[dist.ProcessGroup]:
         """The groups by which batches are worked through."""
+        assert dist.group.WORLD is not None  # since `setup_environment`
         return [dist.group.WORLD]
 
     def _configure_launcher(self) -> None:  # private, as is Lightning's launcher
         super()._configure_launcher()
         if self._launcher is None or isinstance(self._launcher, _SubprocessScriptLauncher):
-            self._launcher = Launcher(self.cluster_environment, self.num_processes, self.num_nodes, self.patience)
+            # pyright does not see that the strategies which this is mixed into have both numbers.
+            processes, nodes = self.num_processes, self.num_nodes  # pyright: ignore[reportAttributeAccessIssue]
+            self._launcher = Launcher(self.cluster_environment, processes, nodes, self.patience)

@@ -17,7 +17,7 @@ def check_settings(trainer: Any) -> None:
     """Refuses settings of `trainer` that Lightning would not take, or not in time to say so in a line.
 
     Raises:
-        ValueError: with the way out.
+        ValueError: If there is one, with the way out.
     """
     check_manual(trainer)
     name = getattr(trainer.strategy, "class_path", str(trainer.strategy)).rpartition(".")[2]
@@ -38,7 +38,7 @@ def check_manual(trainer: Any) -> None:
     """Refuses settings of `trainer` that are for one optimizer, which Lightning drops or refuses with other words.
 
     Raises:
-        ValueError: with the way out.
+        ValueError: If there is one, with the way out.
     """
     if trainer.accumulate_grad_batches != 1:
         raise ValueError("trainer.accumulate_grad_batches is for one optimizer: use model.accumulate")
@@ -54,7 +54,7 @@ def check_strategy(trainer: Trainer, penalties: Iterable[Any]) -> None:
     """Refuses what would train two networks in turn wrongly, or not at all.
 
     Raises:
-        ValueError: with the way out.
+        ValueError: If there is one, with the way out.
     """
     strategy = trainer.strategy
     if isinstance(strategy, FSDPStrategy):

@@ -2,14 +2,14 @@
 
 import os
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from lightning import LightningModule, Trainer
+from lightning import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gan.parallel.base import TwoNetworkStrategy
@@ -48,7 +48,7 @@ class DDP(TwoNetworkStrategy, DDPStrategy):
     def __init__(
         self,
         patience: float = 45,
-        start_method: str = "popen",
+        start_method: Literal["popen", "spawn", "fork"] = "popen",
         find_unused_parameters: bool = False,
     ) -> None:
         super().__init__(start_method=start_method)
@@ -64,7 +64,7 @@ class DDP(TwoNetworkStrategy, DDPStrategy):
         self,
         optimizer: Optimizer,
         closure: Callable[[], Any],
-        model: LightningModule | None = None,
+        model: nn.Module | None = None,
         **kwargs: Any,
     ) -> Any:
         """Averages the gradients of `optimizer`, and steps."""
@@ -90,7 +90,8 @@ class DDP(TwoNetworkStrategy, DDPStrategy):
                 view.zero_()
             heard = [(view, p.grad) for p, view in zip(parameters, views, strict=True) if p.grad is not None]
             if heard:
-                torch._foreach_copy_(*map(list, zip(*heard, strict=True)))
+                mine, gradients = map(list, zip(*heard, strict=True))
+                torch._foreach_copy_(mine, gradients)  # pyright: ignore[reportPrivateImportUsage] # no public name
             all_reduce(flat)
             flat.div_(self.world_size)
             for parameter, view in zip(parameters, views, strict=True):
@@ -104,13 +105,17 @@ class DDP(TwoNetworkStrategy, DDPStrategy):
         self._flat = {}
 
     def configure_ddp(self) -> None:
+        """Gives all processes the start weights of the first, where Lightning would wrap the module."""
+        assert self.model is not None
         self.broadcast_from_first([*self.model.parameters(), *self.model.buffers()])
 
     def on_validation_start(self) -> None:
+        assert self.model is not None
         self.broadcast_from_first(self.model.buffers())
 
     @torch.no_grad()
     def broadcast_from_first(self, tensors: Iterable[Tensor]) -> None:
+        """Makes tensors what they are in the first process, in place."""
         for tensor in tensors:
             dist.broadcast(tensor.detach(), src=0)
 

@@ -1,6 +1,6 @@
 """Networks in shards over several processes, and their checkpoints.
 
-FSDP2: Zhao et al. 2023, arXiv 2304.11277, in torch's per-parameter form (`torch.distributed.fsdp.fully_shard`).
+FSDP2: Zhao et al. 2023, arXiv:2304.11277, in torch's per-parameter form (`torch.distributed.fsdp.fully_shard`).
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from lightning import Trainer
+from lightning import LightningModule, Trainer
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, distributed, nn
@@ -90,10 +90,15 @@ class FSDP2(TwoNetworkStrategy, ModelParallelStrategy):
 
     def on_validation_start(self) -> None:
         # Batch norm's running statistics are each process's own. Those of the first are scored, and saved.
-        for buffer in self.lightning_module.buffers():
+        for buffer in self._module.buffers():
             distributed.broadcast(buffer, 0)
 
     on_test_start = on_validation_start
+
+    @property
+    def _module(self) -> LightningModule:
+        assert self.lightning_module is not None
+        return self.lightning_module
 
     # ------------------------------------------------------------------ checkpoints
 
@@ -103,7 +108,7 @@ class FSDP2(TwoNetworkStrategy, ModelParallelStrategy):
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """The weights as they are saved: whole and on the first process, or the shards of each process."""
-        state = self.lightning_module.state_dict()
+        state = self._module.state_dict()
         for key, value in state.items():
             state[key] = self._saved(value)
         return state
@@ -118,7 +123,8 @@ class FSDP2(TwoNetworkStrategy, ModelParallelStrategy):
             return value
         if self.distributed_checkpoint:
             return {"shard": value.to_local().detach().cpu(), "shape": list(value.shape)}
-        whole = value.detach().full_tensor()  # all processes take part
+        with torch.no_grad():
+            whole = value.full_tensor()  # all processes take part
         return whole.cpu() if self.is_global_zero else whole.new_empty(0)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
@@ -141,7 +147,9 @@ class FSDP2(TwoNetworkStrategy, ModelParallelStrategy):
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = True) -> dict[str, Any]:
         """Reads a checkpoint of any strategy. Always without unpickling code: Trainer drops its `weights_only` here."""
         path = Path(self.broadcast(checkpoint_path))
-        return self._together(lambda: self._load(path))
+        checkpoint = self._together(lambda: self._load(path))
+        assert checkpoint is not None  # every process reads
+        return checkpoint
 
     def _load(self, path: Path) -> dict[str, Any]:
         files = parts(path)
@@ -156,11 +164,13 @@ class FSDP2(TwoNetworkStrategy, ModelParallelStrategy):
         return DTensor.from_local(local, mesh, [Shard(0)], run_check=False, shape=whole.shape, stride=whole.stride())
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        own = self.lightning_module.state_dict()
+        """Loads whole weights, of which each process keeps its shards, or the shards of this process."""
+        own = self._module.state_dict()
         state = {key: shard_like(value, own.get(key)) for key, value in checkpoint["state_dict"].items()}
-        self.lightning_module.load_state_dict(state, strict=strict)
+        self._module.load_state_dict(state, strict=strict)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Loads whole states of the optimizers, of which each process keeps its shards, or those of this process."""
         for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             numbers = [number for group in saved["param_groups"] for number in group["params"]]
             parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -179,7 +189,7 @@ class FSDP2(TwoNetworkStrategy, ModelParallelStrategy):
                 result = action()
         except Exception as raised:
             error = raised
-        reasons = [None] * self.world_size
+        reasons: list[str | None] = [None] * self.world_size
         reason = None if error is None else f"{type(error).__name__}: {error}"
         distributed.all_gather_object(reasons, reason, group=self.unlimited)
         if error is not None:
@@ -194,7 +204,7 @@ def shard(networks: Iterable[nn.Module], mesh: DeviceMesh, device: torch.device)
     """Shards each network over all processes, from the weights of the first; those that are sharded stay as they are.
 
     Raises:
-        ValueError: if a network has a parameter that cannot be sharded.
+        ValueError: If a network has a parameter that cannot be sharded.
     """
     for network in networks:
         if isinstance(network, FSDPModule):
@@ -215,6 +225,7 @@ def shard(networks: Iterable[nn.Module], mesh: DeviceMesh, device: torch.device)
 
 
 def is_sharded(network: nn.Module) -> bool:
+    """Whether `shard` has been here."""
     return isinstance(network, FSDPModule)
 
 

@@ -33,7 +33,7 @@ class Launcher(_SubprocessScriptLauncher):
         """Runs `function` here and in the other processes.
 
         Raises:
-            ConnectionError: if another process is gone, or silent for longer than `patience`.
+            ConnectionError: If another process is gone, or silent for longer than `patience`.
         """
         self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
         if not self.cluster_environment.creates_processes_externally:
@@ -72,6 +72,7 @@ class Launcher(_SubprocessScriptLauncher):
         os._exit(1)
 
     def end_others(self) -> None:
+        """Waits for the processes that were started here, and ends those that are there after `GRACE` seconds."""
         deadline = time.monotonic() + self.GRACE
         for process in self.procs:
             try:

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import math
 import re
 import subprocess
 import sys
@@ -10,16 +9,14 @@ from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
-import numpy as np
 import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gan.cli import main
 from gan.lab import EXPERIMENTS, command
-from gan.lab.experiment import Check, Table, load, title_of
+from gan.lab.experiment import load, title_of
 from gan.lab.loss_curves import LOSSES
-from gan.lab.report import plain
 from gan.losses import NonSaturating
 
 
@@ -105,24 +102,6 @@ def test_tensorboard(here):
     assert title_of("loss_curves") in str(text.tensor_proto.string_val[0], "utf-8")
 
 
-def test_curves_in_tensorboard():
-    """Each number over `step`, one curve for each combination of strings."""
-    from gan.lab.report import log_curves
-
-    table = Table("kind", "step", "loss")
-    table.add(kind="plain", step=[0, 5], loss=[1.0, 2.0])
-    table.add(kind="clipped", step=5, loss=3.0)
-    written = []
-
-    class Writer:
-        def add_scalar(self, *values):
-            written.append(values)
-
-    log_curves(Writer(), "training", table)
-    plain, clipped = "training/loss/plain", "training/loss/clipped"
-    assert written == [(plain, 1.0, 0), (plain, 2.0, 5), (clipped, 3.0, 5)]
-
-
 def test_failed_check(failing, here, capsys):
     with pytest.raises(SystemExit) as stop:
         lab("loss_curves")
@@ -180,41 +159,3 @@ def test_ctrl_c(monkeypatch, tmp_path, capsys):
 
 
 # ---------------------------------------------------------------------- tables and checks
-
-
-def test_table():
-    table = Table("name", "x", "y")
-    table.add(name="a", x=np.arange(3), y=[0.5, 1.5, 2.5])
-    table.add(name="b", x=7, y=math.inf)
-    assert len(table) == 4
-    assert table["name"].tolist() == ["a", "a", "a", "b"]
-    assert table.where(name="a", x=1)["y"].tolist() == [1.5]
-    assert [(name, len(rows)) for name, rows in table.groups("name")] == [("a", 3), ("b", 1)]
-    with pytest.raises(AssertionError, match="columns are"):
-        table.add(name="a", x=1)
-
-
-@pytest.mark.parametrize(
-    ("check", "passed", "asked"),
-    [
-        (Check("x", 1.0, above=0.5), True, "> 0.5"),
-        (Check("x", 0.5, above=0.5), False, "> 0.5"),
-        (Check("x", 1.0, below=0.5), False, "< 0.5"),
-        (Check("x", 1.0, above=0, below=2), True, "0 to 2"),
-        (Check("x", 3.0, above=0, below=2), False, "0 to 2"),
-        (Check("x", math.nan, above=0, below=2), False, "0 to 2"),
-        (Check("x", math.inf, above=0), False, "> 0"),
-    ],
-)
-def test_check(check, passed, asked):
-    assert (check.passed, check.asked) == (passed, asked)
-
-
-def test_a_check_asks_something():
-    with pytest.raises(AssertionError, match="nothing is asked"):
-        Check("x", 1.0)
-
-
-def test_numbers_that_json_does_not_know():
-    assert [float(plain(one)) for one in (1.5, math.inf, -math.inf)] == [1.5, math.inf, -math.inf]
-    assert json.loads(json.dumps(plain(math.nan), allow_nan=False)) == "nan"

@@ -48,6 +48,12 @@ def rebuild(spec: dict) -> Network:
     return getattr(importlib.import_module(module), name)(**spec["init_args"])
 
 
+@pytest.mark.parametrize("cls", [MLPGenerator, DCGANGenerator, ResNetGenerator])
+def test_bad_latent_dim_is_named(cls):
+    with pytest.raises(ValueError, match="latent_dim"):
+        cls(MNIST, latent_dim=0)
+
+
 def test_spec_holds_the_arguments_and_the_defaults():
     assert DCGANGenerator(MNIST, 64, norm="group").spec == {
         "class_path": "gan.networks.dcgan.DCGANGenerator",

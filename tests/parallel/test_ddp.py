@@ -1,12 +1,7 @@
 """Several processes train what one would have trained, send no more than they must, and end together."""
 
-import os
-import signal
 import socket
-import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,15 +12,10 @@ from torch import nn
 
 from gan.parallel import DDP
 from parallel.cases import CASES, OTHERS, STEPS
+from parallel.processes import TWO, finished, fit, refused, script
 
 SHAPE = (1, 28, 28)
 FLOAT64 = ["--trainer.precision", "64-true"]  # where training does not blow rounding up, which differs by processor
-TWO = ["--trainer.devices", "2", "--trainer.accelerator", "cpu"]
-
-
-def script(name, *words, by=(sys.executable,)) -> subprocess.Popen:
-    """A script beside this file, in a process of its own."""
-    return process(["env", f"PYTHONPATH={ROOT / 'tests'}", *by, str(Path(__file__).with_name(name)), *map(str, words)])
 
 
 @pytest.fixture(scope="module")
@@ -93,17 +83,6 @@ def test_sync_batchnorm_by_flag(tmp_path):
 # -- the command ------------------------------------------------------------------------------------------------
 
 
-def fit(run_dir, *words, **settings) -> subprocess.Popen:
-    words = ["fit", "--config", FAST, *MLPS, *SMALL, *TWO, "--run_dir", run_dir, *words]
-    return process([sys.executable, "-m", "gan.cli", *map(str, words)], cwd=ROOT / "tests", **settings)
-
-
-def finished(run: subprocess.Popen) -> tuple[str, str]:
-    output, errors = run.communicate(timeout=300)
-    assert run.returncode == 0, errors
-    return output, errors
-
-
 def test_two_devices_by_one_flag(tmp_path):
     """Nothing but the number: one run folder, every line once, and the weights of one process with the whole batch."""
     output, errors = finished(fit(tmp_path / "two", *FLOAT64))
@@ -153,82 +132,6 @@ def test_default_folder_is_one_for_all(tmp_path):
     assert (folder / "checkpoints" / "last.ckpt").is_file()
 
 
-def training(run: subprocess.Popen, run_dir: Path) -> int:
-    """Waits until both processes train. Returns the id of the second one."""
-    for _ in range(600):
-        if (run_dir / "metrics.csv").is_file():
-            (child,) = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
-            return int(child)
-        assert run.poll() is None, run.communicate()
-        time.sleep(0.2)
-    raise AssertionError("training did not begin")
-
-
-def ended(pid: int) -> bool:
-    """Whether a process is gone, or a zombie that nobody has waited for."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-    except OSError:
-        return True
-
-
-ENDLESS = ["--trainer.max_steps", "1000000", "--trainer.log_every_n_steps", "10"]
-IMPATIENT = ["--trainer.strategy", "gan.parallel.DDP", "--trainer.strategy.patience", "4"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("how", ["first killed", "second killed", "first stuck", "second stuck"])
-def test_the_others_end_when_one_does(tmp_path, how):
-    run = fit(tmp_path / "run", *ENDLESS, *(IMPATIENT if "stuck" in how else []))
-    second = training(run, tmp_path / "run")
-    victim, other = (run.pid, second) if "first" in how else (second, run.pid)
-    os.kill(victim, signal.SIGKILL if "killed" in how else signal.SIGSTOP)
-    since = time.monotonic()
-    while not ended(other) and time.monotonic() - since < 60:
-        time.sleep(0.2)
-        if other == run.pid:
-            run.poll()
-    assert ended(other)
-    if how == "first stuck":
-        os.kill(victim, signal.SIGCONT)  # back to a world where it is alone
-    _, errors = run.communicate(timeout=60)
-    assert ended(second)
-    assert "lost the others" in errors
-    assert "Traceback" not in errors
-    if "second" in how:
-        assert run.returncode == 2
-
-
-@pytest.mark.slow
-def test_a_measurement_that_fails_on_one_process_alone_ends_the_run(tmp_path):
-    run = fit(tmp_path / "run", *IMPATIENT, "--trainer.callbacks+", "commands.OutOfMemory")
-    _, errors = run.communicate(timeout=120)
-    assert run.returncode != 0
-    assert "no memory for it" in errors
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_they_stop_together(tmp_path, number, strategy):
-    """Ctrl-C, which a terminal sends to all of them, and SIGTERM to the first alone: saved, and said how to go on."""
-    words = ["--trainer.strategy", strategy, "--model.penalties", "[]", "--trainer.callbacks+", "RunCheckpoint"]
-    run = fit(tmp_path / "run", *ENDLESS, *words, start_new_session=True)
-    second = training(run, tmp_path / "run")
-    (os.killpg if number == signal.SIGINT else os.kill)(run.pid, number)
-    output, errors = run.communicate(timeout=60)
-    assert run.returncode == 128 + number, errors
-    assert errors == ""
-    assert output.count("--resume auto") == 1
-    assert ended(second)
-    step = load(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"]
-    assert f"stopped after batch {step:,}; saved as of batch {step:,}" in output
-
-
-def test_patience_ends_within_a_minute():
-    assert DDP().patience + 10 < 60  # the wait, and the grace for those that are left
-
-
 @pytest.mark.slow
 def test_two_torchrun_nodes_over_loopback(tmp_path):
     """As on two machines with a device each: the same bits as two devices of one machine."""
@@ -258,48 +161,7 @@ def test_processes_from_outside_need_one_folder(monkeypatch, capsys):
     refused(capsys, "need one folder for all: set --run_dir", "--trainer.num_nodes", "2")
 
 
-def refused(capsys, message, *words) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        command("fit", "--config", FAST, *MLPS, *words)
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert message in error
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--trainer.strategy", "fsdp"], "is FSDP1, which cannot save two networks that step in turn: set it to fsdp2"),
-        (["--trainer.strategy", "ddp_spawn"], "on the command line use ddp"),
-        (["--trainer.strategy", "ddp_notebook"], "on the command line use ddp"),
-        (["--trainer.accumulate_grad_batches", "2"], "use model.accumulate"),
-        (["--trainer.sync_batchnorm", "true", "--trainer.strategy", "ddp"], "needs GPUs"),
-        (["--model.accumulate", "0"], "model.accumulate must be at least 1"),
-    ],
-)
-def test_refused_by_name(capsys, tmp_path, words, message):
-    refused(capsys, message, "--trainer.accelerator", "cpu", "--run_dir", tmp_path / "run", *words)
-    assert not (tmp_path / "run").exists()
-
-
 # -- in Python ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("start_method", ["spawn", "fork"])
-def test_started_from_a_python_session(start_method, tmp_path):
-    """Spawned, and forked as in a notebook: the weights come back to the session."""
-    finished(script("session.py", start_method, tmp_path))
-    trained, alone = (load(tmp_path / name) for name in ("two.pt", "one.pt"))
-    for name, value in alone.items():
-        torch.testing.assert_close(trained[name], value, rtol=0, atol=1e-6)
-
-
-def test_lightnings_own_ddp_is_refused(make_gan, make_trainer, data):
-    from lightning.pytorch.strategies import DDPStrategy
-
-    with pytest.raises(ValueError, match=r"DDPStrategy cannot train two networks in turn: take ddp"):
-        make_trainer(strategy=DDPStrategy(), devices=1).fit(make_gan(), data)
 
 
 def test_find_unused_parameters_is_ignored_with_a_word():

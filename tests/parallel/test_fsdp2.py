@@ -3,15 +3,13 @@
 import os
 import sys
 import warnings
-from argparse import Namespace
 from pathlib import Path
 from pickle import UnpicklingError
 
 import pytest
 import torch
-from commands import SMALL, equal, fit, load, process
+from commands import SMALL, equal, load, process
 from conftest import ROOT
-from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 
 from gan import GAN
 from gan.callbacks import GeneratorEMA
@@ -19,7 +17,7 @@ from gan.callbacks.run_progress import describe
 from gan.checkpoints import read
 from gan.generate import sample
 from gan.losses import Hinge
-from gan.parallel import check_settings, check_strategy, replace_lightnings
+from gan.parallel import replace_lightnings
 from parallel.sharded import BATCHES, SETTINGS, SHAPE, make_data, make_gan, make_trainer
 
 
@@ -245,46 +243,6 @@ def test_takes_a_penalty_that_is_off(folder):
     assert load(folder / "refused-0.pt")["penalty off"] == "runs"
 
 
-def check(strategy, precision="32-true") -> None:
-    clipping = {"gradient_clip_val": None, "gradient_clip_algorithm": None}
-    check_settings(Namespace(strategy=strategy, precision=precision, accumulate_grad_batches=1, **clipping))
-
-
-@pytest.mark.parametrize(
-    ("strategy", "word"),
-    [
-        ("fsdp", "FSDP1"),
-        ("fsdp_cpu_offload", "FSDP1"),
-        (Namespace(class_path="lightning.pytorch.strategies.FSDPStrategy"), "FSDP1"),
-        (Namespace(class_path="lightning.pytorch.strategies.ModelParallelStrategy"), "tensor parallel"),
-    ],
-)
-def test_refuses_settings_that_are_not_fsdp2(strategy, word):
-    with pytest.raises(ValueError, match=word):
-        check(strategy)
-
-
-@pytest.mark.parametrize(("strategy", "word"), [(FSDPStrategy, "FSDP1"), (ModelParallelStrategy, "tensor parallel")])
-def test_refuses_strategies_that_are_not_fsdp2(strategy, word):
-    with pytest.raises(ValueError, match=word):
-        check_strategy(Namespace(strategy=strategy()), [])
-
-
-@pytest.mark.parametrize("strategy", ["fsdp2", Namespace(class_path="gan.parallel.FSDP2")])
-def test_refuses_precisions(strategy):
-    with pytest.raises(
-        ValueError, match=r"trainer\.precision=64-true: set it to one of 32-true, bf16-mixed, bf16-true, "
-    ):
-        check(strategy, "64-true")
-    for precision in ("32-true", "bf16-mixed", "bf16-true", "16-true", 32, None):
-        check(strategy, precision)
-
-
-@pytest.mark.parametrize("strategy", ["auto", "ddp", Namespace(class_path="gan.parallel.DDP")])
-def test_lets_others_pass(strategy):
-    check(strategy, "64-true")
-
-
 def test_refuses_one_process(tmp_path):
     replace_lightnings()
     with pytest.raises(ValueError, match=r"set trainer\.devices above 1"):
@@ -333,10 +291,3 @@ def test_command_line(tmp_path):
     assert "DCGANDiscriminator, 165,729 parameters" in output
     assert "Warning" not in errors
     sample(str(run / "checkpoints" / "last.ckpt"), str(tmp_path / "images.npy"), num=4)
-
-
-@pytest.mark.parametrize("strategy", ["fsdp", "lightning.pytorch.strategies.ModelParallelStrategy"])
-def test_command_line_refuses(tmp_path, capsys, strategy):
-    with pytest.raises(SystemExit, match="2"):
-        fit(tmp_path / "run", "--trainer.strategy", strategy)
-    assert capsys.readouterr().err.startswith(f"error: trainer.strategy={strategy.split('.')[-1]}")

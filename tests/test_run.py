@@ -90,7 +90,7 @@ SETTINGS = {
     "callback": (["--trainer.callbacks", "[{class_path: ImageLogger, init_args: {every: 0}}]"], "ImageLogger's every"),
     "warm-up without end": (
         ["--model.generator_scheduler", "WarmupCosine", "--model.generator_scheduler.warmup", "3"],
-        "needs trainer.max_steps above its warmup=3, and got 3",
+        "needs trainer.max_steps above its warmup=3, got 3",
     ),
     "no seed": (["--seed_everything", "true"], "seed_everything must be a number"),
     "Lightning's clipping": (["--trainer.gradient_clip_val", "1"], "add the callback GradientClipping"),

@@ -1,0 +1,59 @@
+"""Whether two networks fit each other and the data."""
+
+import pytest
+import torch
+from torch import nn
+
+from gan.networks import DCGANDiscriminator, DCGANGenerator, MLPDiscriminator, MLPGenerator, check_pair
+
+MNIST = (1, 28, 28)
+
+
+class Column(MLPDiscriminator):
+    """A logit too many dimensions: (N, 1) against (N,) would broadcast to N x N pairs."""
+
+    def forward(self, images):
+        return super().forward(images)[:, None]
+
+
+class Lying(MLPGenerator):
+    """Says that it takes other latents than it does."""
+
+    def __init__(self):
+        super().__init__(MNIST, 8)
+        self.latent_dim = 9
+
+
+@pytest.mark.parametrize(
+    ("generator", "discriminator", "image_shape", "message"),
+    [
+        (Lying(), MLPDiscriminator(MNIST), MNIST, r"Lying does not take latents \(N, 9\), as its latent_dim says"),
+        (
+            MLPGenerator(MNIST),
+            MLPDiscriminator(MNIST),
+            (3, 32, 32),
+            r"makes images \(1, 28, 28\), and the data has",
+        ),
+        (MLPGenerator(MNIST), MLPDiscriminator((3, 32, 32)), None, r"does not take images \(1, 28, 28\)"),
+        (MLPGenerator(MNIST), Column(MNIST), MNIST, r"Column must return one logit per image, \(N,\), got \(4, 1\)"),
+    ],
+)
+def test_what_does_not_fit_is_named(generator, discriminator, image_shape, message):
+    with pytest.raises(ValueError, match=message):
+        check_pair(generator, discriminator, image_shape)
+
+
+def test_leaves_no_trace():
+    """Not in batch norms, not in torch's random numbers, not in the mode of any part."""
+    torch.manual_seed(0)
+    pair = DCGANGenerator(MNIST, 8, 4), DCGANDiscriminator(MNIST, 4, "batch")
+    nn.init.ones_(pair[0].norm1.running_mean)
+    before = [{key: value.clone() for key, value in network.state_dict().items()} for network in pair]
+    state = torch.get_rng_state()
+    images = check_pair(*pair, MNIST)
+    assert images.shape == (4, *MNIST)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(network.training for network in pair)
+    for network, values in zip(pair, before, strict=True):
+        for key, value in network.state_dict().items():
+            assert torch.equal(value, values[key]), key

@@ -1,0 +1,42 @@
+"""Images as pictures: each pixel in its place and at its grey level."""
+
+import pytest
+import torch
+
+from gan.images import image_grid, to_float, to_pil, to_uint8
+
+
+def test_to_uint8_rounds_and_clamps():
+    values = torch.tensor([-1.0, -1.2, 0.0, 1.0, 1.3, -1 + 2.4 / 255, -1 + 2.6 / 255])
+    assert to_uint8(values).tolist() == [0, 0, 128, 255, 255, 1, 1]
+
+
+def test_every_grey_level_comes_back():
+    levels = torch.arange(256)
+    assert torch.equal(to_uint8(levels / 127.5 - 1), levels.to(torch.uint8))
+
+
+def test_grid_has_each_image_in_its_place():
+    images = torch.full((6, 1, 4, 4), -1.0)
+    images[4] = 1.0
+    grid = image_grid(images)  # 3 columns, 2 rows, borders of 2
+    assert grid.shape == (1, 2 * 6 + 2, 3 * 6 + 2)
+    assert (grid[:, 8:12, 8:12] == 255).all()
+    assert (grid[:, 2:6, 2:6] == 0).all()
+
+
+@pytest.mark.parametrize(("num", "columns"), [(2, 2), (4, 2), (5, 3), (64, 8)])
+def test_grid_is_near_square(num, columns):
+    assert image_grid(torch.zeros(num, 3, 4, 4)).shape[2] == columns * 6 + 2
+
+
+def test_pictures_go_to_and_fro():
+    """A grey one and a colourful one; Pillow's rows are ours."""
+    levels = torch.arange(2 * 3 * 4, dtype=torch.uint8).view(3, 4, 2)
+    images = to_float(levels[None])
+    assert images.dtype == torch.float32
+    assert torch.equal(to_uint8(images)[0], levels)
+    colour, grey = to_pil(levels), to_pil(levels[:1])
+    assert (colour.size, colour.mode, grey.mode) == ((2, 4), "RGB", "L")
+    assert colour.getpixel((1, 2)) == tuple(levels[:, 2, 1].tolist())
+    assert grey.getpixel((1, 2)) == levels[0, 2, 1]
