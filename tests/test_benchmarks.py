@@ -20,7 +20,7 @@ from benchmarks import recipes, step
 from benchmarks.bare_loop import bare_loop
 
 DOOR = ROOT / "scripts" / "benchmark.py"
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / ".github").glob("*.md"))]
 LINES = {
     line for page in PAGES for line in re.findall(r"python scripts/benchmark\.py ([^`\n]+)", page.read_text("utf-8"))
 }
