@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import tomllib
+from itertools import chain
 
 import yaml
 from conftest import ROOT
@@ -24,7 +25,7 @@ def test_lower_bounds_are_those_of_pyproject():
         [sys.executable, ROOT / ".ci" / "lower_bounds"], check=True, capture_output=True, text=True
     )
     bounds = dict(line.split("==") for line in printed.stdout.splitlines())
-    named = [*PROJECT["dependencies"], *sum(PROJECT["optional-dependencies"].values(), [])]
+    named = [*PROJECT["dependencies"], *chain.from_iterable(PROJECT["optional-dependencies"].values())]
     requirements = [requirement for requirement in map(Requirement, named) if requirement.name != "gan"]
     assert len(requirements) > 15
     assert {requirement.name for requirement in requirements} == set(bounds)
