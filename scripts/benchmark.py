@@ -22,16 +22,20 @@ MEASUREMENTS = {
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=first_line(__doc__))
     commands = parser.add_subparsers(title="what to measure", required=True)
     for name, measurement in MEASUREMENTS.items():
-        what = measurement.__doc__.splitlines()[0]
+        what = first_line(measurement.__doc__)
         command = commands.add_parser(name, help=what[0].lower() + what[1:].rstrip("."), description=what)
         measurement.add_arguments(command)
         command.set_defaults(measure=measurement.measure)
     settings = parser.parse_args(args)
     report.machine()
     settings.measure(settings)
+
+
+def first_line(text: str | None) -> str:
+    return (text or "").partition("\n")[0]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The default's training as one writes it by hand: no Lightning, no logging, no average, no schedule."""
 
 from collections.abc import Callable, Iterator
+from typing import cast
 
 import torch
 from torch import nn
@@ -31,11 +32,12 @@ def bare_loop(
     settings = {"lr": 1e-4, "betas": (0.5, 0.99), "fused": True}
     of_generator = torch.optim.Adam(generator.parameters(), **settings)
     of_discriminator = torch.optim.Adam(discriminator.parameters(), **settings)
+    latent_dim = cast(int, generator.latent_dim)
     step = 0
     while True:
         for real, _ in data.train_dataloader():
             with torch.no_grad():
-                fake = generator(torch.randn(len(real), generator.latent_dim))
+                fake = generator(torch.randn(len(real), latent_dim))
             if one_pass:
                 real_logits, fake_logits = wrapped_discriminator(torch.cat([real, fake])).chunk(2)
             else:
@@ -51,7 +53,7 @@ def bare_loop(
             of_discriminator.step()
 
             discriminator.requires_grad_(False)
-            loss = softplus(-discriminator(wrapped_generator(torch.randn(len(real), generator.latent_dim)))).mean()
+            loss = softplus(-discriminator(wrapped_generator(torch.randn(len(real), latent_dim)))).mean()
             of_generator.zero_grad()
             loss.backward()
             reduce(generator)

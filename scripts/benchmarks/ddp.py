@@ -20,6 +20,7 @@ from statistics import harmonic_mean, median
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.bare_loop import bare_loop
@@ -42,7 +43,7 @@ def measure(settings: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for base_channels in settings.base_channels:
             arguments = (base_channels, settings.rounds, f"{folder}/{base_channels}")
-            torch.multiprocessing.spawn(compare_reductions, arguments, nprocs=2)
+            spawn(compare_reductions, arguments, nprocs=2)
 
         for batch_size in settings.batch_size:
             rates = {way: [] for way in FITS}
@@ -128,12 +129,13 @@ def time_batches(loop: Iterator[None], batches: int) -> float:
 
 def average_gradients(network: nn.Module) -> None:
     """All gradients over all processes, in one exchange."""
-    gradients = [parameter.grad for parameter in network.parameters()]
+    gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
     sums = flat(gradients)
     all_reduce(sums)
     sums /= dist.get_world_size()
     means = sums.split([gradient.numel() for gradient in gradients])
-    torch._foreach_copy_(gradients, [mean.view_as(gradient) for mean, gradient in zip(means, gradients, strict=True)])
+    shaped = [mean.view_as(gradient) for mean, gradient in zip(means, gradients, strict=True)]
+    torch._foreach_copy_(gradients, shaped)  # pyright: ignore[reportPrivateImportUsage] # no public name
 
 
 def flat(tensors: Iterable[torch.Tensor]) -> torch.Tensor:

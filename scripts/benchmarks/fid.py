@@ -48,7 +48,8 @@ class ScoreTimer(Callback):
         self.seconds: dict[str, list[float]] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:
-        self.tracker = next(callback for callback in trainer.callbacks if isinstance(callback, FIDTracker))
+        callbacks = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+        self.tracker = next(callback for callback in callbacks if isinstance(callback, FIDTracker))
         track = self.tracker.track
 
         def timed(*args: Any) -> None:
@@ -56,14 +57,17 @@ class ScoreTimer(Callback):
             track(*args)
             self.tracking += time.perf_counter() - start
 
-        self.tracker.track = timed
+        self.tracker.track = timed  # pyright: ignore[reportAttributeAccessIssue]
         self.since = time.perf_counter()
 
     def on_train_end(self, trainer: Trainer, pl_module: GAN) -> None:
         self.training = time.perf_counter() - self.since
         judge = self.tracker.judge
+        assert judge is not None
+        ours = theirs = float("nan")
         images = to_uint8(generate(pl_module, self.num, seed=0))
-        real = trainer.datamodule.test_dataloader().images
+        data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        real = data.test_dataloader().images
         for _ in range(self.rounds):
             start = time.perf_counter()
             generated = judge.generate(pl_module, self.num, "benchmark")

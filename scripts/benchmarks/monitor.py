@@ -37,7 +37,7 @@ class TimedHooks(Callback):
         self.seconds: dict[str, float] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: GAN) -> None:
-        for callback in trainer.callbacks:
+        for callback in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
             if isinstance(callback, GradientMonitor | GradientDoctor | NonFiniteGuard):
                 for hook in ("batch_start", "batch_end"):
                     self.time(callback, f"on_train_{hook}")
@@ -55,8 +55,8 @@ class TimedHooks(Callback):
 
         setattr(callback, hook, timed)
 
-    def on_train_start(self, *args: Any) -> None:
+    def on_train_start(self, *args: Any, **kwargs: Any) -> None:
         self.start = time.perf_counter()
 
-    def on_train_batch_end(self, *args: Any) -> None:
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
         self.whole = time.perf_counter() - self.start

@@ -50,14 +50,16 @@ class Turns(Callback):
         self.seconds: dict[str, list[float]] = {who: [] for who in ("run", *LOOPS)}
 
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:
+        data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+
         def loop(one_pass: bool) -> Iterator[None]:
             networks = deepcopy(pl_module.generator), deepcopy(pl_module.discriminator)
-            return bare_loop(*networks, trainer.datamodule, one_pass)
+            return bare_loop(*networks, data, one_pass)
 
         self.loops = {who: loop(one_pass) for who, one_pass in LOOPS.items()}
         self.since = time.perf_counter()
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: GAN, *args: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         if trainer.global_step % self.batches:
             return
         self.note("run")
