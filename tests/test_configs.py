@@ -89,3 +89,21 @@ def test_default_is_complete():
     model = set(inspect.signature(GAN).parameters) - {"seed"}  # seed_everything is passed on
     assert set(config["model"]) == model
     assert set(config["data"]["init_args"]) == set(inspect.signature(MNISTDataModule).parameters) - {"seed"}
+
+
+def test_commented_settings_of_the_default_are_settings(tmp_path, capsys):
+    """What it offers in comments can be uncommented as it stands."""
+    text = (ROOT / "configs" / "default.yaml").read_text()
+    offered = re.compile(r"^( +)# (- \{|\w+: )", re.M)
+    assert len(offered.findall(text)) == 2
+    (tmp_path / "default.yaml").write_text(offered.sub(r"\1\2", text))
+    with pytest.raises(SystemExit, match="0"):
+        main(["fit", "--config", str(tmp_path / "default.yaml"), "--print_config"])
+    config = yaml.safe_load(capsys.readouterr().out)
+    callbacks = {
+        callback["class_path"].split(".")[-1]: callback["init_args"]
+        for callback in config["trainer"]["callbacks"]
+        if "init_args" in callback
+    }
+    assert callbacks["GradientClipping"]["discriminator"]["init_args"]["max_norm"] == 10
+    assert callbacks["GradientDoctor"]["thresholds"]["slope"] == 50

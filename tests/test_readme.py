@@ -1,16 +1,20 @@
-"""The README's commands are the ones that work."""
+"""What the README and the pages beside it say works: their commands, their Python, their links, the tree."""
 
 import re
 import shlex
 import sys
 
 import pytest
+import torch
 from commands import FEW_SCORES, process
 from conftest import ROOT
+from lightning import LightningDataModule, Trainer
 
+from gan import GAN
 from gan.cli import main
 from gan.lab import EXPERIMENTS
 from gan.metrics import CNNFeatures, save_features
+from gan.networks import MLPDiscriminator, MLPGenerator
 
 
 def bash_lines(text: str) -> list[str]:
@@ -19,14 +23,24 @@ def bash_lines(text: str) -> list[str]:
     return [line for block in blocks for line in block.splitlines() if line.strip()]
 
 
-PAGES = {name: (ROOT / name).read_text("utf-8") for name in ("README.md", ".github/README.zh-CN.md")}
-README, CHINESE = PAGES.values()
-LINES = bash_lines(README)
+PATHS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / ".github").glob("*.md"))]
+PAGES = {str(path.relative_to(ROOT)): path.read_text("utf-8") for path in PATHS}
+CHINESE = {name: text for name, text in PAGES.items() if name.endswith(".zh-CN.md")}
+ENGLISH = {name: text for name, text in PAGES.items() if name not in CHINESE}
+README = PAGES["README.md"]
+LINES = [line for text in ENGLISH.values() for line in bash_lines(text)]
+
+
+def test_the_readme_is_short():
+    """It is within 1,500 words, comes to its tree within 120 lines, and leads to all of docs."""
+    assert len(README.split()) <= 1500
+    assert README[: README.index("\ngan/\n")].count("\n") < 120
+    assert {name for name in ENGLISH if name.startswith("docs/")} <= set(links(README))
 
 
 def test_the_two_lines_of_the_quick_start():
-    assert "pip install -e . && python -m gan.cli fit" in LINES
-    assert 'pip install -e ".[test]" && pytest' in LINES
+    assert "pip install -e . && python -m gan.cli fit" in bash_lines(README)
+    assert 'pip install -e ".[test]" && pytest' in bash_lines(README)
 
 
 def test_ci_runs_the_test_line_of_the_readme():
@@ -45,12 +59,17 @@ def run(tmp_path_factory):
 
 
 OURS = [line.split("#")[0].strip() for line in LINES if line.startswith("python -m gan.cli")]
-OURS += [line for line in re.findall(r"\| `(python -m gan\.cli [^`]*)`", README) if line != "python -m gan.cli fit"]
+OURS += [
+    line
+    for text in ENGLISH.values()
+    for line in re.findall(r"\| `(python -m gan\.cli [^`]*)`", text)
+    if line != "python -m gan.cli fit"
+]
 
 
 @pytest.mark.parametrize("line", dict.fromkeys(OURS))
 def test_command(line, run, tmp_path, monkeypatch):
-    """Each `python -m gan.cli` line of the README, cut short where it trains."""
+    """Each `python -m gan.cli` line of the pages, cut short where it trains."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
     save_features(CNNFeatures((3, 32, 32)), "flowers.safetensors")
@@ -86,27 +105,159 @@ def test_an_experiment_with_another_ingredient(tmp_path):
     assert (tmp_path / "try.png").stat().st_size > 10_000
 
 
-def test_the_chinese_readme_has_no_commands_of_its_own():
-    def words(text):
-        return [shlex.split(line, comments=True) for line in bash_lines(text)]
-
-    assert len(words(CHINESE)) > 5
-    assert [line for line in words(CHINESE) if line not in words(README)] == []
-
-
-LINKS = [
-    (page, path)
-    for page, text in PAGES.items()
-    for path in re.findall(r"\]\((?!http)([^)#]+)\)", text) + re.findall(r'<img src="([^"]+)"', text)
-]
+ELSEWHERE = {  # the kinds of lines that other tests run
+    "pip install -e": "test_ci_runs_the_test_line_of_the_readme, and .ci/run",
+    "tensorboard --logdir": "tests/test_loggers.py reads the events",
+    "python scripts/benchmark.py": "tests/test_benchmarks.py",
+    "python scripts/train_features.py": "tests/metrics/test_features.py",
+    "python -c": "test_an_experiment_with_another_ingredient",
+    "pytest": "tests name themselves",
+    "ruff": ".ci/run",
+    ".ci/": ".ci/run",
+}
 
 
-@pytest.mark.parametrize(("page", "path"), LINKS)
-def test_link_leads_somewhere(page, path):
-    assert (ROOT / page).parent.joinpath(path).exists()
+def test_no_line_is_left_untested():
+    untested = [
+        line for line in LINES if line.split("#")[0].strip() not in OURS and not line.startswith(tuple(ELSEWHERE))
+    ]
+    assert untested == []
 
 
-@pytest.mark.parametrize("page", PAGES)
+SETTINGS = {
+    words
+    for text in PAGES.values()
+    for words in re.findall(r"`(--(?:data|model|trainer)[ .][^`]+)`", text)
+    if not re.search(r"\.\.\.|NAME|FILE", words)
+}
+
+
+@pytest.mark.parametrize("words", sorted(SETTINGS))
+def test_settings_within_the_text_exist(words, capsys):
+    words = words.replace("my_package.MyGenerator", "commands.OwnGenerator").replace(
+        "my_package.Flowers", "commands.Colour"
+    )
+    with pytest.raises(SystemExit, match="0"):
+        main(["fit", *shlex.split(words), "--print_config"])
+    assert "class_path" in capsys.readouterr().out
+
+
+def python_blocks(text: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", text, re.S)
+
+
+@pytest.fixture
+def flowers(tmp_path, monkeypatch):
+    """What the pages' Python reads, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    rng = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (32, 3, 64, 64), generator=rng, dtype=torch.uint8)
+    for name in ("train.pt", "test.pt"):
+        torch.save({"images": images, "labels": torch.arange(32) % 5}, name)
+
+
+BLOCKS = [(page, number) for page, text in PAGES.items() for number, _ in enumerate(python_blocks(text))]
+
+
+@pytest.mark.parametrize(("page", "number"), BLOCKS)
+def test_python_runs(page, number, flowers):
+    """Each block of Python, cut short where it trains; a data module of it trains too."""
+    block = re.sub(
+        r"max_steps=\d+",
+        "max_steps=2, accelerator='cpu'",
+        python_blocks(PAGES[page])[number],
+    )
+    names = {"__name__": "block"}
+    exec(compile(block, page, "exec"), names)
+    for found in list(names.values()):
+        if isinstance(found, type) and found.__module__ == "block" and issubclass(found, LightningDataModule):
+            data = found(batch_size=8, validation_size=8)
+            model = GAN(MLPGenerator(data.image_shape), MLPDiscriminator(data.image_shape))
+            trainer = Trainer(
+                max_steps=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
+            )
+            trainer.fit(model, data)
+            names["trainer"] = trainer
+    assert names["trainer"].global_step == 2
+
+
+@pytest.mark.parametrize("page", CHINESE)
+def test_chinese_pages_have_no_commands_of_their_own(page):
+    def words(lines):
+        return [shlex.split(line, comments=True) for line in lines]
+
+    assert [line for line in words(bash_lines(CHINESE[page])) if line not in words(LINES)] == []
+
+
+def test_chinese_pages_have_commands():
+    assert sum(len(bash_lines(text)) for text in CHINESE.values()) > 5
+
+
+def links(text: str) -> list[str]:
+    """The files that a page links to or shows, with the `#heading` in them."""
+    text = re.sub(r"```.*?```", "", text, flags=re.S)
+    return re.findall(r"\]\((?!http)([^)]+)\)", text) + re.findall(r'<img src="([^"]+)"', text)
+
+
+def headings(text: str) -> set[str]:
+    """What GitHub calls a page's headings in a link."""
+    titles = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", text, flags=re.S), re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize(("page", "link"), [(page, link) for page, text in PAGES.items() for link in links(text)])
+def test_link_leads_somewhere(page, link):
+    path, _, heading = link.partition("#")
+    target = (ROOT / page).parent.joinpath(path) if path else ROOT / page
+    assert target.exists()
+    assert not heading or heading in headings(target.read_text("utf-8"))
+
+
+def recipes(text: str) -> dict[str, str]:
+    """The FID of each config in a page's table."""
+    return dict(re.findall(r"^\| \[`(\w+\.yaml)`\][^|]*\|[^|]*\|[^|]*\| ([\d.]+)", text, re.M))
+
+
+def test_the_pages_agree_on_the_recipes():
+    measured = recipes(PAGES["docs/measured.md"])
+    assert set(measured) == {path.name for path in (ROOT / "configs").glob("*.yaml")}
+    assert recipes(README) == recipes(PAGES[".github/README.zh-CN.md"]) == measured
+
+
+def tree(text: str) -> dict[str, str]:
+    """The files and folders of a page's tree, folders with a slash at their end, and what is said of each."""
+    (block,) = re.findall(r"```\n(gan/\n.*?)```", text, re.S)
+    found, folders = {}, []
+    for line in block.splitlines():
+        indent, name, what = re.fullmatch(r"( *)(\S+) *(.*)", line).groups()
+        folders = folders[: len(indent) // 2]
+        found["".join([*folders, name])] = what
+        if name.endswith("/"):
+            folders.append(name)
+    return found
+
+
+PACKAGE = {str(path.relative_to(ROOT)) for path in (ROOT / "gan").rglob("*.py") if path.name != "__init__.py"}
+
+
+def test_the_tree_of_the_readme_is_that_of_the_package():
+    listed = tree(README)
+    assert {path for path in listed if path.endswith(".py")} == PACKAGE
+    for path, what in listed.items():
+        assert (ROOT / path).exists()
+        assert path.endswith("/") or 2 <= len(what.split()) <= 8, path
+    top = {path.split("/")[0] for path in PACKAGE} | {"configs", "scripts", "tests", "docs"}
+    assert {path.split("/")[0] for path in listed} == top
+
+
+def test_the_tree_of_the_chinese_readme_has_the_folders():
+    folders = {f"{path.rsplit('/', 1)[0]}/" for path in PACKAGE}
+    listed = tree(PAGES[".github/README.zh-CN.md"])
+    assert {path for path in listed if path.startswith("gan/")} == folders
+    assert all((ROOT / path).is_dir() for path in listed)
+
+
+@pytest.mark.parametrize("page", ["docs/lab.md", "docs/lab.zh-CN.md"])
 def test_gallery_shows_every_experiment_of_the_lab_in_its_order(page):
     shown = re.findall(r'<img src="[./a-z]*lab/(\w+)\.png" alt="[^"]+"><br><code>(\w+)</code>', PAGES[page])
     assert shown == [(name, name) for name in EXPERIMENTS]

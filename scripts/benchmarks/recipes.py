@@ -1,0 +1,64 @@
+"""The table of recipes: each config trained over several seeds, and the last checkpoint of each run scored."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import mean
+
+from gan.run import CONFIGS
+
+DOOR = Path(__file__).parents[1] / "benchmark.py"
+RECIPES = ["default", "article", "dcgan", "resnet", "wgan_gp", "r3gan", "hinge_sn"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--configs", nargs="+", default=RECIPES, help="names in configs/")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of the runs of each config")
+    parser.add_argument("--at_once", type=int, default=2, help="runs at a time, each in one thread")
+    parser.add_argument("--out", type=Path, default=Path("runs/recipes"), help="folder of the runs; whole ones stay")
+
+
+def measure(settings: argparse.Namespace) -> None:
+    runs = [(settings.out / f"{config}-{seed}", config, seed) for config in settings.configs for seed in settings.seeds]
+    with ThreadPoolExecutor(settings.at_once) as pool:
+        scores = dict(zip(runs, pool.map(train_recipe, *zip(*runs, strict=True)), strict=True))
+    print(f"recipes   seeds {', '.join(map(str, settings.seeds))}; ", end="")
+    print(f"{settings.at_once} runs at a time, each in one thread\n")
+    print("| config | FID | KID x 1000 | coverage | seconds of one core |\n|---|---|---|---|---|")
+    for config in settings.configs:
+        of_config = [score for run, score in scores.items() if run[1] == config]
+        columns = [mean_and_range([score[name] for score in of_config], form) for name, form in COLUMNS.items()]
+        print(f"| `{config}.yaml` | {' | '.join(columns)} |")
+
+
+COLUMNS = {"fid": "{:.2f}", "kid": "{:.2f}", "coverage": "{:.3f}", "seconds": "{:.0f}"}
+
+
+def train_recipe(run_dir: Path, config: str, seed: int) -> dict[str, float]:
+    """The scores of a run of the real command, and the seconds of one core that it took; kept in its folder."""
+    kept = run_dir / "scores.json"
+    if not kept.exists():
+        env = os.environ | {"OMP_NUM_THREADS": "1"}
+        fit = [sys.executable, "-m", "gan.cli", "fit", "--config", str(CONFIGS / f"{config}.yaml")]
+        fit += ["--seed_everything", str(seed), "--run_dir", str(run_dir), "--resume", "auto"]
+        seconds = processor_seconds(subprocess.Popen(fit, stdout=subprocess.DEVNULL, env=env))
+        score = [sys.executable, str(DOOR), "score", str(run_dir / "checkpoints" / "last.ckpt")]
+        scores = json.loads(subprocess.run(score, check=True, capture_output=True, env=env).stdout.splitlines()[-1])
+        kept.write_text(json.dumps(scores | {"seconds": seconds}))
+    return json.loads(kept.read_text())
+
+
+def processor_seconds(process: subprocess.Popen) -> float:
+    """Waits for a process; what it took of a processor, which other processes hardly change."""
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        sys.exit("a run has failed")
+    return usage.ru_utime + usage.ru_stime
+
+
+def mean_and_range(values: list[float], form: str) -> str:
+    return f"{form} ({form} to {form})".format(mean(values), min(values), max(values))

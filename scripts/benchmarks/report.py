@@ -1,0 +1,31 @@
+"""How a figure is given: the machine and the versions above it, the median, and the range it was in."""
+
+import platform
+from collections.abc import Iterable
+from operator import truediv
+from pathlib import Path
+from statistics import median
+
+import lightning
+import torch
+
+
+def machine() -> None:
+    """Prints the processor, where Linux tells its name, its threads, and the versions."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    processor = names[0] if names else platform.processor()
+    print(f"machine   {processor}, {torch.get_num_threads()} threads, {platform.system()} {platform.machine()}")
+    print(f"versions  Python {platform.python_version()}, torch {torch.__version__}, lightning {lightning.__version__}")
+
+
+def spread(values: Iterable[float], form: str = "{:.3f}") -> str:
+    """Median, least and most."""
+    values = list(values)
+    return f"{form} ({form} to {form})".format(median(values), min(values), max(values))
+
+
+def ratios(values: Iterable[float], base: Iterable[float]) -> list[float]:
+    """Of values to those that were measured beside them."""
+    return list(map(truediv, values, base))

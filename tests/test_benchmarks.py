@@ -1,0 +1,109 @@
+"""The measurements can be made, as the pages write them, and measure what they say."""
+
+import re
+import shlex
+import sys
+
+import pytest
+import torch
+from commands import FEW_SCORES, process
+from conftest import ROOT, SmallMNIST, mnist
+
+from gan.losses import NonSaturating
+from gan.networks import DCGANDiscriminator, DCGANGenerator
+from gan.penalties import R1
+
+sys.path.append(str(ROOT / "scripts"))
+
+import benchmark
+from benchmarks import recipes, step
+from benchmarks.bare_loop import bare_loop
+
+DOOR = ROOT / "scripts" / "benchmark.py"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / ".github").glob("*.md"))]
+LINES = {
+    line for page in PAGES for line in re.findall(r"python scripts/benchmark\.py ([^`\n]+)", page.read_text("utf-8"))
+}
+
+
+def test_each_measurement_is_a_file_and_each_file_a_measurement():
+    files = {path.stem for path in DOOR.with_suffix("").with_name("benchmarks").glob("[!_]*.py")}
+    assert files == {*benchmark.MEASUREMENTS, "bare_loop", "report"}
+    assert "|".join(benchmark.MEASUREMENTS) in benchmark.__doc__
+
+
+@pytest.mark.parametrize("name", benchmark.MEASUREMENTS)
+def test_help(name, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        benchmark.main([name, "--help"])
+    assert benchmark.MEASUREMENTS[name].__doc__.splitlines()[0][:40] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("line", sorted(LINES))
+def test_settings_on_the_pages_exist(line, monkeypatch):
+    words = shlex.split(line, comments=True)
+    asked = []
+    monkeypatch.setattr(benchmark.MEASUREMENTS[words[0]], "measure", asked.append)
+    benchmark.main(words)
+    assert len(asked) == 1
+
+
+def test_the_pages_name_the_measurements_of_their_figures():
+    assert {line.split()[0] for line in LINES} >= {"data", "step", "monitor", "ddp", "fid", "recipes"}
+
+
+def test_step(capsys):
+    """Each takes its turns, and the one to warm up is left out."""
+    fit = ["--config", str(ROOT / "configs" / "debug" / "fast.yaml"), "--data.batch_size", "8", *FEW_SCORES]
+    benchmark.main(["step", "--rounds", "2", "--batches", "3", "--", *fit])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
+    assert len(lines) == 5
+    for line, who in zip(lines, ("run", *step.LOOPS, *step.LOOPS), strict=True):
+        assert who in line
+        median, least, most = map(float, re.search(r"([\d.]+) \(([\d.]+) to ([\d.]+)\)", line).groups())
+        assert 0 < least <= median <= most
+
+
+def test_the_door_runs_as_a_script():
+    done = process([sys.executable, str(DOOR), "data", "--batch_sizes", "250", "--epochs", "1"])
+    output, errors = done.communicate()
+    assert (done.returncode, errors) == (0, "")
+    assert re.fullmatch(r"machine .+\nversions .+torch.+\ndata +batch +250: .+ images/s, 1 epochs\n", output)
+
+
+def test_recipes_are_the_shipped_configs():
+    assert set(recipes.RECIPES) == {path.stem for path in (ROOT / "configs").glob("*.yaml")}
+
+
+@pytest.mark.parametrize("one_pass", [True, False])
+def test_bare_loop_does_the_arithmetic_of_the_default(one_pass):
+    """Its gradients are those of the default's losses, with R1 in the first batch and without in the second."""
+    shape = SmallMNIST.image_shape
+    generator, discriminator = DCGANGenerator(shape, 16, 8), DCGANDiscriminator(shape, 8)
+    loss, penalty = NonSaturating(), R1(1, every=16)
+    real = mnist()[0][:16] / 127.5 - 1
+    compared = []
+
+    class Data:
+        def train_dataloader(self):
+            return [(real, None)] * 2
+
+    def compare(network):
+        theirs = [parameter.grad for parameter in network.parameters()]
+        with torch.random.fork_rng([]):
+            torch.set_rng_state(before)
+            fake = generator(torch.randn(16, 16)).detach()
+            if network is discriminator:
+                ours = loss.discriminator(discriminator(real), discriminator(fake)).mean()
+                if penalty.is_due(len(compared) // 2):
+                    ours = ours + penalty.contribution(penalty(discriminator, real, fake))
+            else:
+                ours = loss.generator(discriminator(generator(torch.randn(16, 16))), None).mean()
+        torch.testing.assert_close(theirs, list(torch.autograd.grad(ours, list(network.parameters()))))
+        compared.append(network)
+
+    loop = bare_loop(generator, discriminator, Data(), one_pass, reduce=compare)
+    for _ in range(2):
+        before = torch.get_rng_state()
+        next(loop)
+    assert compared == [discriminator, generator] * 2
