@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from gan.losses import Loss, NonSaturating
 from gan.networks import check_pair, evaluating, frozen, judges_each_alone
 from gan.optim import make_optimizers
+from gan.order import check_order
 from gan.parallel import check_manual, check_strategy, is_sharded, shard
 from gan.penalties import Penalty, clip_weights, mixes_batch
 from gan.spec import save_hparams
@@ -282,6 +283,7 @@ class GAN(L.LightningModule):
     def configure_callbacks(self) -> list[L.Callback]:
         """Adds none. It is the last hook before Lightning refuses settings without telling the way out."""
         check_manual(self.trainer)
+        check_order(self.trainer.callbacks)
         return []
 
     def setup(self, stage: str) -> None:
