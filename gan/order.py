@@ -6,12 +6,15 @@ from lightning import Callback, Trainer
 
 AnyCallback = TypeVar("AnyCallback", bound=Callback)
 
-READS = {  # a reader: whom it reads in the same batch, and what
+READS = {  # a reader: whom it must come after, and what it reads there
     "ImageLogger": {"GeneratorEMA": "the average"},
     "FIDTracker": {"GeneratorEMA": "the average"},
-    "GradientDoctor": {"GradientMonitor": "the stats", "FIDTracker": "the latest scores"},
-    "RunCheckpoint": {"FIDTracker": "the best step"},  # which Lightning sees to: checkpoint callbacks come last
+    "GradientDoctor": {"GradientMonitor": "the stats"},
+    "RunCheckpoint": {"FIDTracker": "the best step"},  # Lightning sees to it: checkpoint callbacks come last
 }
+# In any order: the doctor reads the counts of NonFiniteGuard, which acts earlier in a batch, and the scores of a
+# FIDTracker, a batch late if that comes later, as one appended on the command line does; GradientMonitor leaves it to a
+# GradientClipping to log the norms.
 
 
 def callbacks_of(trainer: Trainer, kind: type[AnyCallback]) -> list[AnyCallback]:
@@ -20,10 +23,10 @@ def callbacks_of(trainer: Trainer, kind: type[AnyCallback]) -> list[AnyCallback]
 
 
 def check_order(callbacks: list[Callback]) -> None:
-    """Refuses callbacks in an order in which one would read what another has left a batch before.
+    """Refuses an order in which a callback would read what another has left there a batch before.
 
     Raises:
-        ValueError: If one stands before another that it reads.
+        ValueError: If a reader stands before one that it reads.
     """
     names = [{cls.__name__ for cls in type(callback).__mro__} for callback in callbacks]
     for position, of_reader in enumerate(names):

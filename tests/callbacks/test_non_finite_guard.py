@@ -390,7 +390,7 @@ def test_command_line(tmp_path, capsys):
     rows = table(fit(tmp_path / "run", *words).parents[1])
     assert rows[0]["non_finite/discriminator"] == rows[-1]["non_finite/generator"] == "0.0"
     capsys.readouterr()
-    again = ["--trainer.max_steps", "9", "--trainer.callbacks+", "test_finite.BadImage"]
+    again = ["--trainer.max_steps", "9", "--trainer.callbacks+", "callbacks.test_non_finite_guard.BadImage"]
     with pytest.raises(SystemExit) as stop:
         resume(tmp_path / "run", *again)
     assert stop.value.code == 2
