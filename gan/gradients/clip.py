@@ -73,14 +73,18 @@ class Gradients:
         """The Euclidean norm of all gradients together; 0 without any, infinity or NaN if one of them is not finite."""
         return total_norm(self.present())
 
-    @torch.no_grad()
     def finite(self, losses: Sequence[Tensor] = ()) -> bool:
         """Whether all gradients and `losses` are finite: one look at the device, and a second in case of doubt."""
         tensors = [*self.local(), *losses]
-        norms = torch._foreach_norm(tensors) if tensors else [torch.zeros((), device=self.device)]
-        if math.isfinite(self.over_shards(torch.stack(norms).sum())):
+        if not tensors:
+            sums = [torch.zeros((), device=self.device)]
+        elif self.device.type == "cpu":
+            sums = [tensor.sum() for tensor in tensors]  # what is not finite stays so in a sum, and in a norm
+        else:
+            sums = torch._foreach_norm(tensors)  # in one kernel
+        if math.isfinite(self.over_shards(torch.stack(sums).sum())):
             return True
-        return math.isfinite(self.norm()) and math.isfinite(total_norm(losses))  # their squares may be infinite
+        return math.isfinite(self.norm()) and math.isfinite(total_norm(losses))  # a sum may be infinite by itself
 
     @torch.no_grad()
     def scale(self, factor: float) -> None:
