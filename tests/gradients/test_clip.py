@@ -76,6 +76,21 @@ def test_norm_without_gradients():
     assert Gradients(module).norm() == pytest.approx(math.sqrt(32))
 
 
+def test_finite():
+    """Also where a sum of finite values is not; and a loss counts as a gradient does."""
+    module = network()
+    gradients = Gradients(module)
+    assert gradients.finite()
+    fill(module)
+    assert gradients.finite([torch.tensor(1.0)])
+    assert not gradients.finite([torch.tensor(1.0), torch.tensor(math.inf)])
+    module[0].weight.grad[:2] = 3e38
+    assert gradients.finite([torch.tensor(3e38)])
+    assert not gradients.finite([torch.tensor(3e38), torch.tensor(math.nan)])
+    module[2].weight.grad[1, 2] = -math.inf
+    assert not gradients.finite()
+
+
 # ---------------------------------------------------------------------- by norm
 
 
