@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from gan.checkpoints import check_checkpoint
 from gan.networks import check_pair
 from gan.noise import Noise, keyed, seed_layers
+from gan.order import check_order
 from gan.parallel import check_manual, check_strategy, is_sharded, shard
 from gan.penalties import Penalty, mixes_batch
 from gan.trust import Trust, check_hyper_parameters
@@ -117,6 +118,7 @@ class Lifecycle(L.LightningModule):
     def configure_callbacks(self) -> list[L.Callback]:
         """Adds none. It is the last hook before Lightning refuses settings without telling the way out."""
         check_manual(self.trainer)
+        check_order(self.trainer.callbacks)
         return []
 
     def setup(self, stage: str) -> None:

@@ -9,6 +9,13 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+OPTIMIZER_ORDER = ("discriminator", "generator")  # of a trainer's optimizers: the first one's steps are the batches
+
+
+def network_of(optimizer: Optimizer, optimizers: Sequence[Optimizer]) -> str:
+    """The name of the network that one of a trainer's optimizers moves."""
+    return OPTIMIZER_ORDER[optimizers.index(optimizer)]
+
 
 def make_optimizers(
     networks: Mapping[str, nn.Module],

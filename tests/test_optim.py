@@ -1,4 +1,4 @@
-"""The schedule against its closed form. How it goes on in a resumed run is tested in test_cli."""
+"""The schedule against its closed form, and the order of optimizers. A resumed run's schedule is tested in test_cli."""
 
 import math
 from functools import partial
@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.optim import SGD
 
-from gan.optim import WarmupCosine
+from gan.optim import OPTIMIZER_ORDER, WarmupCosine, network_of
 
 
 def make(warmup: int, total: int | None, rates=(2.0,)) -> tuple[SGD, WarmupCosine]:
@@ -110,3 +110,13 @@ def test_no_step_left(max_steps):
 def test_bad_warmup():
     with pytest.raises(ValueError, match="warmup must be at least 0"):
         make(-1, 5)
+
+
+def test_the_optimizer_of_a_network_moves_that_network(make_gan):
+    gan = make_gan()
+    gan.trainer = type("Trainer", (), {"max_steps": 10})()
+    optimizers, _ = gan.configure_optimizers()
+    names = [network_of(optimizer, optimizers) for optimizer in optimizers]
+    assert tuple(names) == OPTIMIZER_ORDER
+    for name, optimizer in zip(names, optimizers, strict=True):
+        assert optimizer.param_groups[0]["params"] == list(getattr(gan, name).parameters())

@@ -98,7 +98,7 @@ SETTINGS = {
     "clipping of nothing": (CLIPPING, "GradientClipping has nothing to clip"),
     "clipping at zero": (
         [*CLIPPING, "--trainer.callbacks.generator", "ByNorm", "--trainer.callbacks.generator.max_norm", "0"],
-        "ByNorm's max_norm must be above 0, and is 0",
+        "ByNorm's max_norm must be above 0, got 0",
     ),
     "policy": (
         ["--trainer.callbacks+", "NonFiniteGuard", "--trainer.callbacks.policy", "ignore"],

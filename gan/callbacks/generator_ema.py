@@ -6,7 +6,7 @@ import torch
 from lightning import Callback, Trainer
 from torch import Tensor, nn
 
-from gan.gradients.clip import local
+from gan.gradients.norms import local
 from gan.module import GAN
 
 
@@ -14,17 +14,17 @@ class GeneratorEMA(Callback):
     """Keeps `generator_ema`, an exponential moving average of the generator, for samples and metrics.
 
     A generator moves to and fro around its best weights; their average is nearer to it than any single step
-    (Yazici et al. 2019, arXiv 1806.04498). Lightning's own averaging covers the whole module, the discriminator
-    included, and miscounts the batches under two optimizers.
+    (Yazici et al. 2019, arXiv:1806.04498). Lightning's own averaging covers the whole module, the discriminator
+    included, decays by the step whatever the size of a batch, and does not know shards.
 
     Args:
         half_life: Images after which a weight counts half. Early in a run it is shortened to a twentieth of the
-            images seen so far, so that the random start is soon forgotten (Karras et al. 2022, arXiv 2206.00364).
+            images seen so far, so that the random start is soon forgotten (Karras et al. 2022, arXiv:2206.00364).
     """
 
     def __init__(self, half_life: float = 5000):
         if half_life <= 0:
-            raise ValueError(f"GeneratorEMA's half_life is a number of images above 0, and is {half_life}")
+            raise ValueError(f"GeneratorEMA's half_life must be a number of images above 0, got {half_life}")
         self.half_life = half_life
 
     def setup(self, trainer: Trainer, pl_module: GAN, stage: str) -> None:
@@ -35,9 +35,10 @@ class GeneratorEMA(Callback):
         # Walking through the modules in every batch would take longer than the averaging itself.
         self.average = tensors(pl_module.generator_ema)
         self.current = tensors(pl_module.generator)
+        self.processes = trainer.world_size
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: GAN, outputs: Any, batch: Any, batch_idx: int) -> None:
-        batch_images = len(batch[0]) * trainer.world_size
+        batch_images = len(batch[0]) * self.processes
         half_life = min(self.half_life, batch_images * trainer.global_step / 20)
         average(self.average, self.current, decay=0.5 ** (batch_images / half_life))
 

@@ -8,10 +8,10 @@ from typing import Any
 from lightning import Callback, Trainer
 from torch.optim import Optimizer
 
-from gan.gradients.clip import Clip, Clipped, Gradients, unscale
+from gan.gradients.clip import Clip, Clipped, Gradients
+from gan.gradients.norms import unscale
 from gan.module import GAN
-
-NETWORKS = ("discriminator", "generator")  # in the order of their optimizers
+from gan.optim import OPTIMIZER_ORDER, network_of
 
 
 class GradientClipping(Callback):
@@ -31,7 +31,7 @@ class GradientClipping(Callback):
         discriminator: Likewise, for the discriminator.
 
     Raises:
-        ValueError: if neither is given.
+        ValueError: If neither is given.
     """
 
     def __init__(self, generator: Clip | None = None, discriminator: Clip | None = None):
@@ -47,12 +47,12 @@ class GradientClipping(Callback):
         self.clipped: Counter[str] = Counter()
 
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:
-        self.gradients = {name: Gradients(getattr(pl_module, name)) for name in NETWORKS}
+        self.gradients = {name: Gradients(getattr(pl_module, name)) for name in OPTIMIZER_ORDER}
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: GAN, optimizer: Optimizer) -> None:
-        network = NETWORKS[trainer.optimizers.index(optimizer)]
+        network = network_of(optimizer, trainer.optimizers)
         gradients, clip = self.gradients[network], self.clips[network]
-        if not gradients.local():
+        if not gradients.present():
             return  # a step that is skipped
         unscale(optimizer, getattr(trainer.precision_plugin, "scaler", None))
         if clip is not None:

@@ -13,19 +13,14 @@ from gan.callbacks.image_logger import tensorboards
 from gan.callbacks.non_finite_guard import NonFiniteGradient, NonFiniteGuard
 from gan.callbacks.run_progress import say
 from gan.checkpoints import replacing
-from gan.gradients import GradientStats, NetworkStats
-from gan.gradients.diagnose import (
-    NETWORKS,
-    SYMPTOM_NAMES,
-    WINDOW,
-    Finding,
-    Record,
-    Score,
-    Thresholds,
-    diagnose,
-    non_finite_gradients,
-)
+from gan.gradients import GradientStats
+from gan.gradients.causes import non_finite_gradients
+from gan.gradients.diagnose import diagnose
+from gan.gradients.rules import WINDOW, Finding, Record, Score, Thresholds
+from gan.gradients.symptoms import SYMPTOM_NAMES
 from gan.module import GAN
+from gan.optim import OPTIMIZER_ORDER
+from gan.order import callbacks_of
 
 NOTHING = "nothing wrong with the gradients"
 
@@ -39,18 +34,18 @@ class GradientDoctor(Callback):
     Args:
         patience: Measurements in a row that show a condition before it is told, and that do not before it is over.
             What cannot be but wrong, as data in another range, is told at once.
-        thresholds: Where each condition begins; those of `gan.gradients.diagnose.Thresholds` if not given.
+        thresholds: Where each condition begins; those of `gan.gradients.rules.Thresholds` if not given.
 
     Raises:
-        ValueError: if `patience` is below 1, or there is no GradientMonitor before it among the callbacks.
+        ValueError: If `patience` is below 1, or there is no GradientMonitor before it among the callbacks.
     """
 
     def __init__(self, patience: int = 2, thresholds: Thresholds | None = None):
         if patience < 1:
-            raise ValueError(f"GradientDoctor's patience is a number of measurements of at least 1, and is {patience}")
+            raise ValueError(f"GradientDoctor's patience must be at least 1 measurement, got {patience}")
         self.patience = patience
         self.thresholds = thresholds or Thresholds()
-        self.signals: list[GradientStats] = []  # the latest, without histograms
+        self.stats: list[GradientStats] = []  # the latest, without histograms
         self.scores: list[Score] = []  # the latest
         self.measured = 0
         self.non_finite = 0  # gradients, up to the latest measurement
@@ -60,13 +55,12 @@ class GradientDoctor(Callback):
     @property
     def present(self) -> dict[str, dict[str, Any]]:
         """The conditions told of that are not over, by name."""
-        return {one["name"]: one for one in self.told if one["until"] is None}
+        return {told["name"]: told for told in self.told if told["until"] is None}
 
     # ------------------------------------------------------------------ Lightning's hooks
 
     def on_fit_start(self, trainer: Trainer, pl_module: GAN) -> None:
-        before = trainer.callbacks[: trainer.callbacks.index(self)]
-        monitors = [one for one in before if isinstance(one, GradientMonitor)]
+        monitors = callbacks_of(trainer, GradientMonitor)
         if not monitors:
             raise ValueError(
                 "GradientDoctor reads what GradientMonitor measures: put a GradientMonitor before it in "
@@ -74,17 +68,17 @@ class GradientDoctor(Callback):
             )
         self.monitor = monitors[-1]
         self.tracker = next(iter(active_trackers(trainer)), None)
-        self.guards = [one for one in trainer.callbacks if isinstance(one, NonFiniteGuard)]
+        self.guards = callbacks_of(trainer, NonFiniteGuard)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: GAN, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self.tracker is not None:
             self.take(self.tracker)
-        signals = self.monitor.signals
-        if signals is None or signals.step != trainer.global_step:
+        stats = self.monitor.stats
+        if stats is None or stats.step != trainer.global_step:
             return
         self.measured += 1
-        self.signals = [*self.signals, compact(signals)][-WINDOW:]
-        findings = diagnose(Record(self.signals, self.scores), self.thresholds)
+        self.stats = [*self.stats, without_histograms(stats)][-WINDOW:]
+        findings = diagnose(Record(self.stats, self.scores), self.thresholds)
         self.note(trainer, findings + self.found_by_guards())
 
     def on_train_end(self, trainer: Trainer, pl_module: GAN) -> None:
@@ -93,7 +87,7 @@ class GradientDoctor(Callback):
         self.write(trainer)
         report = Path(trainer.default_root_dir, "report.md")
         words = ", ".join(self.present) or NOTHING
-        past = sum(one["until"] is not None for one in self.told)
+        past = sum(told["until"] is not None for told in self.told)
         past = f"; {past} condition{'s' * (past > 1)} came and went" if past else ""
         say(trainer, f"doctor         {words}{past}, in {self.measured:,} measurements: {report}")
         for board in tensorboards(trainer):
@@ -106,14 +100,14 @@ class GradientDoctor(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "signals": [asdict(one) for one in self.signals],
-            "scores": [asdict(one) for one in self.scores],
+            "stats": [asdict(stats) for stats in self.stats],
+            "scores": [asdict(score) for score in self.scores],
             **{name: getattr(self, name) for name in ("measured", "non_finite", "seen", "told")},
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.signals = [signals_of(one) for one in state_dict["signals"]]
-        self.scores = [Score(**one) for one in state_dict["scores"]]
+        self.stats = [GradientStats.from_dict(stats) for stats in state_dict["stats"]]
+        self.scores = [Score(**score) for score in state_dict["scores"]]
         for name in ("measured", "non_finite", "seen", "told"):
             setattr(self, name, state_dict[name])
 
@@ -147,9 +141,9 @@ class GradientDoctor(Callback):
         for finding in findings:
             if finding.name not in self.present and (finding.certain or self.seen[finding.name] >= self.patience):
                 self.tell(trainer, finding)
-        for name, one in self.present.items():
+        for name, told in self.present.items():
             if self.seen.get(name, 0) <= -self.patience:
-                one["until"] = trainer.global_step
+                told["until"] = trainer.global_step
                 say(trainer, f"doctor         batch {trainer.global_step:,}: {name} is over")
                 self.write(trainer)
 
@@ -179,32 +173,24 @@ class GradientDoctor(Callback):
 
     def report(self, folder: Path) -> str:
         """What was found, and the latest figures, as Markdown in the run's folder."""
-        step = self.signals[-1].step if self.signals else 0
+        step = self.stats[-1].step if self.stats else 0
         lines = ["# What the gradients say", ""]
         lines += [f"{self.measured:,} measurements up to batch {step:,}: {', '.join(self.present) or NOTHING}.", ""]
-        for one in self.told:
-            until = "now" if one["until"] is None else f"batch {one['until']:,}"
-            lines += [f"## {one['name'].capitalize()}: batch {one['since']:,} to {until}", "", *paragraph(one), ""]
-        if self.signals:
-            lines += ["## The latest figures", "", *figures(self.signals[-1], self.scores), ""]
-            maps = {name: f"gradients/heatmap_{name}.png" for name in NETWORKS}
+        for told in self.told:
+            until = "now" if told["until"] is None else f"batch {told['until']:,}"
+            lines += [f"## {told['name'].capitalize()}: batch {told['since']:,} to {until}", "", *paragraph(told), ""]
+        if self.stats:
+            lines += ["## The latest figures", "", *figures(self.stats[-1], self.scores), ""]
+            maps = {name: f"gradients/heatmap_{name}.png" for name in OPTIMIZER_ORDER[::-1]}
             if all((folder / path).exists() for path in maps.values()):  # they are drawn at the end
                 lines += ["Layer by layer, over the run:", ""]
                 lines += [f"![{name}]({path})" for name, path in maps.items()]
         return "\n".join(lines) + "\n"
 
 
-def compact(signals: GradientStats) -> GradientStats:
-    """GradientStats without the histograms, which are most of them and which no rule reads."""
-    networks = {name: replace(getattr(signals, name), histograms={}) for name in NETWORKS}
-    return replace(signals, **networks)
-
-
-def signals_of(plain: dict[str, Any]) -> GradientStats:
-    """The inverse of `asdict`."""
-    networks = {name: NetworkStats(**plain[name]) for name in NETWORKS}
-    ranges = {name: tuple(plain[name]) for name in ("range_real", "range_fake")}
-    return GradientStats(**(plain | networks | ranges))
+def without_histograms(stats: GradientStats) -> GradientStats:
+    """Stats without the histograms, which are most of them and which no rule reads."""
+    return replace(stats, **{name: replace(network, histograms={}) for name, network in stats.networks.items()})
 
 
 def sentence(why: str) -> str:
@@ -218,17 +204,16 @@ def paragraph(told: dict[str, Any]) -> list[str]:
     return [sentence(told["why"]), "", heading, "", *cures, "", f"See {told['reference']}."]
 
 
-def figures(signals: GradientStats, scores: list[Score]) -> list[str]:
+def figures(stats: GradientStats, scores: list[Score]) -> list[str]:
     """The latest figures, as a table."""
     rows = [
-        ("gradient that reaches the generated images", f"{signals.image_gradient:.2g}"),
-        ("slope of the discriminator at generated images", f"{signals.slope_fake:.2g}"),
-        ("its steepest slope", f"{signals.lipschitz:.2g}"),
-        ("logit of real, of generated images", f"{signals.logit_real:.2g}, {signals.logit_fake:.2g}"),
-        ("distance between generated over between real images", f"{signals.spread:.2g}"),
+        ("gradient that reaches the generated images", f"{stats.image_gradient:.2g}"),
+        ("slope of the discriminator at generated images", f"{stats.slope_fake:.2g}"),
+        ("its steepest slope", f"{stats.lipschitz:.2g}"),
+        ("logit of real, of generated images", f"{stats.logit_real:.2g}, {stats.logit_fake:.2g}"),
+        ("distance between generated over between real images", f"{stats.spread:.2g}"),
     ]
-    for name in NETWORKS:
-        network: NetworkStats = getattr(signals, name)
+    for name, network in stats.networks.items():
         rows.append((f"{name}: gradient at the first layer over the last", f"{network.first_to_last:.2g}"))
         if network.update_ratio is not None:
             rows.append((f"{name}: change of the weights in a batch", f"{network.update_ratio:.2g}"))

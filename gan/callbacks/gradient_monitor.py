@@ -14,14 +14,15 @@ from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
 from torch import Tensor, nn
 from torch.distributed import DistError
-from torch.distributed.tensor import DTensor
-from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from gan.callbacks.gradient_clipping import NETWORKS, GradientClipping
-from gan.gradients import BINS, GradientStats, NetworkStats, measure, trainable, untouched, updates, weights
+from gan.callbacks.gradient_clipping import GradientClipping
+from gan.gradients import BINS, GradientStats, NetworkStats, measure, state_restored, updates, weights
 from gan.gradients.heatmap import heat_map
+from gan.gradients.norms import OverProcesses, total_norm
 from gan.module import GAN
+from gan.optim import OPTIMIZER_ORDER, network_of
+from gan.order import callbacks_of
 
 MAX_COLUMNS = 200  # of a heat map
 
@@ -30,7 +31,7 @@ class GradientMonitor(Callback):
     """Measures the gradients of both networks, at each layer and at the images, and draws them.
 
     Every so many batches it makes passes of its own over images of the batch to come: training is the same to the bit
-    with and without. `gan.gradients.GradientStats` says what is measured. The latest are in `signals`, from the end of
+    with and without. `gan.gradients.GradientStats` says what is measured. The latest are in `stats`, from the end of
     the batch on, for callbacks that come later in the trainer's list.
 
     Scalars are called `gradients/...`; those of single layers, and histograms of single images' gradients, are for
@@ -47,17 +48,17 @@ class GradientMonitor(Callback):
         images: Images, over all processes, that are measured with: so many of a batch, or all if it has fewer.
 
     Raises:
-        ValueError: if `every` is below 1, or `images` below 2.
+        ValueError: If `every` is below 1, or `images` below 2.
     """
 
     def __init__(self, every: int = 250, images: int = 64):
         if every < 1:
-            raise ValueError(f"GradientMonitor's every is a number of training batches of at least 1, and is {every}")
+            raise ValueError(f"GradientMonitor's every must be at least 1 training batch, got {every}")
         if images < 2:
-            raise ValueError(f"GradientMonitor's images must be at least 2, and is {images}")
+            raise ValueError(f"GradientMonitor's images must be at least 2, got {images}")
         self.every = every
         self.images = images
-        self.signals: GradientStats | None = None
+        self.stats: GradientStats | None = None
         self.columns: list[dict[str, Any]] = []  # of the heat maps: step, and for each network its layers' norms
         self.stride = 1  # measurements to a column
         self.measured = 0
@@ -103,39 +104,36 @@ class GradientMonitor(Callback):
             self.able = False  # what can be trained cannot always be measured
             rank_zero_warn(f"GradientMonitor cannot measure these networks, and stops: {error}")
             return
-        self._before = {name: weights(getattr(pl_module, name)) for name in NETWORKS}
+        self._before = {name: weights(getattr(pl_module, name)) for name in OPTIMIZER_ORDER}
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: GAN, optimizer: Optimizer) -> None:
-        if self._measuring is None or clips(trainer):
+        if self._measuring is None or callbacks_of(trainer, GradientClipping):  # which logs the norms of all batches
             return
-        network = NETWORKS[trainer.optimizers.index(optimizer)]
-        parameters = trainable(getattr(pl_module, network)).values()
-        norm = get_total_norm([one.grad for one in parameters if one.grad is not None])
-        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        network = network_of(optimizer, trainer.optimizers)
+        gradients = [parameter.grad for parameter in getattr(pl_module, network).parameters()]
+        norm = total_norm(gradient for gradient in gradients if gradient is not None)
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         # Lightning leaves the loss scale of float16 training to optimizers that can take it out by themselves.
         scaled = scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False)
-        self._norms[f"grad_norm/{network}"] = float(norm) / (scaler.get_scale() if scaled else 1)
+        self._norms[f"grad_norm/{network}"] = norm / (scaler.get_scale() if scaled else 1)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: GAN, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self._measuring is None:
             return
         networks = {}
-        for name in NETWORKS:
-            measured = getattr(self._measuring, name)
-            layers = measured.parameter_gradients
-            of = getattr(pl_module, name), self._before[name], layers, self.over_processes(trainer)
-            ratio, ratios = updates(*of)
+        for name, measured in self._measuring.networks.items():
+            network, layers = getattr(pl_module, name), measured.parameter_gradients
+            ratio, ratios = updates(network, self._before[name], layers, self.over_processes(trainer))
             networks[name] = replace(measured, update_ratio=ratio, update_ratios=ratios)
-        self.signals = replace(self._measuring, **networks, movement=self.movement(pl_module))
+        self.stats = replace(self._measuring, **networks, movement=self.movement(pl_module))
         self._measuring, self._before = None, {}
-        self.keep(self.signals)
-        self.show(trainer, self.signals)
+        self.keep(self.stats)
+        self.show(trainer, self.stats)
 
     def on_train_end(self, trainer: Trainer, pl_module: GAN) -> None:
         if not trainer.is_global_zero or not self.columns:
             return
-        for name in NETWORKS:
+        for name in OPTIMIZER_ORDER:
             path = Path(trainer.default_root_dir, "gradients", f"heatmap_{name}.png")
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -156,7 +154,7 @@ class GradientMonitor(Callback):
         Seen at 16x16 at most, which is enough for that and little to keep in a checkpoint.
         """
         before = self.pictures
-        with torch.no_grad(), untouched([pl_module.generator], pl_module.device, seed=0):
+        with torch.no_grad(), state_restored([pl_module.generator], pl_module.device, seed=0):
             images = pl_module.generator(pl_module.fixed_latents)
         size = [min(16, side) for side in images.shape[2:]]
         self.pictures = nn.functional.interpolate(images.float(), size=size, mode="area").cpu()
@@ -165,9 +163,9 @@ class GradientMonitor(Callback):
         pixels = images[0].numel() / self.pictures[0].numel()
         return (pixels * (self.pictures - before).square().flatten(1).sum(1).mean()).sqrt().item()
 
-    # ------------------------------------------------------------------ what becomes of the signals
+    # ------------------------------------------------------------------ what becomes of the stats
 
-    def over_processes(self, trainer: Trainer) -> Any:
+    def over_processes(self, trainer: Trainer) -> OverProcesses:
         def reduce(tensor: Tensor, how: Literal["mean", "sum", "max"]) -> Tensor:
             if trainer.world_size == 1:
                 return tensor
@@ -176,11 +174,11 @@ class GradientMonitor(Callback):
 
         return reduce
 
-    def keep(self, signals: GradientStats) -> None:
+    def keep(self, stats: GradientStats) -> None:
         """Makes a column of the heat maps of every so many measurements, twice as many whenever there are too many."""
         if self.measured % self.stride == 0:
-            norms = {name: getattr(signals, name).activation_gradients for name in NETWORKS}
-            self.columns.append({"step": signals.step, **norms})
+            norms = {name: network.activation_gradients for name, network in stats.networks.items()}
+            self.columns.append({"step": stats.step, **norms})
         self.measured += 1
         if len(self.columns) > MAX_COLUMNS:
             self.columns = self.columns[::2]
@@ -191,38 +189,31 @@ class GradientMonitor(Callback):
         title = f"{network}: gradient at each layer's output, log10 of ||dl/dh|| per image"
         return heat_map(title, steps, [column[network] for column in self.columns])
 
-    def show(self, trainer: Trainer, signals: GradientStats) -> None:
-        scalars = {**summary_scalars(signals), **self._norms}
+    def show(self, trainer: Trainer, stats: GradientStats) -> None:
+        scalars = {**summary_scalars(stats), **self._norms}
         for logger in trainer.loggers:
-            logger.log_metrics(scalars, step=signals.step)
-        boards = [one.experiment for one in trainer.loggers if isinstance(one, TensorBoardLogger)]
+            logger.log_metrics(scalars, step=stats.step)
+        boards = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
         if not trainer.is_global_zero or not boards:
             return
-        pictures = {name: np.asarray(self.draw(name)) for name in NETWORKS}
+        pictures = {name: np.asarray(self.draw(name)) for name in OPTIMIZER_ORDER}
         for board in boards:
-            for name in NETWORKS:
-                measured = getattr(signals, name)
+            for name, measured in stats.networks.items():
                 for tag, value in layer_scalars(measured).items():
-                    board.add_scalar(f"gradients/{name}/{tag}", value, signals.step)
+                    board.add_scalar(f"gradients/{name}/{tag}", value, stats.step)
                 for layer, counts in measured.histograms.items():
-                    add_histogram(board, f"gradients/{name}/activation_log10/{layer}", counts, signals.step)
-                board.add_image(f"gradients/heatmap_{name}", pictures[name], signals.step, dataformats="HWC")
+                    add_histogram(board, f"gradients/{name}/activation_log10/{layer}", counts, stats.step)
+                board.add_image(f"gradients/heatmap_{name}", pictures[name], stats.step, dataformats="HWC")
 
 
-def clips(trainer: Trainer) -> bool:
-    """Whether a GradientClipping is there, which logs the norms of all batches."""
-    return any(isinstance(callback, GradientClipping) for callback in trainer.callbacks)
-
-
-def summary_scalars(signals: GradientStats) -> dict[str, float]:
+def summary_scalars(stats: GradientStats) -> dict[str, float]:
     """What is logged of both networks as wholes."""
     pair = ("slope_real", "slope_fake", "slope_between", "lipschitz", "accuracy_real", "accuracy_fake")
     names = ("image_gradient", *pair, "logit_gap", "spread_real", "spread_fake")
-    scalars = {f"gradients/{name}": getattr(signals, name) for name in names}
-    if signals.movement is not None:
-        scalars["gradients/movement"] = signals.movement
-    for name in NETWORKS:
-        measured: NetworkStats = getattr(signals, name)
+    scalars = {f"gradients/{name}": getattr(stats, name) for name in names}
+    if stats.movement is not None:
+        scalars["gradients/movement"] = stats.movement
+    for name, measured in stats.networks.items():
         values = {
             "parameters": measured.total,
             "first_to_last": measured.first_to_last,

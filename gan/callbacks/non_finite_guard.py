@@ -1,6 +1,5 @@
 """What a run does about numbers that are not finite: says where they began, and ends, skips the step or goes back."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
 from typing import Any, Literal, NamedTuple, get_args
@@ -13,9 +12,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from gan.callbacks.gradient_clipping import NETWORKS
-from gan.gradients.clip import Gradients, local, unscale
+from gan.gradients.clip import Gradients
+from gan.gradients.norms import local, unscale
 from gan.module import GAN
+from gan.optim import OPTIMIZER_ORDER, network_of
 
 Policy = Literal["raise", "skip", "rollback"]
 
@@ -59,13 +59,13 @@ class NonFiniteGuard(Callback):
         if policy not in get_args(Policy):
             raise ValueError(f"NonFiniteGuard's policy must be one of {', '.join(get_args(Policy))}; got {policy!r}")
         if tries < 1:
-            raise ValueError(f"NonFiniteGuard's tries must be at least 1 batch, and is {tries}")
+            raise ValueError(f"NonFiniteGuard's tries must be at least 1 batch, got {tries}")
         if every < 1:
-            raise ValueError(f"NonFiniteGuard's every is a number of training batches of at least 1, and is {every}")
+            raise ValueError(f"NonFiniteGuard's every must be at least 1 training batch, got {every}")
         self.policy = policy
         self.tries = tries
         self.every = every
-        self.counts = dict.fromkeys(NETWORKS, 0)
+        self.counts = dict.fromkeys(OPTIMIZER_ORDER, 0)
         self.bad = 0  # batches of this row
         self.good = 0  # batches since the last bad one
         self.state: State | None = None
@@ -76,10 +76,11 @@ class NonFiniteGuard(Callback):
         name = self.bad_tensor(trainer, pl_module)
         if name is not None:
             raise ValueError(f"{name} is not finite at the start: go on from an older checkpoint")
-        self.gradients = {name: Gradients(getattr(pl_module, name)) for name in NETWORKS}
-        self.buffers = [buffer for name in NETWORKS for buffer in getattr(pl_module, name).buffers()]
+        self.alone = trainer.world_size == 1
+        self.gradients = {name: Gradients(getattr(pl_module, name)) for name in OPTIMIZER_ORDER}
+        self.buffers = [buffer for name in OPTIMIZER_ORDER for buffer in getattr(pl_module, name).buffers()]
         self.calls: list[Call] = []
-        self.hooks = [record(getattr(pl_module, name), name, self.calls) for name in NETWORKS]
+        self.hooks = [record(getattr(pl_module, name), name, self.calls) for name in OPTIMIZER_ORDER]
         if self.policy == "rollback":
             self.state = State(trainer, pl_module)
 
@@ -87,7 +88,7 @@ class NonFiniteGuard(Callback):
         self.real = batch[0]
         self.batch = trainer.global_step + 1
         self.failed = False
-        self.network = NETWORKS[0]
+        self.network = OPTIMIZER_ORDER[0]
         self.losses: list[Tensor] = []
         self.calls.clear()
         if self.policy == "skip":
@@ -98,18 +99,18 @@ class NonFiniteGuard(Callback):
 
     def on_after_backward(self, trainer: Trainer, pl_module: GAN) -> None:
         # A loss can be infinite and its gradient not. Put into the gradient, it reaches all processes with that.
-        if trainer.world_size > 1:
-            with torch.no_grad():
-                gradient = next((one for one in self.gradients[self.network].local() if one.numel()), None)
-                if gradient is not None:
-                    gradient[(0,) * gradient.ndim].sub_(self.losses[-1] - self.losses[-1])  # x - 0 is x to the bit
+        if self.alone:
+            return
+        with torch.no_grad():
+            gradient = next((gradient for gradient in self.gradients[self.network].local() if gradient.numel()), None)
+            if gradient is not None:
+                gradient[(0,) * gradient.ndim].sub_(self.losses[-1] - self.losses[-1])  # x - 0 is x to the bit
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: GAN, optimizer: Optimizer) -> None:
-        network = NETWORKS[trainer.optimizers.index(optimizer)]
-        losses = self.losses if trainer.world_size == 1 else []
-        if not self.gradients[network].finite() or not all(math.isfinite(loss) for loss in losses):
+        network = network_of(optimizer, trainer.optimizers)
+        if not self.gradients[network].finite(self.losses if self.alone else ()):
             self.act(trainer, pl_module, optimizer, network)
-        self.network = NETWORKS[1]
+        self.network = OPTIMIZER_ORDER[1]
         self.losses.clear()
         self.calls.clear()
 
@@ -166,8 +167,8 @@ class NonFiniteGuard(Callback):
         else:
             self.state.restore()
             done = f"back to the state after batch {self.state.step:,} (try {self.bad + 1} of {self.tries})"
-        for part in self.gradients[network].parts:
-            part.parameter.grad = None  # which every optimizer passes over
+        for parameter in self.gradients[network].parameters:
+            parameter.grad = None  # which every optimizer passes over
         rank_zero_warn(f"{what}; {done}")
 
     def keep(self, trainer: Trainer, pl_module: GAN) -> None:
@@ -206,7 +207,9 @@ class NonFiniteGuard(Callback):
         if bad:
             yield Cause.of("image", bad[0], f"real image {bad[0]} of the batch")
         weights = {
-            f"{name}.{key}": one for name in NETWORKS[::-1] for key, one in getattr(pl_module, name).named_parameters()
+            f"{name}.{key}": parameter
+            for name in OPTIMIZER_ORDER[::-1]
+            for key, parameter in getattr(pl_module, name).named_parameters()
         }
         if name := first_bad(weights.items()):
             yield Cause.of("weight", [*weights].index(name), name)
@@ -218,12 +221,12 @@ class NonFiniteGuard(Callback):
         # The backward pass goes through the layers from the last to the first: the one that it came to first.
         of_layer = {name: -position for position, name in enumerate(order)}
         found = [
-            (of_layer.get(f"{network}.{part.name.rpartition('.')[0]}", 1), part.name)
-            for part in self.gradients[network].parts
-            if part.parameter.grad is not None and not local(part.parameter.grad).isfinite().all()
+            (of_layer.get(f"{network}.{named.name.rpartition('.')[0]}", 1), named.name)
+            for named in self.gradients[network].named
+            if named.parameter.grad is not None and not local(named.parameter.grad).isfinite().all()
         ]
         if found:
-            position, name = min(found, key=lambda one: one[0])
+            position, name = min(found, key=lambda place: place[0])
             yield Cause.of("backward", position + len(order), f"the gradient of {network}.{name}, in the backward pass")
 
     @torch.no_grad()
@@ -232,8 +235,8 @@ class NonFiniteGuard(Callback):
         places: list[tuple[int, str]] = []
 
         def look(what: str, tensors: Any) -> None:
-            floats = [one for one in tree_leaves(tensors) if isinstance(one, Tensor) and one.is_floating_point()]
-            if not all(one.isfinite().all() for one in floats):
+            leaves = [leaf for leaf in tree_leaves(tensors) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+            if not all(leaf.isfinite().all() for leaf in leaves):
                 places.append((len(order), what))
 
         def hook(name: str) -> Callable[..., None]:
@@ -244,7 +247,7 @@ class NonFiniteGuard(Callback):
 
             return after
 
-        networks = {name: getattr(pl_module, name) for name in NETWORKS}
+        networks = {name: getattr(pl_module, name) for name in OPTIMIZER_ORDER}
         handles = [
             module.register_forward_hook(hook(f"{name}.{key}" if key else f"the {name}"))
             for name, network in networks.items()
@@ -336,19 +339,19 @@ class State:
     @torch.no_grad()
     def __init__(self, trainer: Trainer, pl_module: GAN):
         self.step = trainer.global_step
-        tensors = [local(one) for one in (*pl_module.parameters(), *pl_module.buffers())]
-        self.tensors = [(one, one.clone()) for one in tensors]
+        tensors = [local(tensor) for tensor in (*pl_module.parameters(), *pl_module.buffers())]
+        self.tensors = [(tensor, tensor.clone()) for tensor in tensors]
         self.optimizers = [
-            (one, copies(dict(one.state)), [settings(group) for group in one.param_groups])
-            for one in trainer.optimizers
+            (optimizer, copies(dict(optimizer.state)), [settings(group) for group in optimizer.param_groups])
+            for optimizer in trainer.optimizers
         ]
         schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
-        self.schedulers = [(one, deepcopy(one.state_dict())) for one in schedulers]
+        self.schedulers = [(scheduler, deepcopy(scheduler.state_dict())) for scheduler in schedulers]
 
     @torch.no_grad()
     def restore(self) -> None:
-        for one, copy in self.tensors:
-            one.copy_(copy)
+        for tensor, copy in self.tensors:
+            tensor.copy_(copy)
         for scheduler, state in self.schedulers:
             scheduler.load_state_dict(deepcopy(state))
         for optimizer, state, groups in self.optimizers:
@@ -371,10 +374,12 @@ def settings(group: dict[str, Any]) -> dict[str, Any]:
 @torch.no_grad()
 def first_bad(tensors: Iterable[tuple[str, Any]]) -> str | None:
     """The name of the first tensor of which this process has a value that is not finite."""
-    floats = [(name, local(one)) for name, one in tensors if isinstance(one, Tensor) and one.is_floating_point()]
-    if not floats or torch.stack([one.isfinite().all() for _, one in floats]).all():
+    floats = [
+        (name, local(tensor)) for name, tensor in tensors if isinstance(tensor, Tensor) and tensor.is_floating_point()
+    ]
+    if not floats or torch.stack([tensor.isfinite().all() for _, tensor in floats]).all():
         return None
-    return next(name for name, one in floats if not one.isfinite().all())
+    return next(name for name, tensor in floats if not tensor.isfinite().all())
 
 
 @torch.no_grad()

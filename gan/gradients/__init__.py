@@ -8,9 +8,19 @@ Per image: a loss is the mean over a batch of N, so what it sends back to one im
 of that image's own term. The norms at layers and images below are of the latter, whatever the size of the batch.
 """
 
-from gan.gradients.measure import BINS, measure, untouched
+from gan.gradients.measure import BINS, measure, state_restored
 from gan.gradients.norms import trainable, updates, weights
 from gan.gradients.probe import Probe
 from gan.gradients.stats import GradientStats, NetworkStats
 
-__all__ = ["BINS", "GradientStats", "NetworkStats", "Probe", "measure", "trainable", "untouched", "updates", "weights"]
+__all__ = [
+    "BINS",
+    "GradientStats",
+    "NetworkStats",
+    "Probe",
+    "measure",
+    "state_restored",
+    "trainable",
+    "updates",
+    "weights",
+]

@@ -14,10 +14,19 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.amp.grad_scaler import GradScaler, OptState
 from torch.distributed.tensor import DTensor
 from torch.nn.modules.conv import _ConvTransposeNd
-from torch.optim import Optimizer
+
+from gan.gradients.norms import layer_of, local, total_norm
+
+
+class NamedParameter(NamedTuple):
+    """A parameter of a network, and what it is there."""
+
+    name: str
+    parameter: nn.Parameter
+    transposed_groups: int  # of the transposed convolution that it is the weight of, 0 elsewhere
+    in_last_layer: bool
 
 
 class Gradients:
@@ -37,13 +46,13 @@ class Gradients:
             if parameter.ndim > 1
         }
         matrices = [name for name, parameter in network.named_parameters() if parameter.ndim > 1]
-        output = layer(matrices[-1]) if matrices else None
-        self.parts = [
-            Part(name, parameter, transposed.get(parameter, 0), layer(name) == output)
+        last = layer_of(matrices[-1]) if matrices else None
+        self.named = [
+            NamedParameter(name, parameter, transposed.get(parameter, 0), layer_of(name) == last)
             for name, parameter in network.named_parameters()
         ]
-        self.parameters = [part.parameter for part in self.parts]
-        sharded = [one for one in self.parameters if isinstance(one, DTensor)]
+        self.parameters = [named.parameter for named in self.named]
+        sharded = [parameter for parameter in self.parameters if isinstance(parameter, DTensor)]
         self.group = sharded[0].device_mesh.get_group() if sharded else None
         example = self.parameters[0]
         self.device = example.device
@@ -52,34 +61,30 @@ class Gradients:
         # Twice as much as a rounding of each value could add to a norm.
         self.margin = 1 - 4 * torch.finfo(example.dtype).eps
 
+    def present(self) -> list[Tensor]:
+        """The gradients that there are."""
+        return [gradient for parameter in self.parameters if (gradient := parameter.grad) is not None]
+
     def local(self) -> list[Tensor]:
         """What this process has of each gradient that there is."""
-        gradients = [gradient for one in self.parameters if (gradient := one.grad) is not None]
-        return gradients if self.group is None else [local(gradient) for gradient in gradients]
+        return self.present() if self.group is None else [local(gradient) for gradient in self.present()]
 
     def norm(self) -> float:
         """The Euclidean norm of all gradients together; 0 without any, infinity or NaN if one of them is not finite."""
-        norm = self._norm(self.narrow)
-        if 1e-15 < norm < 1e15:
-            return norm
-        return self._norm(torch.float64)  # squares leave the range of float32 far sooner than the gradients do
+        return total_norm(self.present())
 
-    @torch.no_grad()
-    def finite(self) -> bool:
-        """Whether all gradients are finite; cheaper than their norm, which is asked in case of doubt alone."""
-        sums = [gradient.sum() for gradient in self.local()]  # what is not finite stays so in a sum
-        total = torch.stack(sums).sum() if sums else torch.zeros((), device=self.device)
-        return math.isfinite(self.over_shards(total)) or math.isfinite(self._norm(torch.float64))
-
-    @torch.no_grad()
-    def _norm(self, dtype: torch.dtype) -> float:
-        gradients = [gradient for gradient in self.local() if gradient.numel()]
-        squares = torch.zeros((), dtype=self.wide, device=self.device)
-        if self.wide != torch.float64 == dtype:
-            gradients = [gradient.cpu() for gradient in gradients]
-        if gradients:
-            squares = norms(gradients, dtype).to(torch.promote_types(dtype, self.wide)).square().sum()
-        return math.sqrt(self.over_shards(squares))
+    def finite(self, losses: Sequence[Tensor] = ()) -> bool:
+        """Whether all gradients and `losses` are finite: one look at the device, and a second in case of doubt."""
+        tensors = [*self.local(), *losses]
+        if not tensors:
+            sums = [torch.zeros((), device=self.device)]
+        elif self.device.type == "cpu":
+            sums = [tensor.sum() for tensor in tensors]  # what is not finite stays so in a sum, and in a norm
+        else:
+            sums = torch._foreach_norm(tensors)  # in one kernel
+        if math.isfinite(self.over_shards(torch.stack(sums).sum())):
+            return True
+        return math.isfinite(self.norm()) and math.isfinite(total_norm(losses))  # a sum may be infinite by itself
 
     @torch.no_grad()
     def scale(self, factor: float) -> None:
@@ -93,50 +98,41 @@ class Gradients:
             dist.all_reduce(values, op, self.group)
         return values
 
-    def unit_norms(self, parts: Sequence["Part"], tensors: Sequence[Tensor]) -> list[Tensor]:
+    def unit_norms(self, parameters: Sequence[NamedParameter], tensors: Sequence[Tensor]) -> list[Tensor]:
         """The norm of each unit of `tensors`, the local parts of parameters or gradients, ready to broadcast to them.
 
         A unit is what one output channel of a layer has: a row of a weight, for transposed convolutions a column, and
         all of a bias or a scale together.
         """
         squares, shared = [], []
-        for part, tensor in zip(parts, tensors, strict=True):
-            if part.transposed:
+        for named, tensor in zip(parameters, tensors, strict=True):
+            if named.transposed_groups:
                 per_pair = tensor.to(self.wide).square().flatten(2).sum(2)  # (in, out / groups)
-                units = per_pair.new_zeros(part.transposed, per_pair.shape[1])
-                units.index_add_(0, self.groups_of_rows(part, tensor), per_pair)
-            elif part.parameter.ndim > 1:
+                units = per_pair.new_zeros(named.transposed_groups, per_pair.shape[1])
+                units.index_add_(0, self.groups_of_rows(named, tensor), per_pair)
+            elif named.parameter.ndim > 1:
                 units = torch.linalg.vector_norm(tensor.flatten(1), dim=1, dtype=self.wide).square()  # (out,)
             else:
                 units = torch.linalg.vector_norm(tensor, dtype=self.wide).square()
             squares.append(units)
-            if part.transposed or part.parameter.ndim < 2:  # spread over the shards, which are cut by rows
+            if named.transposed_groups or named.parameter.ndim < 2:  # spread over the shards, which are cut by rows
                 shared.append(units)
         if shared and self.group is not None:
             together = self.over_shards(torch.cat([units.flatten() for units in shared]))
             for units, total in zip(shared, together.split([units.numel() for units in shared]), strict=True):
                 units.copy_(total.view_as(units))
-        return [self._broadcast(*each) for each in zip(parts, tensors, squares, strict=True)]
+        return [self._broadcast(*each) for each in zip(parameters, tensors, squares, strict=True)]
 
-    def _broadcast(self, part: "Part", tensor: Tensor, squares: Tensor) -> Tensor:
-        if part.transposed:
-            squares = squares[self.groups_of_rows(part, tensor)]  # (in, out / groups)
+    def _broadcast(self, named: NamedParameter, tensor: Tensor, squares: Tensor) -> Tensor:
+        if named.transposed_groups:
+            squares = squares[self.groups_of_rows(named, tensor)]  # (in, out / groups)
         return squares.sqrt().view(*squares.shape, *(1,) * (tensor.ndim - squares.ndim))
 
-    def groups_of_rows(self, part: "Part", tensor: Tensor) -> Tensor:
+    def groups_of_rows(self, named: NamedParameter, tensor: Tensor) -> Tensor:
         """To which group each of this process's rows of a transposed convolution belongs."""
-        rows = len(part.parameter)
+        rows = len(named.parameter)
         first = 0 if self.group is None else dist.get_rank(self.group) * -(-rows // dist.get_world_size(self.group))
-        return torch.arange(first, first + len(tensor), device=tensor.device) // (rows // part.transposed)
-
-
-class Part(NamedTuple):
-    """A parameter of a network and its gradient."""
-
-    name: str
-    parameter: nn.Parameter
-    transposed: int  # the groups of a transposed convolution, 0 elsewhere
-    output: bool  # whether it belongs to the network's last layer
+        return torch.arange(first, first + len(tensor), device=tensor.device) // (rows // named.transposed_groups)
 
 
 class Clipped(NamedTuple):
@@ -204,7 +200,7 @@ class ByValue(Clip):
 
 
 class Adaptive(Clip):
-    """AGC: shortens what a unit gets to `ratio` times the norm of its weights (Brock et al. 2021, arXiv 2102.06171).
+    """AGC: shortens what a unit gets to `ratio` times the norm of its weights (Brock et al. 2021, arXiv:2102.06171).
 
     A unit is one output channel: a row of a linear layer or of a convolution, a column of a transposed convolution;
     and all of a bias or of a normalisation's scale counts as one. As in the paper, the last layer is not clipped: the
@@ -223,12 +219,12 @@ class Adaptive(Clip):
     @torch.no_grad()
     def __call__(self, gradients: Gradients) -> Clipped:
         before = gradients.norm()
-        parts = [part for part in gradients.parts if part.parameter.grad is not None and not part.output]
-        if not math.isfinite(before) or not parts:
+        clippable = [named for named in gradients.named if named.parameter.grad is not None and not named.in_last_layer]
+        if not math.isfinite(before) or not clippable:
             return Clipped(before, before, False)
-        weights = gradients.unit_norms(parts, [local(part.parameter) for part in parts])
-        units = [local(part.parameter.grad) for part in parts]
-        norms = gradients.unit_norms(parts, units)
+        weights = gradients.unit_norms(clippable, [local(named.parameter) for named in clippable])
+        units = [local(named.parameter.grad) for named in clippable]
+        norms = gradients.unit_norms(clippable, units)
         clipped = torch.zeros((), device=gradients.device)
         for unit, norm, weight in zip(units, norms, weights, strict=True):
             bound = self.ratio * weight.clamp(min=self.eps)
@@ -240,7 +236,7 @@ class Adaptive(Clip):
 
 
 class Auto(Clip):
-    """AutoClip: shortens the gradient to a percentile of its norms so far (Seetharaman et al. 2020, arXiv 2007.14469).
+    """AutoClip: shortens the gradient to a percentile of its norms so far (Seetharaman et al. 2020, arXiv:2007.14469).
 
     The present norm counts among them. The paper looks back over the whole run; a window follows a GAN, whose norms
     move as long as it trains.
@@ -252,9 +248,9 @@ class Auto(Clip):
 
     def __init__(self, percentile: float = 10, window: int = 1000):
         if not 0 <= percentile <= 100:
-            raise ValueError(f"Auto's percentile must be from 0 to 100, and is {percentile}")
+            raise ValueError(f"Auto's percentile must be from 0 to 100, got {percentile}")
         if window < 1:
-            raise ValueError(f"Auto's window is a number of steps of at least 1, and is {window}")
+            raise ValueError(f"Auto's window must be at least 1 step, got {window}")
         self.percentile = percentile
         self.window = window
         self.norms: deque[float] = deque()
@@ -288,18 +284,6 @@ class Auto(Clip):
         self.ordered = sorted(self.norms)
 
 
-def norms(tensors: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-    """Norms, in one vector, of parts that make up all tensors."""
-    if tensors[0].device.type != "cpu":
-        return torch.stack(torch._foreach_norm(tensors, 2, dtype=dtype))
-    # On a CPU, torch adds up one value after another: of a million, the float32 norm is wrong by 5e-5. So row by row.
-    rows = [
-        torch.linalg.vector_norm(one, dim=tuple(range(1, one.ndim)), dtype=dtype) if one.ndim > 1 else one.view(-1)
-        for one in tensors
-    ]
-    return torch.cat(rows)
-
-
 def shorten(gradients: Gradients, norm: float, max_norm: float) -> Clipped:
     """Brings gradients of a norm down to `max_norm`."""
     if not math.isfinite(norm) or norm <= max_norm:
@@ -309,27 +293,7 @@ def shorten(gradients: Gradients, norm: float, max_norm: float) -> Clipped:
     return Clipped(norm, norm * factor, True)
 
 
-def unscale(optimizer: Optimizer, scaler: GradScaler | None) -> None:
-    """Takes the loss scale of float16 training out of an optimizer's gradients, unless that is done.
-
-    Lightning does so before its hooks, but leaves it to fused optimizers to do in their own step. Those take gradients
-    without a scale just as well.
-    """
-    if scaler is not None and scaler._per_optimizer_states[id(optimizer)]["stage"] is OptState.READY:  # private
-        scaler.unscale_(optimizer)
-
-
-def local(tensor: Tensor) -> Tensor:
-    """What this process has of a tensor, the same memory. To be called without a graph."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-def layer(name: str) -> str:
-    """The layer that a parameter belongs to, parametrized or not."""
-    return name.split(".parametrizations.")[0] if ".parametrizations." in name else name.rpartition(".")[0]
-
-
 def positive(value: float, name: str) -> float:
     if not value > 0:
-        raise ValueError(f"{name} must be above 0, and is {value}")
+        raise ValueError(f"{name} must be above 0, got {value}")
     return value

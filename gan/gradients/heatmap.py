@@ -84,7 +84,7 @@ def colour(norm: float | None) -> str | tuple[int, int, int]:
     place = (math.log10(norm) - LOW) / (HIGH - LOW)
     place = min(max(place, 0.0), 1.0) * (len(COLOURS) - 1)
     index = min(int(place), len(COLOURS) - 2)
-    pair = [[int(one[start : start + 2], 16) for start in (1, 3, 5)] for one in COLOURS[index : index + 2]]
+    pair = [[int(end[start : start + 2], 16) for start in (1, 3, 5)] for end in COLOURS[index : index + 2]]
     return tuple(round(a + (b - a) * (place - index)) for a, b in zip(*pair, strict=True))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gan.gradients.norms import OverProcesses, alone, by_layer, parameter_gradients, parameter_norms
+from gan.gradients.norms import OverProcesses, by_layer, one_process, parameter_gradients, parameter_norms
 from gan.gradients.probe import SATURATED, Probe, row_norms
 from gan.gradients.stats import GradientStats, NetworkStats
 
@@ -25,7 +25,7 @@ def measure(
     one_pass: bool = False,
     step: int = 0,
     seed: int = 0,
-    over_processes: OverProcesses = alone,
+    over_processes: OverProcesses = one_process,
 ) -> GradientStats:
     """Measures two networks, in the mode that they are in, and leaves all as it was.
 
@@ -46,113 +46,173 @@ def measure(
         seed: Of what layers draw by themselves, as dropout does.
         over_processes: The mean, sum or maximum of a tensor over all processes.
     """
-    num = len(real)
     networks = generator, discriminator
-    with untouched(networks, real.device, seed), torch.autocast(real.device.type, enabled=False), torch.enable_grad():
-        # The generator's loss.
-        with Probe(generator, num) as generator_probe:
-            fake = generator(latents)
-        at_images = []
-        fake.register_hook(lambda gradient: at_images.append(num * row_norms(gradient)))
-        real_logits = discriminator(real) if loss.relativistic else None
-        objective = loss.generator(discriminator(fake), real_logits).mean()
-        terms = {"adversarial": parameter_gradients(objective, generator, networks, over_processes)}
-        generator_signals = summary(generator, generator_probe, terms, over_processes)
-        fake = fake.detach()
-
-        # The discriminator's.
-        with Probe(discriminator, num) as discriminator_probe:
-            if one_pass:
-                logits = discriminator(torch.cat([real, fake])).chunk(2)
-            else:
-                logits = discriminator(real), discriminator(fake)
-        objectives = {"adversarial": loss.discriminator(*logits).mean()}
-        for penalty, noise in penalties:
-            value = penalty.weight * penalty(discriminator, real, fake, noise).mean()
-            objectives[penalty.name] = objectives.get(penalty.name, 0) + value
-        terms = {
-            name: parameter_gradients(objective, discriminator, networks, over_processes)
-            for name, objective in objectives.items()
-        }
-        discriminator_signals = summary(discriminator, discriminator_probe, terms, over_processes)
-
-        # Its slope.
-        found = [slopes(discriminator, images) for images in (real, fake, mix * real + (1 - mix) * fake)]
-
-    judged = [one.detach().cpu().double() for one in logits]
-    pixels = [one.cpu().double() for one in (real, fake)]
-    means = [at_images[0].mean(), *(one.mean() for one in found)]
-    means += [(judged[0] > 0).double().mean(), (judged[1] < 0).double().mean(), judged[0].mean(), judged[1].mean()]
-    means += [(one.abs() > SATURATED).double().mean() for one in pixels]
-    image_gradient, real_slope, fake_slope, between, *rest = over_processes(torch.stack(means), "mean").tolist()
-    accuracy_real, accuracy_fake, logit_real, logit_fake, extreme_real, extreme_fake = rest
-    largest = [torch.cat(found).max(), *(one.max() for one in pixels), *(-one.min() for one in pixels)]
-    lipschitz, *ends = over_processes(torch.stack(largest), "max").tolist()
-    spread_real, spread_fake = (spread(one, over_processes) for one in pixels)
-    return GradientStats(
-        step=step,
-        generator=generator_signals,
-        discriminator=discriminator_signals,
-        image_gradient=image_gradient,
-        slope_real=real_slope,
-        slope_fake=fake_slope,
-        slope_between=between,
-        lipschitz=lipschitz,
-        accuracy_real=accuracy_real,
-        accuracy_fake=accuracy_fake,
-        logit_real=logit_real,
-        logit_fake=logit_fake,
-        logit_gap=logit_real - logit_fake,
-        range_real=(-ends[2], ends[0]),
-        range_fake=(-ends[3], ends[1]),
-        extreme_real=extreme_real,
-        extreme_fake=extreme_fake,
-        spread_real=spread_real,
-        spread_fake=spread_fake,
-    )
+    autocast_off = torch.autocast(real.device.type, enabled=False)
+    with state_restored(networks, real.device, seed), autocast_off, torch.enable_grad():
+        of_generator, fake, at_images = measure_generator(*networks, loss, real, latents, over_processes)
+        of_discriminator, logits = measure_discriminator(
+            *networks, loss, real, fake, penalties, one_pass, over_processes
+        )
+        between = mix * real + (1 - mix) * fake
+        steepness = [slopes(discriminator, images) for images in (real, fake, between)]
+    of_images = measure_images(real, fake, logits, at_images, steepness, over_processes)
+    return GradientStats(step=step, generator=of_generator, discriminator=of_discriminator, **of_images)
 
 
-def summary(
-    network: nn.Module, probe: "Probe", terms: Mapping[str, list[Tensor]], over_processes: OverProcesses
+def measure_generator(
+    generator: nn.Module,
+    discriminator: nn.Module,
+    loss: Any,
+    real: Tensor,
+    latents: Tensor,
+    over_processes: OverProcesses,
+) -> tuple[NetworkStats, Tensor, Tensor]:
+    """The generator's loss: what flows back, the images (N, C, H, W), and N norms ||dl/dx|| of what comes to them."""
+    at_images = []
+    with Probe(generator, len(real)) as probe:
+        fake = generator(latents)
+    fake.register_hook(lambda gradient: at_images.append(len(real) * row_norms(gradient)))
+    real_logits = discriminator(real) if loss.relativistic else None
+    objective = loss.generator(discriminator(fake), real_logits).mean()
+    gradients = parameter_gradients(objective, generator, (generator, discriminator), over_processes)
+    stats = network_stats(generator, probe, {"adversarial": gradients}, over_processes)
+    return stats, fake.detach(), at_images[0]
+
+
+def measure_discriminator(
+    generator: nn.Module,
+    discriminator: nn.Module,
+    loss: Any,
+    real: Tensor,
+    fake: Tensor,
+    penalties: Sequence[tuple[Any, Tensor | None]],
+    one_pass: bool,
+    over_processes: OverProcesses,
+) -> tuple[NetworkStats, tuple[Tensor, Tensor]]:
+    """The discriminator's loss, term by term: what flows back, and the logits (N,) of real and of generated images."""
+    with Probe(discriminator, len(real)) as probe:
+        if one_pass:
+            logits = discriminator(torch.cat([real, fake])).chunk(2)
+        else:
+            logits = discriminator(real), discriminator(fake)
+    objectives = {"adversarial": loss.discriminator(*logits).mean()}
+    for penalty, noise in penalties:
+        value = penalty.weight * penalty(discriminator, real, fake, noise).mean()
+        objectives[penalty.name] = objectives.get(penalty.name, 0) + value
+    gradients = {
+        name: parameter_gradients(objective, discriminator, (generator, discriminator), over_processes)
+        for name, objective in objectives.items()
+    }
+    return network_stats(discriminator, probe, gradients, over_processes), logits
+
+
+@torch.no_grad()
+def measure_images(
+    real: Tensor,
+    fake: Tensor,
+    logits: tuple[Tensor, Tensor],
+    at_images: Tensor,
+    steepness: Sequence[Tensor],
+    over_processes: OverProcesses,
+) -> dict[str, Any]:
+    """What `GradientStats` says of the images.
+
+    Args:
+        real: Real images (N, C, H, W).
+        fake: Generated ones.
+        logits: The logits (N,) of both.
+        at_images: ||dl_G/dx|| at each generated image, (N,).
+        steepness: ||dD/dx|| at each real image, each generated one, and each point between, 3 of (N,).
+        over_processes: The mean, sum or maximum of a tensor over all processes.
+    """
+    real_logits, fake_logits = (of_images.cpu().double() for of_images in logits)
+    real, fake = real.cpu().double(), fake.cpu().double()
+    means = {
+        "image_gradient": at_images,
+        "slope_real": steepness[0],
+        "slope_fake": steepness[1],
+        "slope_between": steepness[2],
+        "accuracy_real": (real_logits > 0).double(),
+        "accuracy_fake": (fake_logits < 0).double(),
+        "logit_real": real_logits,
+        "logit_fake": fake_logits,
+        "extreme_real": (real.abs() > SATURATED).double(),
+        "extreme_fake": (fake.abs() > SATURATED).double(),
+    }
+    values = over_processes(torch.stack([values.mean() for values in means.values()]), "mean").tolist()
+    means = dict(zip(means, values, strict=True))
+    maxima = torch.stack([torch.cat(list(steepness)).max(), real.max(), fake.max(), (-real).max(), (-fake).max()])
+    lipschitz, high_real, high_fake, low_real, low_fake = over_processes(maxima, "max").tolist()
+    return means | {
+        "lipschitz": lipschitz,
+        "logit_gap": means["logit_real"] - means["logit_fake"],
+        "range_real": (-low_real, high_real),
+        "range_fake": (-low_fake, high_fake),
+        "spread_real": spread(real, over_processes),
+        "spread_fake": spread(fake, over_processes),
+    }
+
+
+def network_stats(
+    network: nn.Module, probe: Probe, terms: Mapping[str, list[Tensor]], over_processes: OverProcesses
 ) -> NetworkStats:
     """What was seen in a network, and its gradients by term: those of its trainable parameters, in order."""
-    norms = {name: parameter_norms(gradients, network, over_processes) for name, gradients in terms.items()}
-    by_parameter = parameter_norms([sum(parts) for parts in zip(*terms.values(), strict=True)], network, over_processes)
-
-    flowing = [name for name in probe.layers if name in probe.norms]
-    rows = [torch.cat(probe.norms[name]) for name in flowing]
-    mean_squares = torch.stack([one.square().sum() / probe.num for one in rows]) if rows else torch.zeros(0).double()
-    activation = dict(zip(flowing, over_processes(mean_squares, "mean").sqrt().tolist(), strict=True))
-    first, last = (activation[flowing[0]], activation[flowing[-1]]) if flowing else (0.0, 0.0)
-    counts = torch.stack([histogram(one) for one in rows]) if rows else torch.zeros(0, len(BINS) - 1)
-    counts = over_processes(counts, "sum").long().tolist()
-
-    dead: dict[str, list[bool]] = {}
-    if probe.largest:
-        sizes = [len(one) for one in probe.largest.values()]
-        largest = over_processes(torch.cat(list(probe.largest.values())), "max").split(sizes)
-        for (name, _), one in zip(probe.largest, largest, strict=True):
-            dead.setdefault(name, []).extend((one == 0).tolist())
-    units = [one for some in dead.values() for one in some]
-
-    ends = {name: torch.stack(some).sum(0) for name, some in probe.ends.items()}  # beyond, and all
-    if ends:
-        ends = dict(zip(ends, over_processes(torch.stack(list(ends.values())), "sum"), strict=True))
-    beyond, everything = sum(ends.values(), torch.zeros(2).double()).tolist()
-
+    norms = {term: parameter_norms(gradients, network, over_processes) for term, gradients in terms.items()}
+    whole = [sum(of_terms) for of_terms in zip(*terms.values(), strict=True)]
+    by_parameter = parameter_norms(whole, network, over_processes)
+    dead, dead_share = dead_units(probe, over_processes)
+    saturated, saturated_share = saturated_values(probe, over_processes)
     return NetworkStats(
         total=by_parameter.square().sum().sqrt().item(),
-        terms={name: one.square().sum().sqrt().item() for name, one in norms.items()},
+        terms={term: of_term.square().sum().sqrt().item() for term, of_term in norms.items()},
         parameter_gradients=by_layer(by_parameter.square(), network, probe.layers),
-        activation_gradients=activation,
-        first_to_last=first / last if last else float("nan"),
-        histograms=dict(zip(flowing, counts, strict=True)),
+        **activation_gradients(probe, over_processes),
         spectral_norms=probe.spectral_norms,
-        dead={name: sum(some) / len(some) for name, some in dead.items()},
-        dead_share=sum(units) / len(units) if units else 0.0,
-        saturated={name: (one[0] / one[1]).item() for name, one in ends.items()},
-        saturated_share=beyond / everything if everything else 0.0,
+        dead=dead,
+        dead_share=dead_share,
+        saturated=saturated,
+        saturated_share=saturated_share,
     )
+
+
+def activation_gradients(probe: Probe, over_processes: OverProcesses) -> dict[str, Any]:
+    """What flowed back through the layers: `activation_gradients`, `first_to_last` and `histograms`."""
+    layers = [layer for layer in probe.layers if layer in probe.norms]
+    norms = [torch.cat(probe.norms[layer]) for layer in layers]
+    mean_squares = [of_layer.square().sum() / probe.num for of_layer in norms]
+    mean_squares = torch.stack(mean_squares) if layers else torch.zeros(0).double()
+    means = over_processes(mean_squares, "mean").sqrt().tolist()
+    counts = torch.stack([histogram(of_layer) for of_layer in norms]) if layers else torch.zeros(0, len(BINS) - 1)
+    counts = over_processes(counts, "sum").long().tolist()
+    return {
+        "activation_gradients": dict(zip(layers, means, strict=True)),
+        "first_to_last": means[0] / means[-1] if layers and means[-1] else float("nan"),
+        "histograms": dict(zip(layers, counts, strict=True)),
+    }
+
+
+def dead_units(probe: Probe, over_processes: OverProcesses) -> tuple[dict[str, float], float]:
+    """The share of units that are zero on all images, by layer and of all."""
+    dead: dict[str, list[bool]] = {}
+    if probe.relu_maxima:
+        sizes = [len(maxima) for maxima in probe.relu_maxima.values()]
+        everywhere = over_processes(torch.cat(list(probe.relu_maxima.values())), "max").split(sizes)
+        for (layer, _), maxima in zip(probe.relu_maxima, everywhere, strict=True):
+            dead.setdefault(layer, []).extend((maxima == 0).tolist())
+    units = [unit for of_layer in dead.values() for unit in of_layer]
+    shares = {layer: sum(of_layer) / len(of_layer) for layer, of_layer in dead.items()}
+    return shares, sum(units) / len(units) if units else 0.0
+
+
+def saturated_values(probe: Probe, over_processes: OverProcesses) -> tuple[dict[str, float], float]:
+    """The share of values at the ends of a tanh or sigmoid, by layer and of all."""
+    if not probe.saturated_counts:
+        return {}, 0.0
+    counts = torch.stack([torch.stack(of_layer).sum(0) for of_layer in probe.saturated_counts.values()])
+    counts = over_processes(counts, "sum")  # (layers, 2): saturated, and all
+    shares = (counts[:, 0] / counts[:, 1]).tolist()
+    saturated, values = counts.sum(0).tolist()
+    return dict(zip(probe.saturated_counts, shares, strict=True)), saturated / values
 
 
 def slopes(discriminator: nn.Module, images: Tensor) -> Tensor:
@@ -181,11 +241,13 @@ def histogram(norms: Tensor) -> Tensor:
 
 
 @contextmanager
-def untouched(networks: Iterable[nn.Module], device: torch.device, seed: int) -> Iterator[None]:
+def state_restored(networks: Iterable[nn.Module], device: torch.device, seed: int) -> Iterator[None]:
     """Puts buffers and the random state back; within, random numbers come from the seed."""
     modules = [module for network in networks for module in network.modules()]
-    buffers = [(module, name, one) for module in modules for name, one in module._buffers.items() if one is not None]
-    copies = [one.clone() for *_, one in buffers]
+    buffers = [
+        (module, name, buffer) for module in modules for name, buffer in module._buffers.items() if buffer is not None
+    ]
+    copies = [buffer.clone() for *_, buffer in buffers]
     accelerator = None if device.type == "cpu" else torch.get_device_module(device)
     states = torch.get_rng_state(), None if accelerator is None else accelerator.get_rng_state()
     torch.default_generator.manual_seed(seed)
@@ -195,8 +257,8 @@ def untouched(networks: Iterable[nn.Module], device: torch.device, seed: int) ->
         yield
     finally:
         with torch.no_grad():
-            for (module, name, one), copy in zip(buffers, copies, strict=True):
-                module._buffers[name] = one.copy_(copy)
+            for (module, name, buffer), copy in zip(buffers, copies, strict=True):
+                module._buffers[name] = buffer.copy_(copy)
         torch.set_rng_state(states[0])
         if accelerator is not None:
             accelerator.set_rng_state(states[1])

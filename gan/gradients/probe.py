@@ -37,8 +37,9 @@ class Probe(TorchDispatchMode):
         layers: The modules with parameters of their own, by name, in order of execution.
         norms: By layer, for each of its calls, ||dl/dh|| of each row, times `num`.
         spectral_norms: By layer, the largest singular value of its weight.
-        largest: Of each unit after a ReLU, the largest value; by layer and number of the ReLU after it.
-        ends: By layer, for each tanh or sigmoid after it, how many values lie at the ends, and how many there are.
+        relu_maxima: Of each unit after a ReLU, the largest value; by layer and number of the ReLU after it.
+        saturated_counts: By layer, for each tanh or sigmoid after it, how many values lie at the ends, and how many
+            there are.
     """
 
     def __init__(self, network: nn.Module, num: int) -> None:
@@ -48,15 +49,15 @@ class Probe(TorchDispatchMode):
         self.layers: dict[str, nn.Module] = {}
         self.norms: dict[str, list[Tensor]] = {}
         self.spectral_norms: dict[str, float] = {}
-        self.largest: dict[tuple[str, int], Tensor] = {}
-        self.ends: dict[str, list[Tensor]] = {}
-        self.looking = False  # not before the network runs
+        self.relu_maxima: dict[tuple[str, int], Tensor] = {}
+        self.saturated_counts: dict[str, list[Tensor]] = {}
+        self.recording = False  # not before the network runs
 
     def __enter__(self) -> "Probe":
-        self.hooks = [self.network.register_forward_pre_hook(self.begin)]
+        self.hooks = [self.network.register_forward_pre_hook(self.on_start)]
         for name, module in self.network.named_modules():
             if "parametrizations" not in name.split(".") and is_layer(module):
-                self.hooks.append(module.register_forward_hook(partial(self.ran, name or "self")))
+                self.hooks.append(module.register_forward_hook(partial(self.on_output, name or "self")))
         return super().__enter__()
 
     def __exit__(self, *error: Any) -> None:
@@ -64,39 +65,42 @@ class Probe(TorchDispatchMode):
         for hook in self.hooks:
             hook.remove()
 
-    def begin(self, network: nn.Module, inputs: Any) -> None:
-        self.current, self.seen, self.looking = "input", {}, True
+    def on_start(self, network: nn.Module, inputs: Any) -> None:
+        self.layer, self.recording = "input", True
+        self.relus_after: dict[str, int] = {}  # in this pass, by layer
 
-    def ran(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
-        self.current = name
+    def on_output(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        self.layer = name
         if name not in self.layers:
             self.layers[name] = module
             # Here and now, since weights in shards are whole only while their network computes.
-            self.looking = False
+            self.recording = False
             if (largest := largest_singular_value(module)) is not None:
                 self.spectral_norms[name] = largest
-            self.looking = True
+            self.recording = True
         for tensor in tree_leaves(output):
             if isinstance(tensor, Tensor) and tensor.requires_grad:
-                tensor.register_hook(partial(self.flowed, name))  # unmoved by what is done in place later
+                tensor.register_hook(partial(self.on_gradient, name))  # unmoved by what is done in place later
 
-    def flowed(self, name: str, gradient: Tensor) -> None:
+    def on_gradient(self, name: str, gradient: Tensor) -> None:
         self.norms.setdefault(name, []).append(self.num * row_norms(gradient))
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = operation(*args, **(kwargs or {}))
-        if not self.looking:
+        if not self.recording:
             return result
         if operation in RELU or (operation in LOWER_BOUND and args[1:2] == (0,)):
-            number = self.seen[self.current] = self.seen.get(self.current, -1) + 1
+            number = self.relus_after.get(self.layer, 0)
+            self.relus_after[self.layer] = number + 1
             others = [dim for dim in range(result.ndim) if dim != 1]
             largest = result.detach().amax(others).reshape(-1).cpu().double()
-            before = self.largest.get((self.current, number), largest)
-            self.largest[self.current, number] = torch.maximum(before, largest)
+            before = self.relu_maxima.get((self.layer, number), largest)
+            self.relu_maxima[self.layer, number] = torch.maximum(before, largest)
         elif operation in TANH or operation in SIGMOID:
             values = result.detach() if operation in TANH else 2 * result.detach() - 1
             beyond = (values.abs() > SATURATED).sum().cpu().double()
-            self.ends.setdefault(self.current, []).append(torch.stack([beyond, beyond.new_tensor(values.numel())]))
+            counts = torch.stack([beyond, beyond.new_tensor(values.numel())])
+            self.saturated_counts.setdefault(self.layer, []).append(counts)
         return result
 
 

@@ -1,6 +1,7 @@
 """What is measured of two networks: plain numbers."""
 
 from dataclasses import dataclass
+from typing import Any, Self
 
 
 @dataclass(frozen=True)
@@ -100,3 +101,15 @@ class GradientStats:
     def spread(self) -> float:
         """`spread_fake / spread_real`; NaN if the real images are all equal."""
         return self.spread_fake / self.spread_real if self.spread_real else float("nan")
+
+    @property
+    def networks(self) -> dict[str, NetworkStats]:
+        """Both networks' gradients, by name."""
+        return {"generator": self.generator, "discriminator": self.discriminator}
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> Self:
+        """The inverse of `dataclasses.asdict`."""
+        networks = {name: NetworkStats(**plain[name]) for name in ("generator", "discriminator")}
+        ranges = {name: tuple(plain[name]) for name in ("range_real", "range_fake")}
+        return cls(**(plain | networks | ranges))

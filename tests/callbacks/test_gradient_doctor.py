@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from gan import GAN
 from gan.callbacks import GradientDoctor, GradientMonitor, NonFiniteGuard, RunCheckpoint, RunProgress
 from gan.callbacks import gradient_doctor as doctor_module
-from gan.gradients.diagnose import Finding, Thresholds
+from gan.gradients.rules import Finding, Thresholds
 from gan.networks import DeepMLPDiscriminator, DeepMLPGenerator
 
 SHAPE = (1, 28, 28)
@@ -27,9 +27,7 @@ ILL = Finding(
 
 def schedule(monkeypatch, *ill: int, finding: Finding = ILL) -> None:
     """Lets the diagnosis find something in the measurements of those batches."""
-    monkeypatch.setattr(
-        doctor_module, "diagnose", lambda record, _: [finding] if record.signals[-1].step in ill else []
-    )
+    monkeypatch.setattr(doctor_module, "diagnose", lambda record, _: [finding] if record.stats[-1].step in ill else [])
 
 
 def said(capsys) -> list[str]:
@@ -115,10 +113,10 @@ def test_rules_see_the_latest_measurements_without_histograms(make_trainer, make
     seen = []
     monkeypatch.setattr(doctor_module, "diagnose", lambda record, _: seen.append(record) or [])
     make_trainer(max_steps=11, callbacks=[GradientMonitor(every=1, images=8), GradientDoctor()]).fit(make_gan(), data)
-    steps = [[one.step for one in record.signals] for record in seen]
+    steps = [[one.step for one in record.stats] for record in seen]
     assert steps == [list(range(max(1, last - 7), last + 1)) for last in range(1, 12)]
-    assert all(one.discriminator.histograms == {} for one in seen[-1].signals)
-    assert seen[-1].signals[-1].discriminator.activation_gradients
+    assert all(one.discriminator.histograms == {} for one in seen[-1].stats)
+    assert seen[-1].stats[-1].discriminator.activation_gradients
 
 
 class Find(Callback):
@@ -155,7 +153,7 @@ def test_needs_a_monitor_before_it(make_trainer, make_gan, data, monitors):
 
 
 def test_needs_patience():
-    with pytest.raises(ValueError, match="patience is a number of measurements of at least 1, and is 0"):
+    with pytest.raises(ValueError, match="patience must be at least 1 measurement, got 0"):
         GradientDoctor(patience=0)
 
 
@@ -232,7 +230,7 @@ def test_text_is_no_markup(make_trainer, make_gan, data, capsys, monkeypatch):
 def test_a_symptom_is_not_over_while_a_cause_hides_it(make_trainer, make_gan, data, monkeypatch):
     collapse, cause = replace(ILL, name="mode collapse"), replace(ILL, name="exploding gradients")
     found = {1: [collapse], 2: [collapse], 3: [cause], 4: [cause], 5: [cause], 6: [], 7: []}
-    monkeypatch.setattr(doctor_module, "diagnose", lambda record, _: found[record.signals[-1].step])
+    monkeypatch.setattr(doctor_module, "diagnose", lambda record, _: found[record.stats[-1].step])
     doctor = GradientDoctor(patience=2)
     make_trainer(max_steps=7, callbacks=[GradientMonitor(every=1, images=8), doctor]).fit(make_gan(), data)
     assert [(one["name"], one["since"], one["until"]) for one in doctor.told] == [
@@ -251,7 +249,7 @@ def test_batches_of_one_image_and_images_that_are_all_equal(make_trainer, make_g
     doctor = GradientDoctor(patience=1)
     data = Equal(batch_size=size, validation_size=0)
     make_trainer(callbacks=[GradientMonitor(every=1, images=8), doctor]).fit(make_gan(), data)
-    assert math.isnan(doctor.signals[-1].spread)
+    assert math.isnan(doctor.stats[-1].spread)
 
 
 class Reentrant(DeepMLPDiscriminator):
@@ -269,7 +267,7 @@ def test_networks_that_cannot_be_measured_train_on(make_trainer, make_gan, data)
     with pytest.warns(UserWarning, match="GradientMonitor cannot measure these networks, and stops: "):
         trainer.fit(gan, data)
     assert trainer.global_step == 3
-    assert monitor.signals is None
+    assert monitor.stats is None
     assert doctor.told == []
 
 

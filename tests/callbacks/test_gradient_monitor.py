@@ -20,13 +20,13 @@ from torch.optim import SGD, Adam
 
 from gan import GAN
 from gan.callbacks import GradientClipping, GradientMonitor, RunCheckpoint
-from gan.callbacks.gradient_monitor import MAX_COLUMNS, NETWORKS
+from gan.callbacks.gradient_monitor import MAX_COLUMNS
 from gan.gradients import measure
 from gan.gradients.clip import ByNorm
-from gan.gradients.heatmap import ABSENT, COLOURS, NOT_FINITE, ZERO, colour, heat_map
 from gan.loggers import MetricsTable
 from gan.losses import RelativisticPaired
 from gan.networks import DCGANDiscriminator, DCGANGenerator
+from gan.optim import OPTIMIZER_ORDER
 from gan.penalties import DRAGAN, R1
 
 SHAPE = (1, 28, 28)
@@ -53,9 +53,9 @@ class Keep(Callback):
         )
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        signals = self.monitor.signals
-        if signals is not None and signals.step == trainer.global_step:
-            self.records.append(signals)
+        stats = self.monitor.stats
+        if stats is not None and stats.step == trainer.global_step:
+            self.records.append(stats)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_measures_when_it_is_due(make_gan, make_trainer, data, every, n_critic, 
     monitor = GradientMonitor(every)
     keep = Keep(monitor)
     make_trainer(max_steps=12, callbacks=[monitor, keep]).fit(make_gan(n_critic=n_critic), data)
-    assert [signals.step for signals in keep.records] == expected
+    assert [stats.step for stats in keep.records] == expected
 
 
 def test_measures_the_batch_that_is_trained_on(make_gan, make_trainer, data):
@@ -96,7 +96,7 @@ def test_measures_the_batch_that_is_trained_on(make_gan, make_trainer, data):
             if trainer.global_step != 3:
                 return
             rng = pl_module.rng("monitor", 3)
-            found["signals"] = measure(
+            found["stats"] = measure(
                 pl_module.generator,
                 pl_module.discriminator,
                 pl_module.loss,
@@ -117,16 +117,16 @@ def test_measures_the_batch_that_is_trained_on(make_gan, make_trainer, data):
     monitor = GradientMonitor(every=4, images=8)
     settings = {"generator_optimizer": partial(SGD, lr=0.1), "penalties": [R1(1.0, every=16)]}
     make_trainer(max_steps=4, callbacks=[ByHand(), monitor]).fit(make_gan(**settings), data)
-    signals, expected = monitor.signals, found["signals"]
+    stats, expected = monitor.stats, found["stats"]
     before, after = (torch.cat([one.flatten() for one in found[when]]) for when in ("before", "after"))
     ratio = ((after - before).norm() / before.norm()).item()
-    assert signals.generator.update_ratio == pytest.approx(ratio, rel=1e-4)
-    assert list(signals.generator.update_ratios) == ["hidden1", "hidden2", "output"]
-    assert signals.discriminator.terms.keys() == {"adversarial", "r1"}
-    records = asdict(signals), asdict(expected)
+    assert stats.generator.update_ratio == pytest.approx(ratio, rel=1e-4)
+    assert list(stats.generator.update_ratios) == ["hidden1", "hidden2", "output"]
+    assert stats.discriminator.terms.keys() == {"adversarial", "r1"}
+    records = asdict(stats), asdict(expected)
     for record in records:
         del record["movement"]
-        for network in NETWORKS:
+        for network in OPTIMIZER_ORDER:
             del record[network]["update_ratio"], record[network]["update_ratios"]
     assert equal(*records)
 
@@ -144,7 +144,7 @@ def test_batch_norm_sees_real_and_generated_images_apart(make_trainer, data):
     gan = GAN(DCGANGenerator(SHAPE, 8, 4), DCGANDiscriminator(SHAPE, 4, norm="batch"))
     monitor = GradientMonitor()
     make_trainer(max_steps=1, callbacks=[ByHand(), monitor]).fit(gan, data)
-    assert monitor.signals.logit_fake == pytest.approx(found["fake"], rel=1e-4)
+    assert monitor.stats.logit_fake == pytest.approx(found["fake"], rel=1e-4)
 
 
 def test_grad_norm_is_without_the_loss_scale(make_gan, make_trainer, data, tmp_path):
@@ -167,8 +167,8 @@ def test_mixed_precision_is_measured_in_float32(make_trainer, data):
     for precision in ("32-true", "bf16-mixed"):
         monitor = GradientMonitor()
         make_trainer(max_steps=1, precision=precision, callbacks=[monitor]).fit(make(penalties=[R1(1.0)]), data)
-        record = asdict(monitor.signals)
-        for network in NETWORKS:
+        record = asdict(monitor.stats)
+        for network in OPTIMIZER_ORDER:
             del record[network]["update_ratio"], record[network]["update_ratios"]
         records.append(record)
     assert equal(*records)
@@ -177,7 +177,7 @@ def test_mixed_precision_is_measured_in_float32(make_trainer, data):
 def test_half_precision_runs(make_trainer, data):
     monitor = GradientMonitor()
     make_trainer(max_steps=1, precision="bf16-true", callbacks=[monitor]).fit(make(), data)
-    assert monitor.signals.generator.total > 0
+    assert monitor.stats.generator.total > 0
 
 
 # ---------------------------------------------------------------------- resume, and the columns
@@ -211,7 +211,7 @@ def test_a_save_in_a_measured_batch_has_its_column(make_gan, make_trainer, data,
 def test_columns_are_thinned(make_gan, make_trainer, data):
     monitor = GradientMonitor(every=1)
     make_trainer(max_steps=1, callbacks=[monitor]).fit(make_gan(), data)
-    first = monitor.signals
+    first = monitor.stats
     monitor = GradientMonitor(every=1)
     resumed = GradientMonitor(every=1)
     for step in range(1, 1001):
@@ -229,8 +229,8 @@ def test_columns_are_thinned(make_gan, make_trainer, data):
     assert resumed.state_dict() == monitor.state_dict()
 
 
-def replace_step(signals, step):
-    return type(signals)(**(vars(signals) | {"step": step}))
+def replace_step(stats, step):
+    return type(stats)(**(vars(stats) | {"step": step}))
 
 
 # ---------------------------------------------------------------------- charts and pictures
@@ -274,7 +274,7 @@ def test_charts(make_gan, make_trainer, data, tmp_path):
         assert points(f"gradients/generator/{kind}/hidden2") == wanted
 
     # The gradient that training steps with.
-    for index, network in enumerate(NETWORKS):
+    for index, network in enumerate(OPTIMIZER_ORDER):
         norms = [(step, norm) for step, one, norm in keep.norms if one == index]
         norms = [(step + 1 - index, norm) for step, norm in norms]  # the first step has moved the counter
         wanted = [(step, pytest.approx(norm, rel=1e-5)) for step, norm in norms if step in (1, 3, 6)]
@@ -310,47 +310,6 @@ def test_grad_norm_is_left_to_clipping(make_gan, make_trainer, data, tmp_path):
     text = (tmp_path / "metrics.csv").read_text()
     assert "gradients/generator/parameters" in text
     assert "grad_norm" not in text
-
-
-def test_heat_map_has_each_value_in_its_place():
-    columns = [{"a": 1e-10, "b": 1e2, "c": 1.0}, {"a": 0.0, "b": float("nan"), "c": 1e-25}, {"a": 1e-4, "c": 1e30}]
-    image = heat_map("title", [1, 2, 3], columns)
-    pixels = np.asarray(image)
-    width, height = 640 // 3, 28
-
-    def corner():
-        """Of the plot: the first pixel of the darkest colour."""
-        found = np.argwhere((pixels == np.array(colour(1e-10))).all(-1))
-        return found[0]
-
-    top, left = corner()
-    for row, layer in enumerate("abc"):
-        for number, column in enumerate(columns):
-            y, x = top + row * height + height // 2, left + number * width + width // 2
-            assert tuple(pixels[y, x]) == rgb(colour(column.get(layer))), (layer, number)
-
-
-def rgb(value) -> tuple[int, int, int]:
-    return tuple(int(value[start : start + 2], 16) for start in (1, 3, 5)) if isinstance(value, str) else value
-
-
-def test_colours():
-    assert colour(None) == ABSENT
-    assert colour(0.0) == ZERO
-    assert colour(float("inf")) == colour(float("nan")) == NOT_FINITE
-    assert colour(1e-30) == colour(1e-10) == rgb(COLOURS[0])
-    assert colour(1e9) == colour(1e2) == rgb(COLOURS[-1])
-    luminance = [sum(np.array(colour(10.0**power)) * (0.3, 0.59, 0.11)) for power in range(-10, 3)]
-    assert luminance == sorted(luminance)  # and so it prints in grey
-    assert len(set(luminance)) == 13
-
-
-@pytest.mark.parametrize(("layers", "measurements"), [(1, 1), (3, 200), (150, 13)])
-def test_heat_maps_of_all_sizes(layers, measurements):
-    columns = [{f"block{number}.layer": 10.0**-number for number in range(layers)} for _ in range(measurements)]
-    image = heat_map("a title", list(range(measurements)), columns)
-    assert image.width < 1600
-    assert image.height < 2200
 
 
 def test_a_picture_that_cannot_be_written_does_not_end_the_run(make_gan, make_trainer, data, tmp_path):

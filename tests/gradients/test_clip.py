@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
-from torch.optim import SGD, Adam
 
-from gan.gradients.clip import Adaptive, Auto, ByNorm, ByValue, Clip, Gradients, unscale
+from gan.gradients.clip import Adaptive, Auto, ByNorm, ByValue, Clip, Gradients
 
 
 def network(groups: int = 1, dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -75,6 +74,21 @@ def test_norm_without_gradients():
     assert measured == [(0.0, 0.0, False)] * 4
     module[0].bias.grad = torch.full((8,), 2.0)
     assert Gradients(module).norm() == pytest.approx(math.sqrt(32))
+
+
+def test_finite():
+    """Also where a sum of finite values is not; and a loss counts as a gradient does."""
+    module = network()
+    gradients = Gradients(module)
+    assert gradients.finite()
+    fill(module)
+    assert gradients.finite([torch.tensor(1.0)])
+    assert not gradients.finite([torch.tensor(1.0), torch.tensor(math.inf)])
+    module[0].weight.grad[:2] = 3e38
+    assert gradients.finite([torch.tensor(3e38)])
+    assert not gradients.finite([torch.tensor(3e38), torch.tensor(math.nan)])
+    module[2].weight.grad[1, 2] = -math.inf
+    assert not gradients.finite()
 
 
 # ---------------------------------------------------------------------- by norm
@@ -179,7 +193,7 @@ def test_adaptive(groups, ratio):
 def test_adaptive_last_layer_is_that_of_the_last_weight():
     """A normalisation behind it has no matrix, and a spectral norm hides its weight."""
     module = nn.Sequential(nn.Linear(2, 3), spectral_norm(nn.Linear(3, 4)), nn.LayerNorm(4))
-    assert [part.name for part in Gradients(module).parts if part.output] == [
+    assert [named.name for named in Gradients(module).named if named.in_last_layer] == [
         "1.bias",
         "1.parametrizations.weight.original",
     ]
@@ -249,35 +263,15 @@ def test_what_is_not_finite_stays(clip, bad):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (partial(ByNorm, 0), "ByNorm's max_norm must be above 0, and is 0"),
+        (partial(ByNorm, 0), "ByNorm's max_norm must be above 0, got 0"),
         (partial(ByNorm, math.nan), "max_norm"),
         (partial(ByValue, -1), "ByValue's max_value"),
         (partial(Adaptive, 0), "Adaptive's ratio"),
         (partial(Adaptive, 0.1, 0), "Adaptive's eps"),
-        (partial(Auto, 101), "from 0 to 100, and is 101"),
+        (partial(Auto, 101), "from 0 to 100, got 101"),
         (partial(Auto, 10, 0), "window"),
     ],
 )
 def test_bad_argument(make, message):
     with pytest.raises(ValueError, match=message):
         make()
-
-
-@pytest.mark.parametrize("optimizer", [partial(SGD, lr=0.1), partial(Adam, lr=0.1, fused=True)])
-def test_unscale(optimizer):
-    """Once, whoever asks first; and the step is the one of gradients without a scale."""
-    modules = [nn.Linear(3, 2), nn.Linear(3, 2)]
-    modules[1].load_state_dict(modules[0].state_dict())
-    for module, scale in zip(modules, (1.0, 1024.0), strict=True):
-        scaler = torch.amp.GradScaler("cpu", init_scale=scale)
-        stepping = optimizer(module.parameters())
-        scaler.scale(module(torch.ones(4, 3)).square().sum()).backward()
-        for _ in range(2):
-            unscale(stepping, scaler)
-        ByNorm(0.5)(Gradients(module))
-        assert Gradients(module).norm() == pytest.approx(0.5, rel=1e-5)
-        scaler.step(stepping)
-        scaler.update()
-    for one, other in zip(*(module.parameters() for module in modules), strict=True):
-        torch.testing.assert_close(one, other)
-    unscale(stepping, None)

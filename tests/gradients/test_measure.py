@@ -1,56 +1,19 @@
-"""GradientStats against mathematics by hand, published figures, and a second way to compute them."""
+"""GradientStats against mathematics by hand, and against a second way to compute them."""
 
 import math
 from copy import deepcopy
-from itertools import pairwise
 
 import pytest
 import torch
-from conftest import mnist, same_weights
+from conftest import same_weights
 from torch import Tensor, nn
 
-from gan.gradients import BINS, Probe, measure, updates, weights
-from gan.gradients.measure import histogram, slopes, summary
-from gan.gradients.norms import alone, parameter_gradients, set_aside
-from gan.gradients.probe import largest_singular_value, spectral_norm
+from gan.gradients import BINS, measure
+from gan.gradients.measure import histogram, slopes
 from gan.losses import Hinge, NonSaturating, RelativisticPaired, Saturating, Wasserstein
 from gan.networks import DCGANDiscriminator, DCGANGenerator, MLPDiscriminator, MLPGenerator
-from gan.networks.layers import normalize_weights
 from gan.penalties import DRAGAN, R1, R2
-
-SHAPE = (1, 4, 4)
-
-
-class Pipe(nn.Module):
-    """Any layers as a network: latents to images, or images to logits."""
-
-    def __init__(self, *layers: nn.Module, shape: tuple[int, ...] = ()):
-        super().__init__()
-        self.layers = nn.Sequential(*layers)
-        self.shape = shape
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x.flatten(1)).reshape(len(x), *self.shape)
-
-
-def linear_pair(dtype=torch.float64) -> tuple[Pipe, Pipe]:
-    torch.manual_seed(1)
-    generator = Pipe(nn.Linear(3, 5), nn.Linear(5, 16), shape=SHAPE)
-    return generator.to(dtype), Pipe(nn.Linear(16, 6), nn.Linear(6, 1)).to(dtype)
-
-
-def batch(num=8, latent_dim=3, shape=SHAPE, dtype=torch.float64) -> dict[str, Tensor]:
-    torch.manual_seed(2)
-    return {
-        "real": torch.rand(num, *shape, dtype=dtype) * 2 - 1,
-        "latents": torch.randn(num, latent_dim, dtype=dtype),
-        "mix": torch.rand(num, *(1,) * len(shape), dtype=dtype),
-    }
-
-
-def close(measured, expected, rtol=1e-9):
-    assert measured == pytest.approx(expected, rel=rtol, abs=0)
-
+from gradients.pairs import SHAPE, Pipe, batch, by_hand, close, linear_pair
 
 # ---------------------------------------------------------------------- closed forms
 
@@ -60,8 +23,8 @@ def close(measured, expected, rtol=1e-9):
 def test_linear_networks_by_hand(one_pass, num):
     generator, discriminator = linear_pair()
     data = batch(num)
-    signals = measure(generator, discriminator, NonSaturating(), one_pass=one_pass, step=7, **data)
-    assert signals.step == 7
+    stats = measure(generator, discriminator, NonSaturating(), one_pass=one_pass, step=7, **data)
+    assert stats.step == 7
     (w1, b1), (w2, b2) = ((one.weight, one.bias) for one in generator.layers)
     (v1, c1), (v2, c2) = ((one.weight, one.bias) for one in discriminator.layers)
     with torch.no_grad():
@@ -74,11 +37,11 @@ def test_linear_networks_by_hand(one_pass, num):
 
         # dl/dlogit of each image: of G's loss, and of D's at reals and fakes.
         of_g, at_real, at_fake = -torch.sigmoid(-fake_logits), -torch.sigmoid(-real_logits), torch.sigmoid(fake_logits)
-        close(signals.image_gradient, (of_g.abs() * slope.norm()).mean().item())
-        for value in (signals.slope_real, signals.slope_fake, signals.slope_between, signals.lipschitz):
+        close(stats.image_gradient, (of_g.abs() * slope.norm()).mean().item())
+        for value in (stats.slope_real, stats.slope_fake, stats.slope_between, stats.lipschitz):
             close(value, slope.norm().item())
 
-        g, d = signals.generator, signals.discriminator
+        g, d = stats.generator, stats.discriminator
         rms = of_g.square().mean().sqrt()
         close(g.activation_gradients["layers.1"], (rms * slope.norm()).item())
         close(g.activation_gradients["layers.0"], (rms * (slope @ w2).norm()).item())
@@ -100,16 +63,16 @@ def test_linear_networks_by_hand(one_pass, num):
             assert one.terms == {"adversarial": one.total}
             assert (one.dead, one.saturated, one.dead_share, one.saturated_share) == ({}, {}, 0, 0)
 
-        close(signals.accuracy_real, (real_logits > 0).double().mean().item())
-        close(signals.accuracy_fake, (fake_logits < 0).double().mean().item())
-        close(signals.logit_real, real_logits.mean().item())
-        close(signals.logit_fake, fake_logits.mean().item())
-        close(signals.logit_gap, (real_logits - fake_logits).mean().item())
-        close(signals.range_real, (real.min().item(), real.max().item()))
-        close(signals.range_fake, (fake.min().item(), fake.max().item()))
-        close(signals.extreme_real, (real.abs() > 0.99).double().mean().item())
-        close(signals.extreme_fake, (fake.abs() > 0.99).double().mean().item())
-        for spread, images in ((signals.spread_real, real), (signals.spread_fake, fake)):
+        close(stats.accuracy_real, (real_logits > 0).double().mean().item())
+        close(stats.accuracy_fake, (fake_logits < 0).double().mean().item())
+        close(stats.logit_real, real_logits.mean().item())
+        close(stats.logit_fake, fake_logits.mean().item())
+        close(stats.logit_gap, (real_logits - fake_logits).mean().item())
+        close(stats.range_real, (real.min().item(), real.max().item()))
+        close(stats.range_fake, (fake.min().item(), fake.max().item()))
+        close(stats.extreme_real, (real.abs() > 0.99).double().mean().item())
+        close(stats.extreme_fake, (fake.abs() > 0.99).double().mean().item())
+        for spread, images in ((stats.spread_real, real), (stats.spread_fake, fake)):
             close(spread, nn.functional.pdist(images.flatten(1)).square().mean().sqrt().item())
 
 
@@ -120,9 +83,9 @@ def test_what_the_generator_gets_from_a_sure_discriminator():
         discriminator.layers[1].bias.fill_(-20.0)
     shares = {}
     for loss in (Saturating(), NonSaturating()):
-        signals = measure(generator, discriminator, loss, **batch())
-        shares[type(loss)] = signals.image_gradient / signals.slope_fake
-        assert signals.accuracy_fake == 1
+        stats = measure(generator, discriminator, loss, **batch())
+        shares[type(loss)] = stats.image_gradient / stats.slope_fake
+        assert stats.accuracy_fake == 1
     assert shares[NonSaturating] == pytest.approx(1, abs=1e-6)
     assert shares[Saturating] < 1e-7
 
@@ -144,117 +107,17 @@ def test_slopes_are_taken_where_they_are_said_to_be():
     with torch.no_grad():
         fake = generator(data["latents"])
         between = data["mix"] * data["real"] + (1 - data["mix"]) * fake
-    signals = measure(generator, Bowl(), Wasserstein(), **data)
+    stats = measure(generator, Bowl(), Wasserstein(), **data)
     lengths = [one.flatten(1).norm(dim=1) for one in (data["real"], fake, between)]
-    for measured, expected in zip(
-        (signals.slope_real, signals.slope_fake, signals.slope_between), lengths, strict=True
-    ):
+    for measured, expected in zip((stats.slope_real, stats.slope_fake, stats.slope_between), lengths, strict=True):
         close(measured, expected.mean().item())
-    close(signals.lipschitz, torch.cat(lengths).max().item())
-    assert len({signals.slope_real, signals.slope_fake, signals.slope_between}) == 3
-    assert list(signals.discriminator.parameter_gradients) == ["self"]  # a parameter of the network itself
-    close(signals.discriminator.total, abs(lengths[1].square().mean() - lengths[0].square().mean()).item() / 2)
-
-
-# ---------------------------------------------------------------------- published figures
-
-
-def deep(kind: str, depth: int, seed: int, width: int = 128) -> nn.Module:
-    """The networks of the depth plots: of Glorot & Bengio 2010, He et al. 2015, Ioffe & Szegedy 2015."""
-    torch.manual_seed(seed)
-    sizes = [784] + [width] * depth
-    layers = []
-    for inputs, outputs in pairwise(sizes):
-        linear = nn.Linear(inputs, outputs, bias=kind == "sigmoid")
-        if kind == "relu he":
-            nn.init.kaiming_normal_(linear.weight)
-        elif kind in ("relu xavier", "tanh xavier"):
-            nn.init.xavier_normal_(linear.weight)
-        elif kind == "tanh":
-            nn.init.uniform_(linear.weight, -(inputs**-0.5), inputs**-0.5)
-        elif kind == "relu .02":
-            nn.init.normal_(linear.weight, 0, 0.02)
-        layers.append(linear)
-        if "bn" in kind:
-            layers.append(nn.BatchNorm1d(outputs))
-        layers.append({"sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "relu": nn.ReLU}[kind.split()[0]]())
-    return nn.Sequential(nn.Flatten(), *layers, nn.Linear(width, 10))
-
-
-def depth_signals(kind: str, depth: int, seed: int):
-    """On 256 digits, of their classification."""
-    images, labels = mnist()
-    network = deep(kind, depth, seed)
-    with Probe(network, 256) as probe:
-        scores = network(images[:256].float().reshape(-1, 1, 28, 28) / 127.5 - 1)
-    loss = nn.functional.cross_entropy(scores, labels[:256].long())
-    return summary(network, probe, {"loss": parameter_gradients(loss, network, [network], alone)}, alone)
-
-
-def depth_ratio(kind: str, depth: int) -> float:
-    """||dL/dh_1|| over ||dL/dh_depth||, the median of three seeds; the output layer does not count."""
-    ratios = []
-    for seed in range(3):
-        norms = list(depth_signals(kind, depth, seed).activation_gradients.values())
-        ratios.append(norms[0] / norms[-2])
-    return sorted(ratios)[1]
-
-
-@pytest.mark.parametrize(
-    ("kind", "depth", "low", "high"),
-    [
-        ("sigmoid", 5, 1e-5, 1e-2),
-        ("sigmoid", 20, 1e-20, 1e-10),
-        ("relu he", 20, 0.3, 3),
-        ("relu .02", 10, 1e-9, 1e-5),
-        ("tanh xavier", 20, 0.05, 0.8),
-        ("tanh", 20, 1e-6, 1e-3),
-        ("sigmoid bn", 20, 0.3, 10),
-        ("relu bn", 20, 5, 300),
-    ],
-)
-def test_gradients_through_depth(kind, depth, low, high):
-    assert low < depth_ratio(kind, depth) < high
-
-
-def test_relu_under_xavier_halves_the_square_at_each_layer():
-    slope = (math.log2(depth_ratio("relu xavier", 20)) - math.log2(depth_ratio("relu xavier", 5))) / 15
-    assert -0.6 < slope < -0.4
-
-
-def test_gradients_of_weights_miss_it():
-    """The trap: small signals that come back meet large activations."""
-    measured = depth_signals("tanh", 20, 0)
-    flowing, of_weights = list(measured.activation_gradients.values()), list(measured.parameter_gradients.values())
-    assert flowing[0] / flowing[-2] < 1e-3
-    assert 0.1 < of_weights[1] / of_weights[-2] < 10
-
-
-def test_what_has_vanished_is_not_rounded_to_zero():
-    """At depth 30 the squares of a sigmoid's gradients are below all float32 numbers."""
-    norms = list(depth_signals("sigmoid", 30, 0).activation_gradients.values())
-    assert 0 < norms[0] < 1e-22
-
-
-def test_what_explodes_is_not_rounded_to_infinity():
-    generator, discriminator = linear_pair(torch.float32)
-    with torch.no_grad():
-        discriminator.layers[0].weight.mul_(1e15)
-        discriminator.layers[1].weight.mul_(1e15)
-    signals = measure(generator, discriminator, Wasserstein(), **batch(dtype=torch.float32))
-    assert 1e28 < signals.lipschitz < 1e31
-    assert 1e28 < signals.generator.total < 1e33
+    close(stats.lipschitz, torch.cat(lengths).max().item())
+    assert len({stats.slope_real, stats.slope_fake, stats.slope_between}) == 3
+    assert list(stats.discriminator.parameter_gradients) == ["self"]  # a parameter of the network itself
+    close(stats.discriminator.total, abs(lengths[1].square().mean() - lengths[0].square().mean()).item() / 2)
 
 
 # ---------------------------------------------------------------------- a second way
-
-
-def by_hand(objective: Tensor, network: nn.Module) -> tuple[float, dict[str, float]]:
-    for parameter in network.parameters():
-        parameter.grad = None
-    objective.backward()
-    norms = {name: one.grad.double().norm().item() for name, one in network.named_parameters() if one.grad is not None}
-    return math.hypot(*norms.values()), norms
 
 
 def test_terms_and_totals_against_backward():
@@ -264,11 +127,11 @@ def test_terms_and_totals_against_backward():
     data = batch(8, 5, shape, torch.float32)
     r1, dragan, noise = R1(3.0, every=4), DRAGAN(2.0), torch.rand(8, *shape)
     arguments = {"penalties": [(r1, None), (dragan, noise)], **data}
-    signals = measure(generator, discriminator, Hinge(), **arguments)
+    stats = measure(generator, discriminator, Hinge(), **arguments)
 
     fake = generator(data["latents"])
     total, norms = by_hand(-discriminator(fake).mean(), generator)
-    g, d = signals.generator, signals.discriminator
+    g, d = stats.generator, stats.discriminator
     close(g.total, total, 1e-5)
     close(g.parameter_gradients["up1"], norms["up1.weight"], 1e-5)
     close(g.parameter_gradients["norm1"], math.hypot(norms["norm1.weight"], norms["norm1.bias"]), 1e-5)
@@ -303,232 +166,30 @@ def test_two_penalties_of_one_name_are_one_term():
 def test_relativistic_loss_sees_the_real_images():
     generator, discriminator = linear_pair()
     data = batch()
-    signals = measure(generator, discriminator, RelativisticPaired(), **data)
+    stats = measure(generator, discriminator, RelativisticPaired(), **data)
     real, fake = discriminator(data["real"]), discriminator(generator(data["latents"]))
     total, _ = by_hand(RelativisticPaired().generator(fake, real).mean(), generator)
-    close(signals.generator.total, total)
+    close(stats.generator.total, total)
 
 
 def test_frozen_parameters_do_not_count():
     generator, discriminator = linear_pair()
     discriminator.layers[0].requires_grad_(False)
-    signals = measure(generator, discriminator, NonSaturating(), **batch())
-    assert signals.discriminator.parameter_gradients["layers.0"] == 0
-    close(signals.discriminator.total, signals.discriminator.parameter_gradients["layers.1"])
-    assert list(signals.discriminator.activation_gradients) == ["layers.1"]
+    stats = measure(generator, discriminator, NonSaturating(), **batch())
+    assert stats.discriminator.parameter_gradients["layers.0"] == 0
+    close(stats.discriminator.total, stats.discriminator.parameter_gradients["layers.1"])
+    assert list(stats.discriminator.activation_gradients) == ["layers.1"]
     assert all(parameter.grad is None for parameter in discriminator.parameters())
 
 
-# ---------------------------------------------------------------------- any network
-
-
-class Odd(nn.Module):
-    """A layer that runs twice, one that never does, a tuple, in-place ReLUs, a module that is not used as one."""
-
-    def __init__(self):
-        super().__init__()
-        self.unused = nn.Linear(2, 2)
-        self.last = nn.Linear(16, 1)
-        self.shared = nn.Linear(16, 16)
-        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
-        self.gain = nn.Parameter(torch.ones(1))
-        self.double()
-
-    def forward(self, images: Tensor) -> Tensor:
-        x = self.shared(images.flatten(1)).relu_()
-        x = self.shared(x).relu_()
-        x, _ = self.attention(*(x[:, None],) * 3)
-        return self.last(x[:, 0]).squeeze(1) * self.gain
-
-
-def test_layers_of_any_network():
-    torch.manual_seed(0)
-    generator, _ = linear_pair()
-    network, data = Odd(), batch()
-    measured = measure(generator, network, NonSaturating(), **data).discriminator
-    order = ["shared", "attention", "last", "self"]  # of execution, not of definition
-    assert list(measured.parameter_gradients) == order
-    assert list(measured.activation_gradients) == order
-
-    # By hand, without in-place operations.
-    images = torch.cat([data["real"], generator(data["latents"]).detach()])
-    first = network.shared(images.flatten(1))
-    second = network.shared(first.relu())
-    x, _ = network.attention(*(second.relu()[:, None],) * 3)
-    logits = network.last(x[:, 0]).squeeze(1) * network.gain
-    objective = NonSaturating().discriminator(*logits.chunk(2)).mean()
-    gradients = torch.autograd.grad(objective, [first, second, x], retain_graph=True)
-    sums = [8 * one.square().sum() for one in gradients]  # (8 g)^2 / 8
-    close(measured.activation_gradients["shared"], (sums[0] + sums[1]).sqrt().item())
-    close(measured.activation_gradients["attention"], sums[2].sqrt().item())
-    total, norms = by_hand(objective, network)
-    close(measured.total, total)
-    inside = [norm for name, norm in norms.items() if name.startswith("attention.")]
-    assert len(inside) == 4  # those of attention.out_proj too, which attention uses without calling it
-    close(measured.parameter_gradients["attention"], math.hypot(*inside))
-    assert measured.spectral_norms.keys() == {"shared", "attention", "last"}
-
-
-def test_parametrized_layers_are_layers():
-    torch.manual_seed(0)
-    discriminator = DCGANDiscriminator((1, 8, 8), 4, norm="spectral")
-    signals = measure(DCGANGenerator((1, 8, 8), 3, 4), discriminator, Hinge(), **batch(8, 3, (1, 8, 8), torch.float32))
-    names = ["down1", "down2", "down3", "output"]
-    for layers in (signals.discriminator.parameter_gradients, signals.discriminator.spectral_norms):
-        assert list(layers) == names
-    assert all(value > 0 for value in signals.discriminator.parameter_gradients.values())
-    close(signals.discriminator.total, math.hypot(*signals.discriminator.parameter_gradients.values()))
-
-
-# ---------------------------------------------------------------------- dead and saturated
-
-
-def pinned(kind: str) -> nn.Module:
-    """Of four units, one is 0 on all images and one on those whose first pixel is not above 0."""
-
-    class Units(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.linear = nn.Linear(16, 4).double()
-            self.output = nn.Linear(4, 1).double()
-            self.relu = nn.ReLU(inplace=kind == "inplace")
-            with torch.no_grad():
-                self.linear.weight.zero_()
-                self.linear.bias.copy_(torch.tensor([-1.0, 0.0, 2.0, 3.0]))
-                self.linear.weight[1, 0] = 1.0
-
-        def forward(self, images: Tensor) -> Tensor:
-            x = self.linear(images.flatten(1))
-            if kind == "function":
-                x = nn.functional.relu(x)
-            elif kind == "clamp":
-                x = x.clamp(min=0)
-            elif kind == "relu6":
-                x = nn.functional.relu6(x)
-            elif kind == "leaky":
-                x = nn.functional.leaky_relu(x)
-            else:
-                x = self.relu(x)
-            return self.output(x).squeeze(1)
-
-    return Units()
-
-
-class Constant(nn.Module):
-    """Images of one value."""
-
-    def __init__(self, value: float, squash=torch.tanh):
-        super().__init__()
-        self.value = nn.Parameter(torch.full((16,), value, dtype=torch.float64))
-        self.squash = squash
-
-    def forward(self, latents: Tensor) -> Tensor:
-        return self.squash(self.value.expand(len(latents), 16)).reshape(-1, *SHAPE)
-
-
-@pytest.mark.parametrize("kind", ["function", "module", "inplace", "clamp", "relu6"])
-@pytest.mark.parametrize("one_pass", [True, False])
-def test_dead_units(kind, one_pass):
-    data, network = batch(), pinned(kind)
-    data["real"][:, 0, 0, 0] = -0.5
-    signals = measure(Constant(-3.0), network, Hinge(), one_pass=one_pass, **data)
-    assert signals.discriminator.dead == {"linear": 0.5}
-    assert signals.discriminator.dead_share == 0.5
-    signals = measure(Constant(3.0), network, Hinge(), one_pass=one_pass, **data)  # generated images wake the second
-    assert signals.discriminator.dead == {"linear": 0.25}
-    data["real"][3, 0, 0, 0] = 0.5  # or one real image does
-    signals = measure(Constant(-3.0), network, Hinge(), one_pass=one_pass, **data)
-    assert signals.discriminator.dead == {"linear": 0.25}
-
-
-def test_no_unit_is_dead_without_a_relu():
-    signals = measure(Constant(-3.0), pinned("leaky"), Hinge(), **batch())
-    assert signals.discriminator.dead == {}
-
-
-def test_a_unit_of_a_convolution_is_a_channel():
-    network = nn.Sequential(nn.Conv2d(1, 5, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(80, 1), nn.Flatten(0))
-    network.double()
+def test_what_explodes_is_not_rounded_to_infinity():
+    generator, discriminator = linear_pair(torch.float32)
     with torch.no_grad():
-        network[0].bias.copy_(torch.tensor([-100.0, -100.0, 100.0, 100.0, 100.0]))
-        network[0].weight[4].zero_()
-    signals = measure(linear_pair()[0], network, Hinge(), **batch())
-    assert signals.discriminator.dead == {"0": 0.4}
-
-
-@pytest.mark.parametrize(
-    ("value", "squash", "share"),
-    [
-        (2.6, torch.tanh, 0),
-        (2.7, torch.tanh, 1),
-        (-2.7, torch.tanh, 1),
-        (5.2, torch.sigmoid, 0),
-        (5.4, torch.sigmoid, 1),
-        (-5.4, torch.sigmoid, 1),
-        (-5.4, torch.sin, 0),
-    ],
-)
-def test_saturated_values(value, squash, share):
-    generator = Constant(value, squash)
-    with torch.no_grad():
-        generator.value[:4] = 0  # a quarter is not
-    signals = measure(generator, linear_pair()[1], Hinge(), **batch())
-    assert signals.generator.saturated_share == 0.75 * share
-    assert signals.generator.saturated == ({} if squash is torch.sin else {"input": 0.75 * share})
-
-
-# ---------------------------------------------------------------------- weights
-
-
-@pytest.mark.parametrize("scale", [1.0, 1e-30, 1e25, 0.0])
-@pytest.mark.parametrize(
-    "layer", [nn.Linear(30, 7), nn.Conv2d(5, 9, 3), nn.ConvTranspose2d(5, 9, 4), nn.Embedding(9, 4)]
-)
-def test_spectral_norm_against_svd(layer, scale):
-    torch.manual_seed(0)
-    nn.init.normal_(layer.weight)
-    weight = layer.weight.detach().double()
-    weight = weight.transpose(0, 1) if isinstance(layer, nn.ConvTranspose2d) else weight
-    expected = torch.linalg.svdvals(weight.flatten(1))[0].item() * scale
-    with torch.no_grad():
-        layer.weight.mul_(scale)
-    assert largest_singular_value(layer) == pytest.approx(expected, rel=1e-5)
-
-
-def test_spectral_norm_of_what_is_normalised_is_one():
-    torch.manual_seed(0)
-    layers = nn.Sequential(nn.Conv2d(4, 6, 3), nn.ConvTranspose2d(6, 4, 3))
-    normalize_weights(layers, "spectral")
-    for _ in range(200):
-        layers(torch.zeros(1, 4, 5, 5))  # its estimates come near
-    for layer in layers:
-        assert largest_singular_value(layer) == pytest.approx(1, abs=1e-3)
-
-
-def test_spectral_norm_of_nothing():
-    assert largest_singular_value(nn.BatchNorm2d(3)) is None
-    assert math.isnan(spectral_norm(torch.tensor([[1.0, math.nan]])))
-
-
-def test_updates():
-    network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1, bias=False)).double()
-    network[2].weight.requires_grad_(False)
-    before = weights(network)
-    with torch.no_grad():
-        network[0].weight.mul_(1.25)
-        network[0].bias.mul_(1.25)
-        network[1].bias.add_(0.5)
-        network[2].weight.mul_(9.0)  # frozen
-    total, ratios = updates(network, before, ["0", "1"])
-    close(ratios["0"], 0.25)
-    close(ratios["1"], 0.5)  # 4 values of .5, over 4 scales of 1
-    linear = torch.cat([one.flatten() for one in before[:2]]).norm().item()
-    close(total, math.hypot(0.25 * linear, 1.0) / math.hypot(linear, 2.0))
-    for parameter in network.parameters():
-        nn.init.zeros_(parameter)
-    total, ratios = updates(network, weights(network), ["0", "1"])
-    assert math.isnan(total)
-    assert ratios == {}
+        discriminator.layers[0].weight.mul_(1e15)
+        discriminator.layers[1].weight.mul_(1e15)
+    stats = measure(generator, discriminator, Wasserstein(), **batch(dtype=torch.float32))
+    assert 1e28 < stats.lipschitz < 1e31
+    assert 1e28 < stats.generator.total < 1e33
 
 
 def test_histogram():
@@ -542,13 +203,13 @@ def test_histogram():
 
 def test_histograms_count_images():
     generator, discriminator = linear_pair()
-    signals = measure(generator, discriminator, NonSaturating(), **batch())
-    assert {name: sum(counts) for name, counts in signals.generator.histograms.items()} == {
+    stats = measure(generator, discriminator, NonSaturating(), **batch())
+    assert {name: sum(counts) for name, counts in stats.generator.histograms.items()} == {
         "layers.0": 8,
         "layers.1": 8,
     }
-    assert all(sum(counts) == 16 for counts in signals.discriminator.histograms.values())
-    low, high = (int(one.argmax()) for one in (torch.tensor(signals.discriminator.histograms["layers.1"]),) * 2)
+    assert all(sum(counts) == 16 for counts in stats.discriminator.histograms.values())
+    low, high = (int(one.argmax()) for one in (torch.tensor(stats.discriminator.histograms["layers.1"]),) * 2)
     assert BINS[low] <= math.log10(0.5) <= BINS[high + 1] + 0.25  # |dl/dlogit| of logits near 0 is about a half
 
 
@@ -591,16 +252,6 @@ def test_nothing_of_training_is_touched():
     assert again == first  # in float32 even so
     assert other.discriminator.total != first.discriminator.total  # dropout
     assert other.slope_real != first.slope_real
-
-
-def test_gradients_in_waiting_are_set_aside():
-    network, gradient = nn.Linear(2, 1), torch.ones(1, 2)
-    network.weight.grad = gradient
-    with set_aside([network]):
-        assert network.weight.grad is None
-        network(torch.zeros(1, 2)).sum().backward()
-    assert network.weight.grad is gradient
-    assert network.bias.grad is None
 
 
 def test_all_is_put_back_when_a_network_fails():

@@ -18,7 +18,8 @@ from torch.optim import SGD, Adam
 
 from gan import GAN
 from gan.callbacks import GeneratorEMA, GradientClipping, NonFiniteGuard
-from gan.gradients.clip import Adaptive, Auto, ByNorm, ByValue, local
+from gan.gradients.clip import Adaptive, Auto, ByNorm, ByValue
+from gan.gradients.norms import local
 from gan.losses import NonSaturating
 from gan.networks import DCGANDiscriminator, DCGANGenerator, MLPDiscriminator, MLPGenerator
 from gan.parallel import DDP, FSDP2

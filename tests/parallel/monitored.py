@@ -31,8 +31,8 @@ class Keep(Callback):
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         (monitor,) = (one for one in trainer.callbacks if isinstance(one, GradientMonitor))
-        if monitor.signals is not None and monitor.signals.step == trainer.global_step:
-            self.records.append(asdict(monitor.signals))
+        if monitor.stats is not None and monitor.signals.step == trainer.global_step:
+            self.records.append(asdict(monitor.stats))
 
 
 def with_penalties() -> GAN:

@@ -1,0 +1,96 @@
+"""What comes out where nothing stops the gradient: collapse, circles, networks that learn at rates too far apart."""
+
+from collections.abc import Sequence
+
+from gan.gradients.rules import WINDOW, Finding, Record, Rule, Score, Thresholds
+
+COLLAPSE, OSCILLATION, IMBALANCE = "mode collapse", "oscillation without progress", "learning-rate imbalance"
+
+
+def mode_collapse(record: Record, limits: Thresholds) -> Finding | None:
+    """A generator that makes a few images only, whatever its latents."""
+    spread = record.latest.spread
+    score = record.scores[-1] if record.scores else None
+    few = (
+        score is not None
+        and score.covered is not None
+        and score.covered <= limits.classes * score.classes
+        and stalled(record.scores)
+        and spread < limits.classes_spread
+        and oscillation(record, limits) is None
+    )
+    if len(record.stats) < 3 or not (spread < limits.spread or few):
+        return None
+    classes = ""
+    if few:
+        classes = (
+            f", and cover {score.covered} of {score.classes} classes at an FID of {score.fid:.3g} that does not fall"
+        )
+    return Finding(
+        COLLAPSE,
+        f"two generated images are {spread:.2g} times as far apart as two real ones{classes}",
+        (
+            "no momentum, where there is some: `--model.generator_optimizer.betas [0,0.9]`, and the same for the "
+            "discriminator",
+            "`--model.penalties+=R1 --model.penalties.weight=1`, or a larger weight",
+            "a lower `--model.generator_optimizer.lr`, or a higher `--model.discriminator_optimizer.lr`",
+        ),
+        "Metz et al. 2017, arXiv:1611.02163; Mescheder et al. 2018, arXiv:1801.04406",
+    )
+
+
+def oscillation(record: Record, limits: Thresholds) -> Finding | None:
+    """Two networks that chase each other in circles."""
+    window = [stats for stats in record.stats if stats.movement is not None]
+    if len(window) < WINDOW or not stalled(record.scores):
+        return None
+    if not all(stats.spread_real for stats in window):
+        return None
+    movement = sum(stats.movement / stats.spread_real for stats in window) / len(window)
+    flips = sum(stats.logit_gap < 0 for stats in window) / len(window)
+    score = record.scores[-1]
+    far = score.fid > limits.fid_over_floor * score.floor
+    if not (movement > limits.movement and flips >= limits.logit_flips and far):
+        return None
+    best = min(score.fid for score in record.scores[:-1])
+    return Finding(
+        OSCILLATION,
+        f"images of the same latents keep moving, each time by {movement:.2f} of the distance between two real images, "
+        f"and in {flips:.0%} of the measurements the discriminator takes them for more real than real ones, but the "
+        f"FID, {score.fid:.3g}, is not better than it was ({best:.3g})",
+        (
+            "a discriminator that keeps up: a higher `--model.discriminator_optimizer.lr`, or a lower "
+            "`--model.generator_optimizer.lr`",
+            "no momentum, where there is some: `--model.generator_optimizer.betas [0,0.9]`, and the same for the "
+            "discriminator",
+            "`--model.penalties+=R1 --model.penalties.weight=1`, and rates that fall: `--model.generator_scheduler "
+            "WarmupCosine`, and the same for the discriminator",
+        ),
+        "Mescheder et al. 2018, arXiv:1801.04406; Gidel et al. 2019, arXiv:1807.04740",
+    )
+
+
+def imbalance(record: Record, limits: Thresholds) -> Finding | None:
+    """Two networks that learn at rates too far apart."""
+    ratios = {name: network.update_ratio for name, network in record.latest.networks.items()}
+    if record.begins or not all(ratios.values()):  # a step that was skipped, or a loss that is content
+        return None
+    slow, fast = sorted(ratios, key=ratios.__getitem__)
+    if not ratios[fast] > limits.imbalance * ratios[slow]:
+        return None
+    return Finding(
+        IMBALANCE,
+        f"in a batch the weights of the {fast} change by {ratios[fast]:.1g} of their size and those of the {slow} by "
+        f"{ratios[slow]:.1g}: the {slow} cannot follow",
+        (f"a lower `--model.{fast}_optimizer.lr`, or a higher `--model.{slow}_optimizer.lr`",),
+        "Heusel et al. 2017, arXiv:1706.08500",
+    )
+
+
+def stalled(scores: Sequence[Score]) -> bool:
+    """Whether the latest score is no better than those before it, by 5 % at least."""
+    return len(scores) > 1 and scores[-1].fid > 0.95 * min(score.fid for score in scores[:-1])
+
+
+SYMPTOMS: tuple[Rule, ...] = (mode_collapse, oscillation, imbalance)
+SYMPTOM_NAMES = (COLLAPSE, OSCILLATION, IMBALANCE)

@@ -1,0 +1,90 @@
+"""Each symptom is found beyond its threshold and not before."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from gan.gradients.rules import Record, Thresholds
+from gradients.records import (
+    STALLED,
+    SYMPTOMS_SHOWN,
+    changed,
+    good,
+    names,
+    oscillating,
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "shows", "not_quite"), [(name, *pair) for name, pairs in SYMPTOMS_SHOWN.items() for pair in pairs]
+)
+def test_fires_beyond_its_threshold_alone(name, shows, not_quite):
+    assert names(good()) == []
+    assert names(changed(good(), **shows)) == [name]
+    assert names(changed(good(), **not_quite)) == []
+
+
+def test_mode_collapse_by_its_classes():
+    few = {"spread_fake": 0.7, "spread_real": 1.0}
+    assert names(Record(changed(good(), **few).stats, STALLED)) == ["mode collapse"]
+    assert names(Record(good().stats, STALLED)) == []  # far apart, whatever they show
+    improving = [STALLED[0], replace(STALLED[1], fid=18.9)]
+    many = [STALLED[0], replace(STALLED[1], covered=6)]
+    unknown = [replace(score, covered=None, classes=None) for score in STALLED]
+    for scores in (improving, many, unknown, STALLED[:1], []):
+        assert names(Record(changed(good(), **few).stats, scores)) == []
+
+
+@pytest.mark.parametrize("threshold", [{"classes": 0.4}, {"classes_spread": 0.6}])
+def test_thresholds_of_mode_collapse_by_its_classes(threshold):
+    record = Record(changed(good(), spread_fake=0.7, spread_real=1.0).stats, STALLED)
+    assert names(record) == ["mode collapse"]
+    assert names(record, replace(Thresholds(), **threshold)) == []
+
+
+def test_oscillation():
+    stats = oscillating()
+    stalled = [replace(score, covered=6) for score in STALLED]
+    assert names(Record(stats, stalled)) == ["oscillation without progress"]
+    assert names(Record(stats, STALLED)) == ["oscillation without progress"]  # rather than mode collapse
+    still = [replace(measured, movement=0.19) for measured in stats]
+    ahead = [*stats[:5], replace(stats[5], logit_gap=0.1), *stats[6:]]
+    improving = [stalled[0], replace(stalled[1], fid=10.0)]
+    begun = [replace(stats[0], movement=None), *stats[1:]]
+    for threshold in ({"movement": 0.3}, {"logit_flips": 0.3}, {"fid_over_floor": 500.0}):
+        assert names(Record(stats, stalled), replace(Thresholds(), **threshold)) == []
+    near = [replace(score, floor=0.4) for score in stalled]
+    for record in (
+        (stats, near),
+        (still, stalled),
+        (ahead, stalled),
+        (stats, improving),
+        (stats, []),
+        (begun, stalled),
+    ):
+        assert names(Record(*record)) == []
+
+
+OTHER = [  # likewise
+    ({"spread": 0.2}, {"spread_fake": 0.15, "spread_real": 1.0}, "mode collapse"),
+    (
+        {"imbalance": 50.0},
+        {"generator__update_ratio": 1e-5, "discriminator__update_ratio": 9e-4},
+        "learning-rate imbalance",
+    ),
+]
+
+
+@pytest.mark.parametrize(("threshold", "stats", "name"), OTHER)
+def test_every_threshold_matters(threshold, stats, name):
+    record = changed(good(), **stats)
+    assert names(record) == []
+    assert names(record, replace(Thresholds(), **threshold)) == [name]
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_real_images_that_are_all_equal_have_no_spread_to_compare_with(everywhere):
+    record = changed(good(), every=everywhere, spread_real=0.0, movement=1.0, logit_gap=-1.0)
+    assert math.isnan(record.latest.spread)
+    assert names(Record(record.stats, STALLED)) == []

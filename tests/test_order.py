@@ -1,0 +1,65 @@
+"""Callbacks that read of each other, in any order."""
+
+from itertools import permutations
+
+import pytest
+from lightning import Callback
+
+from gan import callbacks as package
+from gan.callbacks import (
+    FIDTracker,
+    GeneratorEMA,
+    GradientClipping,
+    GradientDoctor,
+    GradientMonitor,
+    ImageLogger,
+    RunCheckpoint,
+)
+from gan.gradients.clip import ByNorm
+from gan.order import READS, callbacks_of, check_order
+
+
+class OwnMonitor(GradientMonitor):
+    """As somebody derives one."""
+
+
+def test_a_reader_comes_after_those_that_it_reads():
+    ema, image, tracker = GeneratorEMA(), ImageLogger(), FIDTracker()
+    monitor, doctor = OwnMonitor(), GradientDoctor()
+    refused = 0
+    for order in permutations([ema, image, tracker, monitor, doctor]):
+        place = {type(callback): number for number, callback in enumerate(order)}
+        right = place[GeneratorEMA] < min(place[ImageLogger], place[FIDTracker])
+        if right and place[OwnMonitor] < place[GradientDoctor]:
+            check_order([*order, Callback()])
+        else:
+            refused += 1
+            with pytest.raises(ValueError, match=r"put a (GeneratorEMA|GradientMonitor) before it"):
+                check_order([*order, Callback()])
+    assert refused == 100
+
+
+def test_names_are_those_of_callbacks():
+    for reader, sources in READS.items():
+        assert issubclass(getattr(package, reader), Callback)
+        assert all(issubclass(getattr(package, source), Callback) for source in sources)
+
+
+def test_it_is_checked_when_a_run_begins(make_gan, make_trainer, data):
+    message = "ImageLogger reads the average of GeneratorEMA in the same batch: put a GeneratorEMA before it"
+    with pytest.raises(ValueError, match=message):
+        make_trainer(callbacks=[ImageLogger(), GeneratorEMA()]).fit(make_gan(), data)
+
+
+def test_checkpoints_come_last(make_trainer):
+    """As Lightning sorts them."""
+    trainer = make_trainer(callbacks=[RunCheckpoint(), GeneratorEMA(), FIDTracker()])
+    check_order(trainer.callbacks)
+    assert isinstance(trainer.callbacks[-1], RunCheckpoint)
+
+
+def test_callbacks_of_a_kind(make_trainer):
+    kept = [GradientClipping(ByNorm(1.0)), OwnMonitor()]
+    trainer = make_trainer(callbacks=kept)
+    assert callbacks_of(trainer, GradientMonitor) == [kept[1]]
+    assert callbacks_of(trainer, GradientDoctor) == []
