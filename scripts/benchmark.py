@@ -380,20 +380,18 @@ class ScoreTimer(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: GAN) -> None:
         self.training = time.perf_counter() - self.since
-        judge = self.tracker.judge
         images = to_uint8(generate(pl_module, self.num, seed=0))
         real = trainer.datamodule.test_dataloader().images
         for _ in range(self.rounds):
             start = time.perf_counter()
-            generated = judge.generate(pl_module, self.num, "benchmark")
-            self.note("images and their features", start)
-            ours = judge.fid(generated)
-            self.note("all that, and FID", start)
-            judge.scores(generated)
+            generated = self.tracker.generate(pl_module, self.num, "benchmark")
+            ours = generated.fid
+            self.note("images, their features and FID", start)
+            self.tracker.evaluator.scores(generated)
             self.note("all that, and KID, precision to coverage, classes", start)
 
             start = time.perf_counter()
-            fids = FrechetInceptionDistance(OnLevels(judge.extractor), normalize=False)
+            fids = FrechetInceptionDistance(OnLevels(self.tracker.evaluator.extractor), normalize=False)
             for batch in images.split(250):
                 fids.update(batch, real=False)
             self.note("torchmetrics: features alone, of images at hand", start)

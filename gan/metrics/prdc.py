@@ -4,15 +4,50 @@ All works in blocks of rows: memory does not grow with the product of the number
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from gan.metrics.base import FeaturesMetric
 from gan.metrics.checks import check_same_width, checked
 
 BLOCK = 2**21  # distances in memory at a time; more is slower on a CPU, out of its caches
 ROUND_OFF = 1e-12  # of squared norms: far more than float64 products err, far less than distances that differ
+
+
+class PRDC(FeaturesMetric):
+    """Improved precision and recall, density and coverage of real and generated features; see `neighbour_scores`.
+
+    Args:
+        dim: Values of a feature vector, D.
+        manifold_k: Which neighbour sets the radius for precision and recall.
+        density_k: Which neighbour sets the radius for density and coverage.
+        reset_real_features: Whether `reset` forgets the real features too.
+        **kwargs: Those of `torchmetrics.Metric`.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    higher_is_better = True
+
+    def __init__(
+        self, dim: int, manifold_k: int = 3, density_k: int = 5, reset_real_features: bool = True, **kwargs: Any
+    ) -> None:
+        super().__init__(dim, reset_real_features, **kwargs)
+        _check(manifold_k, density_k)
+        self.manifold_k, self.density_k = manifold_k, density_k
+
+    def compute(self) -> dict[str, Tensor]:
+        """`precision`, `recall`, `density` and `coverage`, float64 () each.
+
+        Raises:
+            ValueError: If a set does not have more images than k, or values are not finite.
+        """
+        real, fake = self.rows("real_features"), self.rows("fake_features")
+        scores = neighbour_scores(real, fake, self.manifold_k, self.density_k)
+        return {name: self.score(value) for name, value in scores._asdict().items()}
 
 
 class NeighbourScores(NamedTuple):
@@ -54,8 +89,7 @@ def neighbour_scores(real: Tensor, fake: Tensor, manifold_k: int = 3, density_k:
         ValueError: If a set does not have more images than k, k is below 1, shapes do not fit, or values are
             not finite.
     """
-    if min(manifold_k, density_k) < 1:
-        raise ValueError(f"manifold_k and density_k must be at least 1, got {manifold_k} and {density_k}")
+    _check(manifold_k, density_k)
     real = checked(real, "real", at_least=max(manifold_k, density_k) + 1)
     fake = checked(fake, "fake", at_least=manifold_k + 1)
     check_same_width(real, fake, "real and fake")
@@ -134,3 +168,8 @@ def _blocks(x: Tensor, y: Tensor, weight: float = 1.0) -> Iterator[tuple[slice, 
     for start in range(0, len(x), rows):
         block = slice(start, start + rows)
         yield block, left[block] @ right.T
+
+
+def _check(manifold_k: int, density_k: int) -> None:
+    if min(manifold_k, density_k) < 1:
+        raise ValueError(f"manifold_k and density_k must be at least 1, got {manifold_k} and {density_k}")
