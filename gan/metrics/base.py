@@ -7,13 +7,15 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+NO_FLOAT64 = "mps"  # the type of device
+
 
 class Float64Metric(Metric):
     """A metric whose states keep their type: sums and features are float64, whatever it is cast to.
 
     The scores are differences of large numbers, so `set_dtype`, `half`, `.to(dtype)` and a module that is cast as a
-    whole leave the states as they are. `.to(device)` moves them, but not to Apple's GPU, which has no float64: there
-    states stay on the CPU, and features from it are brought to them.
+    whole leave the states as they are. `.to(device)` moves them, but not to Apple's GPU, which has no float64: for that,
+    states stay on the CPU, what it makes is brought to them, and scores are computed there.
 
     Args:
         **kwargs: Those of `torchmetrics.Metric`: `sync_on_compute`, `process_group` and so on.
@@ -29,7 +31,7 @@ class Float64Metric(Metric):
     @property
     def home(self) -> torch.device:
         """Where the states are."""
-        return torch.device("cpu") if self.device.type == "mps" else self.device
+        return torch.device("cpu") if self.device.type == NO_FLOAT64 else self.device
 
     def add_rows(self, name: str, *shape: int, dtype: torch.dtype = torch.float64) -> None:
         """Adds a state of any number of rows (N, *shape), which processes put one after the other."""
@@ -61,11 +63,10 @@ class Float64Metric(Metric):
         return self
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> "Float64Metric":
-        def moved(tensor: Tensor) -> Tensor:
-            device = fn(torch.empty(0, device=tensor.device)).device
-            return tensor if device.type == "mps" and tensor.dtype == torch.float64 else tensor.to(device)
-
-        return super()._apply(moved, *args, **kwargs)
+        device = fn(torch.empty(0, device=self.device)).device
+        super()._apply(lambda tensor: tensor if device.type == NO_FLOAT64 else tensor.to(device), *args, **kwargs)
+        self._device = device
+        return self
 
 
 class RealAndFakeMetric(Float64Metric):
