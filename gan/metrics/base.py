@@ -14,8 +14,8 @@ class Float64Metric(Metric):
     """A metric whose states keep their type: sums and features are float64, whatever it is cast to.
 
     The scores are differences of large numbers, so `set_dtype`, `half`, `.to(dtype)` and a module that is cast as a
-    whole leave the states as they are. `.to(device)` moves them, but not to Apple's GPU, which has no float64: for that,
-    states stay on the CPU, what it makes is brought to them, and scores are computed there.
+    whole leave the states as they are. `.to(device)` moves them, but not to Apple's GPU, which has no float64: there
+    states stay on the CPU, features are brought to them, and scores are computed on it.
 
     Args:
         **kwargs: Those of `torchmetrics.Metric`: `sync_on_compute`, `process_group` and so on.

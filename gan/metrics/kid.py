@@ -8,7 +8,7 @@ from torch import Tensor
 from gan.metrics.base import FeaturesMetric
 from gan.metrics.checks import check_same_width, checked
 
-BLOCK = 2**18  # kernel values in memory at a time; more is slower on a CPU, out of its caches
+BLOCK = 2**17  # kernel values in memory at a time; more is slower on a CPU, out of its caches
 
 
 class KID(FeaturesMetric):
@@ -96,16 +96,33 @@ def kernel_distance(
 def squared_mmd(x: Tensor, y: Tensor) -> Tensor:
     """Unbiased squared maximum mean discrepancy of (n, D) and (m, D), n and m >= 2, in their own type: ()."""
     x, y = (torch.cat([each / x.shape[1] ** 0.5, torch.ones_like(each[:, :1])], 1) for each in (x, y))
-    within = [
-        (_cubes(each, each) - each.square().sum(1).pow(3).sum()) / (len(each) * (len(each) - 1)) for each in (x, y)
-    ]
+    within = [_cubes_within(each) / (len(each) * (len(each) - 1)) for each in (x, y)]
     return sum(within) - 2 * _cubes(x, y) / (len(x) * len(y))
 
 
 def _cubes(x: Tensor, y: Tensor) -> Tensor:
     """Sum of (x_i . y_j)^3 over all pairs: ()."""
-    products = ((block @ y.T).flatten() for block in x.split(max(1, BLOCK // len(y))))
-    return sum(torch.dot(each.square(), each) for each in products)
+    total = x.new_zeros(())
+    rows = max(1, BLOCK // len(y))
+    products, squares = x.new_empty(rows * len(y)), x.new_empty(rows * len(y))
+    for block in x.split(rows):
+        num = len(block) * len(y)
+        torch.mm(block, y.T, out=products[:num].view(len(block), len(y)))
+        torch.mul(products[:num], products[:num], out=squares[:num])
+        total += torch.dot(squares[:num], products[:num])
+    return total
+
+
+def _cubes_within(x: Tensor) -> Tensor:
+    """Sum of (x_i . x_j)^3 over all ordered pairs of two: (). Products are symmetric, so one of each pair is made."""
+    total = x.new_zeros(())
+    rows = max(1, min(BLOCK // len(x), len(x) // 8))
+    for start in range(0, len(x), rows):
+        block, rest = x[start : start + rows], x[start + rows :]
+        total += _cubes(block, block) - block.square().sum(1).pow(3).sum()
+        if len(rest) > 0:
+            total += 2 * _cubes(block, rest)
+    return total
 
 
 def _subsets(num: int, size: int, subsets: int, generator: torch.Generator) -> list[Tensor]:

@@ -3,6 +3,7 @@
 All works in blocks of rows: memory does not grow with the product of the numbers of images.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -12,7 +13,8 @@ from torch import Tensor
 from gan.metrics.base import FeaturesMetric
 from gan.metrics.checks import check_same_width, checked
 
-BLOCK = 2**21  # distances in memory at a time; more is slower on a CPU, out of its caches
+BLOCK = 2**18  # distances in memory at a time; more is slower on a CPU, out of its caches
+GROUP = 16  # distances of which the least is looked for before the nearest of all
 ROUND_OFF = 1e-12  # of squared norms: far more than float64 products err, far less than distances that differ
 
 
@@ -99,20 +101,20 @@ def neighbour_scores(real: Tensor, fake: Tensor, manifold_k: int = 3, density_k:
     real_radii, wide_radii = _squared_radii(real, (manifold_k, density_k))
     (fake_radii,) = _squared_radii(fake, (manifold_k,))
     precise = torch.zeros(len(fake), dtype=torch.bool, device=fake.device)
-    recalled = covered = inside = torch.zeros((), dtype=torch.int64, device=fake.device)
+    recalled = torch.zeros(len(real), dtype=torch.bool, device=fake.device)
+    inside = torch.zeros(len(real), dtype=torch.int64, device=fake.device)
     # A copy of a real image has the same distances as that one, and so lies exactly on balls. It is not
     # inside, and round-off must not decide: hence a little is added to these distances.
-    for rows, squared in _blocks(real, fake, 1 + ROUND_OFF):
-        hits = (squared < wide_radii[rows, None]).count_nonzero(1)
-        inside = inside + hits.sum()
-        covered = covered + hits.count_nonzero()
-        precise |= (squared < real_radii[rows, None]).any(0)
-        recalled = recalled + (squared < fake_radii).any(1).count_nonzero()
+    for rows, columns, squared in _blocks(real, fake, 1 + ROUND_OFF):
+        # The least of the differences is found far sooner than whether any comparison is true.
+        precise[columns] |= (squared - real_radii[rows, None]).amin(0) < 0
+        recalled[rows] |= (squared - fake_radii[columns]).amin(1) < 0
+        inside[rows] += (squared < wide_radii[rows, None]).count_nonzero(1)
     return NeighbourScores(
         precision=precise.double().mean().item(),
-        recall=recalled.item() / len(real),
-        density=inside.item() / (density_k * len(fake)),
-        coverage=covered.item() / len(real),
+        recall=recalled.double().mean().item(),
+        density=inside.sum().item() / (density_k * len(fake)),
+        coverage=(inside > 0).double().mean().item(),
     )
 
 
@@ -137,10 +139,10 @@ def nearest(query: Tensor, base: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError("base: at least 1 rows are needed, got 0: use more images")
     best = torch.full((len(query),), torch.inf, dtype=torch.float64, device=query.device)
     index = torch.zeros(len(query), dtype=torch.int64, device=query.device)
-    rows = max(1, BLOCK // max(query.shape))
+    rows = max(1, min(_width(), BLOCK // max(query.shape)))
     for start in range(0, len(base), rows):
         part = checked(base[start : start + rows], "base")
-        near = torch.cat([block.argmin(1) for _, block in _blocks(query, part)])
+        near = torch.cat([block.argmin(1) for *_, block in _blocks(query, part)])
         distance = (query - part[near]).square().sum(1).sqrt()  # the product's error would hide a copy
         closer = distance < best
         best = torch.where(closer, distance, best)
@@ -151,23 +153,49 @@ def nearest(query: Tensor, base: Tensor) -> tuple[Tensor, Tensor]:
 def _squared_radii(features: Tensor, ks: tuple[int, ...]) -> list[Tensor]:
     """For each k, the squared distance (N,) of each row to its k-th nearest other row."""
     most = max(ks) + 1  # a row is nearest to itself, or as near as its duplicates
-    smallest = features.new_empty(len(features), most)  # small tensors kept between large ones would fragment memory
-    for rows, squared in _blocks(features, features):
-        smallest[rows] = squared.topk(most, largest=False).values
+    smallest = features.new_full((len(features), most), torch.inf)
+    for rows, _, squared in _blocks(features, features):
+        both = torch.cat([smallest[rows], _smallest(squared, most)], 1)
+        smallest[rows] = both.topk(most, largest=False).values
     return list(smallest[:, list(ks)].unbind(1))
 
 
-def _blocks(x: Tensor, y: Tensor, weight: float = 1.0) -> Iterator[tuple[slice, Tensor]]:
-    """Squared distances (rows, M) between rows of x (N, D) and all of y (M, D), with `weight` on the norms.
+def _smallest(values: Tensor, k: int) -> Tensor:
+    """The k smallest values of each row (R, C), or all where there are fewer: (R, k).
 
-    One product gives |x|^2 + |y|^2 - 2 x.y, and no further pass over the large matrix: norms are columns.
+    They lie in those k groups that have the smallest minima, and the minima of groups are soon found.
+    """
+    groups = values.shape[1] // GROUP
+    if groups <= k:
+        return values.topk(min(k, values.shape[1]), largest=False).values
+    grouped = values[:, : GROUP * groups].unflatten(1, (GROUP, groups))  # every `groups`-th is in one group
+    best = grouped.amin(1).topk(k, largest=False).indices
+    candidates = grouped.gather(2, best[:, None].expand(-1, GROUP, -1)).flatten(1)
+    return torch.cat([candidates, values[:, GROUP * groups :]], 1).topk(k, largest=False).values
+
+
+def _width() -> int:
+    """Columns of a block."""
+    return 2 * math.isqrt(BLOCK)
+
+
+def _blocks(x: Tensor, y: Tensor, weight: float = 1.0) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Squared distances between rows of x (N, D) and of y (M, D), with `weight` on the norms: which, and their block.
+
+    One product gives |x|^2 + |y|^2 - 2 x.y, and no further pass over the block: norms are columns. The next block is
+    written over the one before.
     """
     left = torch.cat([x, weight * x.square().sum(1, keepdim=True), torch.ones_like(x[:, :1])], 1)
     right = torch.cat([-2 * y, torch.ones_like(y[:, :1]), weight * y.square().sum(1, keepdim=True)], 1)
-    rows = max(1, BLOCK // len(y))
-    for start in range(0, len(x), rows):
-        block = slice(start, start + rows)
-        yield block, left[block] @ right.T
+    width = min(_width(), len(y))
+    height = min(max(1, BLOCK // width), len(x))
+    memory = x.new_empty(height * width)
+    for top in range(0, len(x), height):
+        for first in range(0, len(y), width):
+            rows, columns = slice(top, top + height), slice(first, first + width)
+            shape = len(left[rows]), len(right[columns])
+            block = memory[: shape[0] * shape[1]].view(shape)
+            yield rows, columns, torch.mm(left[rows], right[columns].T, out=block)
 
 
 def _check(manifold_k: int, density_k: int) -> None:

@@ -119,7 +119,7 @@ print(peak() - before)
 
 
 def test_blocks_bound_the_memory():
-    sizes = [block.numel() for _, block in prdc._blocks(draw(2000, 2), draw(3000, 2))]
+    sizes = [block.numel() for *_, block in prdc._blocks(draw(2000, 2), draw(3000, 2))]
     assert max(sizes) <= prdc.BLOCK
     assert sum(sizes) == 2000 * 3000
 
