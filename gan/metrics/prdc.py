@@ -3,7 +3,6 @@
 All works in blocks of rows: memory does not grow with the product of the numbers of images.
 """
 
-import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -13,8 +12,8 @@ from torch import Tensor
 from gan.metrics.base import FeaturesMetric
 from gan.metrics.checks import check_same_width, checked
 
-BLOCK = 2**18  # distances in memory at a time; more is slower on a CPU, out of its caches
-GROUP = 16  # distances of which the least is looked for before the nearest of all
+BLOCK = 2**21  # distances in memory at a time; more is slower on a CPU, out of its caches
+TILE = 256, 1024  # rows and columns of a block that is gone through several times, and so has to fit a core's own cache
 ROUND_OFF = 1e-12  # of squared norms: far more than float64 products err, far less than distances that differ
 
 
@@ -105,7 +104,7 @@ def neighbour_scores(real: Tensor, fake: Tensor, manifold_k: int = 3, density_k:
     inside = torch.zeros(len(real), dtype=torch.int64, device=fake.device)
     # A copy of a real image has the same distances as that one, and so lies exactly on balls. It is not
     # inside, and round-off must not decide: hence a little is added to these distances.
-    for rows, columns, squared in _blocks(real, fake, 1 + ROUND_OFF):
+    for rows, columns, squared in _blocks(real, fake, 1 + ROUND_OFF, TILE):
         # The least of the differences is found far sooner than whether any comparison is true.
         precise[columns] |= (squared - real_radii[rows, None]).amin(0) < 0
         recalled[rows] |= (squared - fake_radii[columns]).amin(1) < 0
@@ -139,7 +138,7 @@ def nearest(query: Tensor, base: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError("base: at least 1 rows are needed, got 0: use more images")
     best = torch.full((len(query),), torch.inf, dtype=torch.float64, device=query.device)
     index = torch.zeros(len(query), dtype=torch.int64, device=query.device)
-    rows = max(1, min(_width(), BLOCK // max(query.shape)))
+    rows = max(1, BLOCK // max(query.shape))
     for start in range(0, len(base), rows):
         part = checked(base[start : start + rows], "base")
         near = torch.cat([block.argmin(1) for *_, block in _blocks(query, part)])
@@ -153,43 +152,30 @@ def nearest(query: Tensor, base: Tensor) -> tuple[Tensor, Tensor]:
 def _squared_radii(features: Tensor, ks: tuple[int, ...]) -> list[Tensor]:
     """For each k, the squared distance (N,) of each row to its k-th nearest other row."""
     most = max(ks) + 1  # a row is nearest to itself, or as near as its duplicates
-    smallest = features.new_full((len(features), most), torch.inf)
+    smallest = features.new_empty(len(features), most)
     for rows, _, squared in _blocks(features, features):
-        both = torch.cat([smallest[rows], _smallest(squared, most)], 1)
-        smallest[rows] = both.topk(most, largest=False).values
+        smallest[rows] = squared.topk(most, largest=False).values
     return list(smallest[:, list(ks)].unbind(1))
 
 
-def _smallest(values: Tensor, k: int) -> Tensor:
-    """The k smallest values of each row (R, C), or all where there are fewer: (R, k).
-
-    They lie in those k groups that have the smallest minima, and the minima of groups are soon found.
-    """
-    groups = values.shape[1] // GROUP
-    if groups <= k:
-        return values.topk(min(k, values.shape[1]), largest=False).values
-    grouped = values[:, : GROUP * groups].unflatten(1, (GROUP, groups))  # every `groups`-th is in one group
-    best = grouped.amin(1).topk(k, largest=False).indices
-    candidates = grouped.gather(2, best[:, None].expand(-1, GROUP, -1)).flatten(1)
-    return torch.cat([candidates, values[:, GROUP * groups :]], 1).topk(k, largest=False).values
-
-
-def _width() -> int:
-    """Columns of a block."""
-    return 2 * math.isqrt(BLOCK)
-
-
-def _blocks(x: Tensor, y: Tensor, weight: float = 1.0) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Squared distances between rows of x (N, D) and of y (M, D), with `weight` on the norms: which, and their block.
+def _blocks(
+    x: Tensor, y: Tensor, weight: float = 1.0, tile: tuple[int, int] | None = None
+) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Squared distances between rows of x (N, D) and of y (M, D): which rows, and their block.
 
     One product gives |x|^2 + |y|^2 - 2 x.y, and no further pass over the block: norms are columns. The next block is
     written over the one before.
+
+    Args:
+        x: (N, D).
+        y: (M, D).
+        weight: Of the norms.
+        tile: Rows and columns of a block; by default it has all of y, and as many rows as `BLOCK` allows.
     """
     left = torch.cat([x, weight * x.square().sum(1, keepdim=True), torch.ones_like(x[:, :1])], 1)
     right = torch.cat([-2 * y, torch.ones_like(y[:, :1]), weight * y.square().sum(1, keepdim=True)], 1)
-    width = min(_width(), len(y))
-    height = min(max(1, BLOCK // width), len(x))
-    memory = x.new_empty(height * width)
+    height, width = tile or (max(1, BLOCK // len(y)), len(y))
+    memory = x.new_empty(min(height, len(x)) * min(width, len(y)))  # new blocks would fragment it
     for top in range(0, len(x), height):
         for first in range(0, len(y), width):
             rows, columns = slice(top, top + height), slice(first, first + width)
