@@ -23,7 +23,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 import gan.data.torchvision
 from gan.data import InMemoryDataModule, InMemoryLoader, MNISTDataModule, TorchvisionDataModule
-from gan.metrics import CNNFeatures, Moments, fingerprint, frechet_distance, load_features, save_features
+from gan.metrics import CNNFeatures, fingerprint, frechet_distance, load_features, mean_and_covariance, save_features
 
 BATCH = 100
 FLOOR_SIZES = (1000, 2000, 5000, 10000)
@@ -173,7 +173,7 @@ def evaluate(extractor: CNNFeatures, data: InMemoryDataModule, seed: int) -> str
     test_images, test_labels = whole(data, train=False)
     test = features_of(extractor, test_images)
     accuracy = (extractor.classify(test).argmax(1) == test_labels).float().mean().item()
-    real = moments(test)
+    real = mean_and_covariance(test)
     std = real[1].diagonal().clamp_min(0).sqrt()
     eigenvalues = torch.linalg.eigvalsh(real[1])
     rank = int(torch.linalg.matrix_rank(real[1], hermitian=True))
@@ -188,18 +188,18 @@ def evaluate(extractor: CNNFeatures, data: InMemoryDataModule, seed: int) -> str
     floor_rows = ["| N | floor |", "|---|---|"]
     for n in sorted({min(n, len(train)) for n in FLOOR_SIZES}):
         draws = [train[torch.randperm(len(train), generator=generator)[:n]] for _ in range(FLOOR_DRAWS)]
-        values = [frechet_distance(*moments(draw), *real) for draw in draws]
+        values = [frechet_distance(*mean_and_covariance(draw), *real) for draw in draws]
         floor_rows.append(f"| {n:,} | {sum(values) / len(values):.3f} ({min(values):.3f} to {max(values):.3f}) |")
 
     order = torch.randperm(len(train), generator=generator)
     size = min(DAMAGED_SIZE, len(train))
-    clean = frechet_distance(*moments(train[order[:size]]), *real)
+    clean = frechet_distance(*mean_and_covariance(train[order[:size]]), *real)
     damage_rows = ["| damage | FID at rising strength |", "|---|---|", f"| none | {clean:.3f} |"]
     for name, damage, strengths in DAMAGES:
         cells = []
         for strength in strengths:
             images = damage(train_images[order], train_labels[order], size, strength, generator)
-            value = frechet_distance(*moments(features_of(extractor, images)), *real)
+            value = frechet_distance(*mean_and_covariance(features_of(extractor, images)), *real)
             cells.append(f"{strength:g}: {value:.3g}")
         damage_rows.append(f"| {name} | {', '.join(cells)} |")
 
@@ -277,12 +277,6 @@ def whole(data: InMemoryDataModule, train: bool) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def features_of(extractor: CNNFeatures, images: Tensor) -> Tensor:
     return torch.cat([extractor(batch) for batch in images.split(500)])
-
-
-def moments(features: Tensor) -> tuple[Tensor, Tensor]:
-    sums = Moments(features.shape[1])
-    sums.update(features)
-    return sums.mean, sums.covariance
 
 
 def card(args: argparse.Namespace, report: str) -> str:

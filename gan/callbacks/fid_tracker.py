@@ -1,29 +1,32 @@
 """How near a run's images have come to real ones, as it trains and when it has ended.
 
-FID: Heusel et al. 2017, arXiv 1706.08500.
+FID: Heusel et al. 2017, arXiv:1706.08500.
 """
 
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from lightning import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.seed import isolate_rng
 from rich.console import Console
 from rich.table import Table
-from torch import nn
+from torch import Tensor, nn
 
 from gan.callbacks.image_logger import save_grid, tensorboards
 from gan.callbacks.run_progress import say
 from gan.checkpoints import step_path
 from gan.metrics import fingerprint, load_features
-from gan.metrics.evaluator import Generated, Judge, NotFinite, sampled
+from gan.metrics.evaluator import Evaluator, Generated, NotFinite
+from gan.metrics.feature_cache import CHUNK
 from gan.module import GAN
 from gan.parallel.fsdp2 import shard_like
 
@@ -68,7 +71,7 @@ class FIDTracker(Callback):
         final_samples: Images that are generated for the report at the end, and in `validate`.
 
     Raises:
-        ValueError: if a setting is out of range, the extractor cannot be used, or there are no real images.
+        ValueError: If a setting is out of range, the extractor cannot be used, or there are no real images.
     """
 
     def __init__(
@@ -89,7 +92,7 @@ class FIDTracker(Callback):
         self.unit = unit
         self.num_samples = num_samples
         self.final_samples = final_samples
-        self.judge: Judge | None = None
+        self.evaluator: Evaluator | None = None
         self.best: float | None = None  # the lowest FID in training
         self.best_step = -1  # the batches completed when it was measured
         self.latest: dict[str, float] = {}  # the latest scores in training, and their `step`
@@ -146,11 +149,8 @@ class FIDTracker(Callback):
     def prepare(self, trainer: Trainer) -> None:
         """Measures the real images, unless that is done."""
         data = trainer.datamodule
-        if self.judge is not None and (self.judge.trainer, self.judge.extractor, self._data) == (
-            trainer,
-            self._module,
-            data,
-        ):
+        now = trainer, self._module, data
+        if self.evaluator is not None and self._measured == now:
             return
         self._module.to(trainer.strategy.root_device)
         with isolate_rng():  # loaders and data sets may draw from it
@@ -163,8 +163,9 @@ class FIDTracker(Callback):
                 raise ValueError(
                     f"FIDTracker needs training and test images, and {type(data).__name__} does not give both: {error}"
                 ) from error
-            self.judge = Judge(trainer, self._module, train, test)
-        self._data = data
+            device = trainer.strategy.root_device
+            self.evaluator = Evaluator(self._module, train, test, device, partial(say, trainer))
+        self._measured = now
 
     def on_fit_start(self, trainer: Trainer, pl_module: GAN) -> None:
         if self.active:
@@ -199,7 +200,7 @@ class FIDTracker(Callback):
         generated = self.generate(pl_module, self.num_samples, "curve")
         if generated is None:
             return
-        scores = self.judge.scores(generated) | {"fid_floor": mean(self.judge.floor(self.num_samples))}
+        scores = self.evaluator.scores(generated) | {"fid_floor": mean(self.evaluator.floor(self.num_samples))}
         scores = trainer.strategy.broadcast(scores)  # processors of two kinds may round otherwise
         self.latest = {"step": trainer.global_step, **scores}
         pl_module.log_scalars(self.named(scores))
@@ -209,22 +210,23 @@ class FIDTracker(Callback):
 
     def generate(self, pl_module: GAN, num: int, noise: str) -> Generated | None:
         """Images and their features; None, with a warning, where they have none. Warns of scores that are too good."""
+        share_buffers(pl_module)
         try:
-            generated = self.judge.generate(pl_module, num, noise)
+            generated = self.evaluator.generate(lambda number: pl_module(latents(pl_module, noise, number)), num)
         except NotFinite as error:
             rank_zero_warn(f"no FID of batch {pl_module.global_step:,}: {error}")
             return None
-        fid, draws = self.judge.fid(generated), self.judge.floor(num)
-        if fid < min(draws) and num <= len(self.judge.training):
+        draws = self.evaluator.floor(num)
+        if generated.fid < min(draws) and num <= len(self.evaluator.training):
             rank_zero_warn(
-                f"FID {fid:.4f} is below the floor, {min(draws):.4f} to {max(draws):.4f} for real training images: too "
-                "good to be true. The generator has learnt images by heart (see samples/nearest), or test images are "
-                "among those it trains on"
+                f"FID {generated.fid:.4f} is below the floor, {min(draws):.4f} to {max(draws):.4f} for real training "
+                "images: too good to be true. The generator has learnt images by heart (see samples/nearest), or test "
+                "images are among those it trains on"
             )
         return generated
 
     def draw_classes(self, trainer: Trainer, generated: Generated) -> None:
-        logits = self.judge.logits(generated.features)
+        logits = self.evaluator.logits(generated.features)
         if logits is None:
             return
         edges = torch.arange(logits.shape[1] + 1).sub(0.5).tolist()
@@ -242,8 +244,8 @@ class FIDTracker(Callback):
             generated = self.generate(pl_module, self.final_samples, "report")
             if generated is None:
                 return
-            sheet = self.judge.nearest_images(pl_module, 16, "report")
-        fid, best = self.judge.fid(generated), step == self.best_step
+            sheet = self.evaluator.nearest_images(pl_module(latents(pl_module, "report", 0)[:16]))
+        fid, best = generated.fid, step == self.best_step
         if best:
             for logger in trainer.loggers:
                 logger.log_metrics(self.named({"fid_of_best": fid}), step=trainer.global_step)
@@ -261,16 +263,32 @@ class FIDTracker(Callback):
         generated = self.generate(pl_module, self.final_samples, "report")
         if generated is None:
             return
-        scores = self.judge.scores(generated)
+        scores = self.evaluator.scores(generated)
         more = {
-            "fid_infinity": self.judge.fid_infinity(generated),
-            "accuracy_score": self.judge.accuracy_score(pl_module, self.final_samples, "report"),
+            "fid_infinity": self.evaluator.fid_infinity(generated),
+            "accuracy_score": self.accuracy_score(pl_module),
         }
         scores |= {metric: value for metric, value in more.items() if value is not None}
         pl_module.log_dict(self.named(scores), sync_dist=True)
-        self.table = scores, self.judge.real_scores(self.final_samples)
+        self.table = scores, self.evaluator.real_scores(self.final_samples)
 
     on_test_epoch_end = on_validation_epoch_end
+
+    def accuracy_score(self, pl_module: GAN) -> float | None:
+        """CAS; None for a generator without a method `labels(latents) -> int64 (N,)`, which says what images are of."""
+        generator = pl_module.generator
+        if not hasattr(generator, "labels"):
+            return None
+
+        def make(number: int) -> tuple[Tensor, Tensor]:
+            given = latents(pl_module, "report", number)
+            return pl_module(given), generator.labels(given)
+
+        share_buffers(pl_module)
+        try:
+            return self.evaluator.accuracy_score(make, self.final_samples)
+        except ValueError as error:
+            raise ValueError(f"{type(generator).__name__}.labels: {error}") from error
 
     def on_validation_end(self, trainer: Trainer, pl_module: GAN) -> None:
         trackers = active_trackers(trainer)
@@ -278,9 +296,9 @@ class FIDTracker(Callback):
             return
         if self._verbose and trainer.is_global_zero:
             console = Console(highlight=False, soft_wrap=True)
-            for one in trackers:
-                console.print(f"Scores of {one.terms(one.final_samples)}")
-                console.print(table(one.table))
+            for tracker in trackers:
+                console.print(f"Scores of {tracker.terms(tracker.final_samples)}")
+                console.print(table(tracker.table))
             loss = float(trainer.callback_metrics["validation/discriminator"])
             console.print(f"Loss of the discriminator on images it has not seen: {loss:.3f}")
 
@@ -293,13 +311,34 @@ class FIDTracker(Callback):
 
     def terms(self, num: int) -> str:
         """What a score of `num` images is by, without which it means nothing."""
-        real, training, floor = len(self.judge.real), len(self.judge.training), mean(self.judge.floor(num))
+        real, training, floor = len(self.evaluator.real), len(self.evaluator.training), mean(self.evaluator.floor(num))
         few = f" (of {training:,})" if training < num else ""
         return f"{num:,} images against {real:,} test images, by {self.name} {self._id}; floor {floor:.3f}{few}"
 
 
 def active_trackers(trainer: Trainer) -> list[FIDTracker]:
-    return [one for one in trainer.callbacks if isinstance(one, FIDTracker) and one.active]
+    """The trackers of a trainer that have something to see images with."""
+    return [callback for callback in trainer.callbacks if isinstance(callback, FIDTracker) and callback.active]
+
+
+def latents(gan: GAN, noise: str, number: int) -> Tensor:
+    """The latents (CHUNK, latent_dim) of a chunk: by the run's seed, `noise` and the chunk's number alone."""
+    return gan.latents(CHUNK, gan.rng("score", noise, number))
+
+
+def sampled(gan: GAN) -> nn.Module:
+    """The network that images come from: the average where there is one."""
+    return gan.generator if gan.generator_ema is None else gan.generator_ema
+
+
+def share_buffers(gan: GAN) -> None:
+    """Gives all processes the first one's buffers, as a checkpoint has them: each has batch statistics of its own.
+
+    They are used in evaluation alone.
+    """
+    if gan.trainer.world_size > 1:
+        for buffer in sampled(gan).buffers():
+            dist.broadcast(buffer, 0)
 
 
 def name_of(extractor: str | nn.Module) -> str:

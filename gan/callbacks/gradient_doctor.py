@@ -118,7 +118,7 @@ class GradientDoctor(Callback):
         latest = tracker.latest
         if latest and (not self.scores or latest["step"] > self.scores[-1].step):
             covered = int(latest["modes_covered"]) if "modes_covered" in latest else None
-            score = Score(latest["step"], latest["fid"], latest["fid_floor"], covered, tracker.judge.num_classes)
+            score = Score(latest["step"], latest["fid"], latest["fid_floor"], covered, tracker.evaluator.num_classes)
             self.scores = [*self.scores, score][-WINDOW:]
 
     def found_by_guards(self, why: str = "") -> list[Finding]:

@@ -31,7 +31,7 @@ from gan.lab.experiment import Check, Progress, Result, Table, silent
 from gan.lab.figures import BLUE, FAINT, GREEN, ORANGE, PURPLE, SKY, VERMILION, label_lines, panels, styled
 from gan.lab.unscaled import unscaled
 from gan.losses import NonSaturating
-from gan.metrics import Moments, frechet_distance, load_features
+from gan.metrics import FID, load_features
 from gan.networks import MLPDiscriminator, MLPGenerator
 
 REFERENCE = (
@@ -109,25 +109,25 @@ def run(
     digits, loader = [], data.train_dataloader()
     while len(digits) < steps:
         digits += [images for images, _ in loader]
-    extractor, reals = load_features("mnist_cnn"), Moments(64)
+    extractor, fid = load_features("mnist_cnn"), FID(64, reset_real_features=False)
     data.setup("test")
     tests = torch.cat([images for images, _ in data.test_dataloader()])[:NUM_REALS]
     for chunk in tests.split(500):
-        reals.update(extractor(chunk))
+        fid.update(extractor(chunk), real=True)
     curves = Table("program", "step", "gradient", "moved")
     scores, pictures = Table("program", "fid", "variety"), Table("program", "image", "row", "column", "pixel")
 
     def score(name: str, generator: MLPGenerator, scaled: bool) -> None:
-        rng, fakes, variety = torch.Generator().manual_seed(seed), Moments(64), math.nan
+        rng, variety = torch.Generator().manual_seed(seed), math.nan
+        fid.reset()
         with torch.no_grad():
             for number in range(0, NUM_FAKES, 500):
                 images = shown(generator(torch.randn(500, generator.latent_dim, generator=rng)), scaled)
-                fakes.update(extractor(images))
+                fid.update(extractor(images), real=False)
                 if number == 0:
                     keep(pictures, name, images)
                     variety = (images.std(0).mean() / tests[:500].std(0).mean()).item()
-        distance = frechet_distance(fakes.mean, fakes.covariance, reals.mean, reals.covariance)
-        scores.add(program=name, fid=distance, variety=variety)
+        scores.add(program=name, fid=fid.compute().item(), variety=variety)
 
     for part, (name, program) in enumerate(variants.items()):
         torch.manual_seed(seed)

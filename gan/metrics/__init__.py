@@ -1,17 +1,22 @@
 """How good generated images are, by features and logits of them; nothing here knows of a training loop."""
 
-from gan.metrics.cas import classification_accuracy_score
+from gan.metrics.cas import CAS, classification_accuracy_score
 from gan.metrics.features import CNNFeatures, fingerprint, load_features, save_features
-from gan.metrics.fid import fid_infinity, frechet_distance
-from gan.metrics.inception_score import ClassScores, class_scores
-from gan.metrics.kid import kernel_distance
-from gan.metrics.moments import Moments
-from gan.metrics.prdc import NeighbourScores, nearest, neighbour_scores
+from gan.metrics.fid import FID, fid_infinity, frechet_distance, mean_and_covariance
+from gan.metrics.inception_score import ClassEntropy, ClassScores, InceptionScore, ModesCovered, class_scores
+from gan.metrics.kid import KID, kernel_distance
+from gan.metrics.prdc import PRDC, NeighbourScores, nearest, neighbour_scores
 
 __all__ = [
+    "CAS",
+    "FID",
+    "KID",
+    "PRDC",
     "CNNFeatures",
+    "ClassEntropy",
     "ClassScores",
-    "Moments",
+    "InceptionScore",
+    "ModesCovered",
     "NeighbourScores",
     "class_scores",
     "classification_accuracy_score",
@@ -20,6 +25,7 @@ __all__ = [
     "frechet_distance",
     "kernel_distance",
     "load_features",
+    "mean_and_covariance",
     "nearest",
     "neighbour_scores",
     "save_features",

@@ -1,13 +1,71 @@
 """The classification accuracy score (Ravuri & Vinyals 2019, arXiv:1905.10887), or GAN-train (Shmelkov et al. 2018)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
+from gan.metrics.base import Float64Metric
 from gan.metrics.checks import check_finite
 
 BATCH_SIZE = 64  # images in a step of training
 LARGEST = 32  # pixels of a side that the classifier sees
+
+
+class CAS(Float64Metric):
+    """The classification accuracy score of generated images of known classes; see `classification_accuracy_score`.
+
+    `compute` trains a classifier, on every process the same one. Its states are float32 images and int64 labels.
+
+    Args:
+        image_shape: Channels, height and width of an image.
+        steps: Steps of training, of 64 images each.
+        seed: Of the classifier's weights and the order of the images.
+        **kwargs: Those of `torchmetrics.Metric`.
+
+    Raises:
+        ValueError: If `steps` is below 1.
+    """
+
+    higher_is_better = True
+    plot_lower_bound = 0.0
+    plot_upper_bound = 1.0
+
+    def __init__(self, image_shape: tuple[int, int, int], steps: int = 200, seed: int = 0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if steps < 1:
+            raise ValueError(f"steps must be at least 1, got {steps}")
+        self.image_shape, self.steps, self.seed = tuple(image_shape), steps, seed
+        for images in ("real", "fake"):
+            self.add_rows(f"{images}_images", *image_shape, dtype=torch.float32)
+            self.add_rows(f"{images}_labels", dtype=torch.int64)
+
+    def update(self, images: Tensor, labels: Tensor, real: bool) -> None:
+        """Adds images and their classes.
+
+        Args:
+            images: (N, *image_shape), floating, in [-1, 1]; N may be 0.
+            labels: (N,) the class asked for, or of a real image its own, int64 from 0.
+            real: Whether they are real, which the classifier is tested on; it is trained on the others.
+
+        Raises:
+            ValueError: If shapes or types do not fit.
+        """
+        if tuple(images.shape[1:]) != self.image_shape:
+            raise ValueError(f"images must have the shape (N, *{self.image_shape}), got {tuple(images.shape)}")
+        _check_types(images, labels, "")
+        self.append("real_images" if real else "fake_images", images)
+        self.append("real_labels" if real else "fake_labels", labels)
+
+    def compute(self) -> Tensor:
+        """The share of right answers, float64 (), 0 to 1.
+
+        Raises:
+            ValueError: If there are no images of a kind, a label is below 0, or an image is not finite.
+        """
+        names = ("fake_images", "fake_labels", "real_images", "real_labels")
+        return self.score(classification_accuracy_score(*map(self.rows, names), self.steps, self.seed))
 
 
 def classification_accuracy_score(
@@ -88,16 +146,26 @@ def _shrunk(images: Tensor, size: list[int]) -> Tensor:
 
 
 def _check(images: Tensor, labels: Tensor, prefix: str) -> None:
-    if images.ndim != 4 or 0 in images.shape or not images.is_floating_point():
-        raise ValueError(
-            f"{prefix}images must be a floating tensor of the shape (N, C, H, W) with at least one image, "
-            f"got {images.dtype} {tuple(images.shape)}"
-        )
+    _check_types(images, labels, prefix)
+    if 0 in images.shape:
+        raise _wrong_images(images, prefix)
+    if labels.min() < 0:
+        raise ValueError(f"{prefix}labels must be at least 0, got {int(labels.min())}")
+    check_finite(images, f"{prefix}images")
+
+
+def _check_types(images: Tensor, labels: Tensor, prefix: str) -> None:
+    if images.ndim != 4 or not images.is_floating_point():
+        raise _wrong_images(images, prefix)
     if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
         raise ValueError(
             f"{prefix}labels must be int64, one for each of {len(images)} images, "
             f"got {labels.dtype} {tuple(labels.shape)}"
         )
-    if labels.min() < 0:
-        raise ValueError(f"{prefix}labels must be at least 0, got {int(labels.min())}")
-    check_finite(images, f"{prefix}images")
+
+
+def _wrong_images(images: Tensor, prefix: str) -> ValueError:
+    return ValueError(
+        f"{prefix}images must be a floating tensor of the shape (N, C, H, W) with at least one image, "
+        f"got {images.dtype} {tuple(images.shape)}"
+    )

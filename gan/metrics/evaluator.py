@@ -1,29 +1,32 @@
 """How well a generator does: its images held against real ones, by all processes together."""
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from lightning import Trainer
 from torch import Tensor, nn
+from torchmetrics import MetricCollection
 
-from gan.data import InMemoryLoader
 from gan.images import to_float, to_uint8
-from gan.metrics import (
-    Moments,
-    class_scores,
-    classification_accuracy_score,
-    fid_infinity,
-    frechet_distance,
-    kernel_distance,
-    nearest,
-    neighbour_scores,
+from gan.metrics.cas import CAS
+from gan.metrics.feature_cache import (
+    CHUNK,
+    broadcast,
+    extract,
+    gather,
+    images_at,
+    in_memory,
+    processes,
+    real_features,
+    turns,
 )
-from gan.metrics.feature_cache import CHUNK, extract, gather, images_at, real_features, share, turns
-from gan.metrics.fid import PER_DIMENSION
-from gan.module import GAN
+from gan.metrics.fid import FID, PER_DIMENSION, fid_infinity
+from gan.metrics.inception_score import ClassEntropy, InceptionScore, ModesCovered
+from gan.metrics.kid import KID
+from gan.metrics.prdc import PRDC, nearest
 
 TEST, TRAINING = 10_000, 60_000  # real images that are looked at, at most; all of MNIST's
 DRAWS = 5  # of training images, at most, whose distances are the floor
@@ -39,33 +42,40 @@ class Generated:
     """Generated images as an extractor sees them: the same on every process."""
 
     features: Tensor  # (N, D)
-    moments: Moments
+    fid: float
 
 
-@dataclass
-class Judge:
-    """Scores generators by the features of their images, against test images.
+class Evaluator:
+    """Scores generators by the features of their images, which are made once, against test images.
+
+    Where torch.distributed is in use, its processes share the work: all of them must call each method. Images come
+    from a callable, `make(number)`: chunk `number` of images (CHUNK, C, H, W) in [-1, 1] on the device, always the
+    same ones, so that it does not matter which process makes them.
 
     Args:
-        trainer: Whose processes share the work. All of them must call each method.
-        extractor: Images (N, C, H, W) in [-1, 1] to features (N, D), on the trainer's device; see `gan.metrics`.
-        train: Loader of the training images.
+        extractor: Images (N, C, H, W) in [-1, 1] to features (N, D), on `device`; see `gan.metrics.features`. It may
+            have a method `classify` that turns those into logits (N, K).
+        train: Loader of the training images; see `real_features`.
         test: Loader of the test images.
+        device: Where features are made and scored.
+        say: Is told, before it takes its time, what is measured.
 
     Raises:
-        ValueError: if the extractor does not take the images or gives no features (N, D), there are too few images, or
+        ValueError: If the extractor does not take the images or gives no features (N, D), there are too few images, or
             a loader's data cannot be indexed.
     """
 
-    trainer: Trainer
-    extractor: nn.Module
-    train: Any
-    test: Any
-    floors: dict[int, list[float]] = field(default_factory=dict, init=False)
-
-    def __post_init__(self) -> None:
-        self.real, _ = real_features(self.trainer, self.test, self.extractor, TEST)
-        self.training, self.order = real_features(self.trainer, self.train, self.extractor, TRAINING)
+    def __init__(
+        self,
+        extractor: nn.Module,
+        train: Any,
+        test: Any,
+        device: torch.device | str = "cpu",
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.extractor, self.train, self.test, self.device = extractor, train, test, device
+        self.real, _ = real_features(test, extractor, TEST, device, say)
+        self.training, self.order = real_features(train, extractor, TRAINING, device, say)
         for features, split in ((self.real, "test"), (self.training, "training")):
             if len(features) < NEIGHBOURS:
                 raise ValueError(
@@ -73,85 +83,82 @@ class Judge:
                     "leave it out, or use more"
                 )
             if not features.isfinite().all():
-                name = type(self.extractor).__name__
+                name = type(extractor).__name__
                 raise ValueError(f"FIDTracker's extractor {name} makes features of {split} images that are not finite")
-        self.moments = moments(self.real)
+        # All processes hold all features: there is nothing to sync.
+        self.dim, settings = self.real.shape[1], {"sync_on_compute": False}
+        self._fid = FID(self.dim, reset_real_features=False, **settings).to(device)
+        self._fid.update(self.real, real=True)
         logits = self.logits(self.real)
         self.num_classes = None if logits is None else logits.shape[1]
+        self._classes = None
         if logits is not None:
-            class_scores(logits)  # raises now what it would raise at the first score
+            kinds = {"modes_covered": ModesCovered, "entropy": ClassEntropy, "inception_score": InceptionScore}
+            self._classes = MetricCollection(
+                {name: kind(self.num_classes, **settings) for name, kind in kinds.items()}
+            ).to(device)
+            self.class_scores(logits)  # raises now what it would raise at the first score
+        self._floors: dict[int, list[float]] = {}
 
     # ------------------------------------------------------------------ images to features
 
-    def generate(self, gan: GAN, num: int, noise: str) -> Generated:
-        """`num` images by the averaged generator, where there is one.
-
-        Chunk i has the noise of (seed, `noise`, i): whatever the number of processes, these are the same images.
+    def generate(self, make: Callable[[int], Tensor], num: int) -> Generated:
+        """`num` images as the extractor sees them.
 
         Raises:
-            NotFinite: on every process, if images or features are NaN or infinite.
+            NotFinite: On every process, if images or features are NaN or infinite.
         """
-        self.agree(gan)
-        made, broken = [], torch.zeros((), device=gan.device)
-        for number in turns(self.trainer, num):
-            images = gan(self.latents(gan, noise, number))
+        made, broken = [], torch.zeros((), device=self.device)
+        for number in turns(num):
+            images = make(number)
             broken += images[: max(0, num - number * CHUNK)].isfinite().logical_not().any()
             made.append(extract(self.extractor, to_uint8(images)))
-        own = moments(torch.cat(made)[: share(self.trainer, num)])
-        for tensor in (*own.tensors(), broken):
-            self.add_up(tensor)
+        if processes()[1] > 1:
+            dist.all_reduce(broken)
         if broken > 0:
             raise NotFinite("the generator makes images that are NaN or infinite")
-        features = gather(self.trainer, made, num)
+        features = gather(made, num)
         logits = self.logits(features)
-        if not own.is_finite or not (logits is None or logits.isfinite().all()):
+        if not features.isfinite().all() or not (logits is None or logits.isfinite().all()):
             raise NotFinite("the extractor makes features or logits of generated images that are NaN or infinite")
-        return Generated(features, own)
-
-    def agree(self, gan: GAN) -> None:
-        """Gives all processes the first one's buffers, as a checkpoint has them: each has batch statistics of its own.
-
-        They are used in evaluation alone.
-        """
-        if self.trainer.world_size > 1:
-            for buffer in sampled(gan).buffers():
-                dist.broadcast(buffer, 0)
-
-    def latents(self, gan: GAN, noise: str, number: int) -> Tensor:
-        """The latents (CHUNK, latent_dim) of a chunk."""
-        return gan.latents(CHUNK, gan.rng("score", noise, number))
-
-    def add_up(self, tensor: Tensor) -> None:
-        """Sums a tensor over all processes, in place."""
-        if self.trainer.world_size > 1:
-            tensor.copy_(self.trainer.strategy.reduce(tensor, reduce_op="sum"))
+        return Generated(features, self.fid(features))
 
     # ------------------------------------------------------------------ features to scores
 
-    def fid(self, generated: Generated) -> float:
-        return frechet_distance(
-            generated.moments.mean, generated.moments.covariance, self.moments.mean, self.moments.covariance
-        )
+    def fid(self, features: Tensor) -> float:
+        """The Frechet distance of features (N, D) from those of the test images."""
+        self._fid.reset()
+        self._fid.update(features, real=False)
+        return self._fid.compute().item()
 
     def floor(self, num: int) -> list[float]:
         """The FIDs of a few draws of `num` real training images: a generator does not get below them."""
         num = min(num, len(self.training))
-        if num not in self.floors:
+        if num not in self._floors:
             draws = self.training[: len(self.training) // num * num].split(num)[:DRAWS]
-            self.floors[num] = [self.fid(Generated(draw, moments(draw))) for draw in draws]
-        return self.floors[num]
+            self._floors[num] = [self.fid(draw) for draw in draws]
+        return self._floors[num]
 
     def scores(self, generated: Generated) -> dict[str, float]:
         """FID, KID, precision to coverage and, where the extractor is a classifier, what it makes of the classes."""
-        features = generated.features
-        real = self.real[: len(features)]
-        kid, _ = kernel_distance(real, features, subsets=max(10, len(features) // 100))
-        scores = {"fid": self.fid(generated), "kid": kid} | neighbour_scores(real, features[: len(real)])._asdict()
-        logits = self.logits(features)
-        if logits is not None:
-            classes = class_scores(logits)._asdict()
-            scores |= {name: classes[name] for name in ("modes_covered", "entropy", "inception_score")}
-        return scores
+        fake = generated.features
+        real = self.real[: len(fake)]
+        kid = KID(self.dim, subsets=max(10, len(fake) // 100), sync_on_compute=False)
+        prdc = PRDC(self.dim, sync_on_compute=False)
+        for metric, part in ((kid, fake), (prdc, fake[: len(real)])):
+            metric.to(self.device)
+            metric.update(real, real=True)
+            metric.update(part, real=False)
+        scores = {"fid": generated.fid, "kid": kid.compute()[0].item()}
+        scores |= {name: value.item() for name, value in prdc.compute().items()}
+        logits = self.logits(fake)
+        return scores if logits is None else scores | self.class_scores(logits)
+
+    def class_scores(self, logits: Tensor) -> dict[str, float]:
+        """What the extractor's classifier makes of the classes, by its logits (N, K)."""
+        self._classes.reset()
+        self._classes.update(logits)
+        return {name: value.item() for name, value in self._classes.compute().items()}
 
     def logits(self, features: Tensor) -> Tensor | None:
         """What the extractor's classifier makes of features: (N, K), or None where it has none."""
@@ -162,67 +169,56 @@ class Judge:
 
     def real_scores(self, num: int) -> dict[str, float]:
         """The scores of `num` training images: what a generator can hope for."""
-        draw = self.training[:num]
-        return self.scores(Generated(draw, moments(draw))) | {"fid": mean(self.floor(num))}
+        return self.scores(Generated(self.training[:num], mean(self.floor(num))))
 
     def fid_infinity(self, generated: Generated) -> float | None:
         """The FID that infinitely many images would have; None where there are too few to tell."""
-        num, dim = generated.features.shape
-        if num < max(20, PER_DIMENSION * dim):
+        if len(generated.features) < max(20, PER_DIMENSION * self.dim):
             return None
-        return fid_infinity(generated.features, self.moments.mean, self.moments.covariance)
+        return fid_infinity(generated.features, *self._fid.moments(real=True))
 
     # ------------------------------------------------------------------ images
 
-    def accuracy_score(self, gan: GAN, num: int, noise: str) -> float | None:
+    def accuracy_score(self, make: Callable[[int], tuple[Tensor, Tensor]], num: int) -> float | None:
         """The accuracy on test images of a classifier that has seen nothing but `num` generated ones.
 
-        None for a generator that does not say what it was asked for, by a method `labels(latents) -> int64 (N,)`, and
-        for real images that are not in memory.
+        `make` gives images and what they were asked to be, int64 (CHUNK,). None for real images that are not in memory.
         """
-        if not hasattr(gan.generator, "labels") or not isinstance(self.test, InMemoryLoader):
+        real = in_memory(self.test)
+        if real is None:
             return None
-        self.agree(gan)
-        latents = [self.latents(gan, noise, number) for number in turns(self.trainer, num)]
-        images = gather(self.trainer, [to_uint8(gan(part)) for part in latents], num)
-        labels = gather(self.trainer, [gan.generator.labels(part) for part in latents], num)
+        chunks = [make(number) for number in turns(num)]
+        images = gather([to_uint8(part) for part, _ in chunks], num)
+        labels = gather([part for _, part in chunks], num)
         score = error = None
-        if self.trainer.is_global_zero:
+        if processes()[0] == 0:
+            cas = CAS(real.shape[1:], sync_on_compute=False).to(self.device)
             try:
-                score = classification_accuracy_score(
-                    to_float(images), labels, to_float(self.test.images), self.test.labels
-                )
+                cas.update(to_float(images), labels, real=False)
+                cas.update(to_float(real), self.test.labels, real=True)
+                score = cas.compute().item()
             except ValueError as reason:  # all processes must hear of it
                 error = str(reason)
-        score, error = self.trainer.strategy.broadcast((score, error))
+        score, error = broadcast((score, error))
         if error is not None:
-            raise ValueError(f"{type(gan.generator).__name__}.labels: {error}")
+            raise ValueError(error)
         return score
 
-    def nearest_images(self, gan: GAN, num: int, noise: str) -> Tensor:
-        """Generated images, and the training images nearest to each, by feature and by pixel: uint8 (3, num, C, H, W).
+    def nearest_images(self, images: Tensor) -> Tensor:
+        """Generated images, and the training images nearest to each, by feature and by pixel: uint8 (3, N, C, H, W).
 
         Where they are the same picture, the generator has learnt it by heart.
+
+        Args:
+            images: (N, C, H, W) in [-1, 1], on the device.
         """
-        self.agree(gan)
-        generated = to_uint8(gan(self.latents(gan, noise, 0)[:num]))
+        generated = to_uint8(images)
         _, by_feature = nearest(extract(self.extractor, generated).cpu(), self.training.cpu())
         (like,) = images_at(self.train, [self.order[by_feature]])
         generated = generated.cpu()
-        best, same = torch.full((num,), torch.inf, dtype=torch.float64), generated.clone()
-        for images in images_at(self.train, self.order.split(CHUNK)):
-            distances, indices = nearest(generated.flatten(1).float(), images.cpu().flatten(1).float())
+        best, same = torch.full((len(images),), torch.inf, dtype=torch.float64), generated.clone()
+        for part in images_at(self.train, self.order.split(CHUNK)):
+            distances, indices = nearest(generated.flatten(1).float(), part.cpu().flatten(1).float())
             closer = distances < best
-            best[closer], same[closer] = distances[closer], images.cpu()[indices[closer]]
+            best[closer], same[closer] = distances[closer], part.cpu()[indices[closer]]
         return torch.stack([generated, like.cpu(), same])
-
-
-def sampled(gan: GAN) -> nn.Module:
-    """The network that images come from: the average where there is one."""
-    return gan.generator if gan.generator_ema is None else gan.generator_ema
-
-
-def moments(features: Tensor) -> Moments:
-    sums = Moments(features.shape[1], "cpu" if features.device.type == "mps" else features.device)  # it has no float64
-    sums.update(features)
-    return sums

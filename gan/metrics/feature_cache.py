@@ -1,23 +1,20 @@
-"""The real images that generated ones are held against: their features, measured once and kept on the disk."""
+"""Features of the real images that generated ones are held against: measured once, and kept on the disk."""
 
 import hashlib
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from lightning import Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from gan.callbacks.run_progress import say
 from gan.checkpoints import damaged_record, write
-from gan.data.memory import InMemoryLoader
 from gan.images import to_float, to_uint8
-from gan.metrics import fingerprint
+from gan.metrics.features import fingerprint
 
 CHUNK = 250  # images that go through a network together, whatever the number of processes
 
@@ -25,48 +22,63 @@ CHUNK = 250  # images that go through a network together, whatever the number of
 PREPROCESSING = "256 grey levels as float32 in [-1, 1]"
 
 
-def real_features(trainer: Trainer, loader: Any, extractor: nn.Module, limit: int) -> tuple[Tensor, Tensor]:
-    """Features of the images of a data loader, on every process.
+def real_features(
+    loader: Any,
+    extractor: nn.Module,
+    limit: int,
+    device: torch.device | str = "cpu",
+    say: Callable[[str], None] = lambda text: None,
+) -> tuple[Tensor, Tensor]:
+    """Features of the images of a data loader, on every process; the processes share the work.
 
-    Those of an in-memory loader are kept in `cache_folder()`, by the images, the extractor and the preprocessing.
+    Those of images in memory are kept in `cache_folder()`, by the images, the extractor and the preprocessing.
 
     Args:
-        trainer: Whose processes share the work.
-        loader: An `InMemoryLoader`, or a DataLoader over a data set that can be indexed, of batches whose first
-            element is images in [-1, 1].
-        extractor: On the trainer's device.
+        loader: A loader of images in memory, see `in_memory`, or a DataLoader over a data set that can be indexed, of
+            batches whose first element is images in [-1, 1].
+        extractor: Images (N, C, H, W) in [-1, 1] to features (N, D), on `device`.
         limit: How many of the images, chosen at random but always the same ones.
+        device: Where features are made.
+        say: Is told, before it takes its time, what is measured.
 
     Returns:
-        float32 (N, D) on the trainer's device, and the int64 (N,) indices of these images in the data set.
+        float32 (N, D) on the device, and the int64 (N,) indices of these images in the data set.
 
     Raises:
-        ValueError: if the loader's data cannot be indexed.
+        ValueError: If the loader's data cannot be indexed.
     """
-    total = len(loader.images) if isinstance(loader, InMemoryLoader) else len(indexed(loader))
+    images, (rank, _) = in_memory(loader), processes()
+    total = len(indexed(loader) if images is None else images)
     order = torch.randperm(total, generator=torch.Generator().manual_seed(0))[:limit]
-    chunks, device = order.split(CHUNK), trainer.strategy.root_device
+    chunks = order.split(CHUNK)
     path = kept = None
-    if isinstance(loader, InMemoryLoader) and trainer.is_global_zero:  # on several machines each may have another cache
-        path = cache_folder() / f"{key(loader.images, extractor, limit)}.pt"
+    if images is not None and rank == 0:  # on several machines each may have another cache
+        path = cache_folder() / f"{key(images, extractor, limit)}.pt"
         (first,) = images_at(loader, chunks[:1])
         kept = recall(path, len(order), extract(extractor, first.to(device)))
-    kept = trainer.strategy.broadcast(kept)
+    kept = broadcast(kept)
     if kept is not None:
         return kept.to(device), order
-    say(trainer, f"features       of {len(order):,} real images, measured once")
-    mine = images_at(loader, [chunks[min(number, len(chunks) - 1)] for number in turns(trainer, len(order))])
-    found = gather(trainer, [extract(extractor, images.to(device)) for images in mine], len(order))
+    say(f"features       of {len(order):,} real images, measured once")
+    mine = images_at(loader, [chunks[min(number, len(chunks) - 1)] for number in turns(len(order))])
+    found = gather([extract(extractor, part.to(device)) for part in mine], len(order))
     if path is not None:
         keep(path, found)
     return found, order
 
 
+def in_memory(loader: Any) -> Tensor | None:
+    """The images of a loader that has all of them at hand, in an attribute `images`, uint8 (N, C, H, W); else None."""
+    images = getattr(loader, "images", None)
+    return images if isinstance(images, Tensor) and images.dtype == torch.uint8 and images.ndim == 4 else None
+
+
 def images_at(loader: Any, chunks: Sequence[Tensor]) -> Iterator[Tensor]:
     """uint8 images (B, C, H, W) of a loader's data, for each chunk of indices (B,)."""
-    if isinstance(loader, InMemoryLoader):
+    images = in_memory(loader)
+    if images is not None:
         for chunk in chunks:
-            yield loader.images.index_select(0, chunk.to(loader.images.device))
+            yield images.index_select(0, chunk.to(images.device))
         return
     batches = [chunk.tolist() for chunk in chunks]
     settings = {"num_workers": loader.num_workers, "collate_fn": loader.collate_fn}
@@ -79,7 +91,7 @@ def indexed(loader: Any) -> Any:
     """The data set of a loader.
 
     Raises:
-        ValueError: if its images have no numbers.
+        ValueError: If its images have no numbers.
     """
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         raise ValueError(
@@ -93,7 +105,7 @@ def extract(extractor: nn.Module, images: Tensor) -> Tensor:
     """Features (N, D) in float32 of uint8 images (N, C, H, W).
 
     Raises:
-        ValueError: if the extractor gives something else.
+        ValueError: If the extractor gives something else.
     """
     extractor.eval()  # whatever somebody has done to it in the meantime
     with torch.no_grad():
@@ -109,28 +121,41 @@ def extract(extractor: nn.Module, images: Tensor) -> Tensor:
 # ---------------------------------------------------------------------- several processes
 
 
-def turns(trainer: Trainer, num: int) -> range:
+def processes() -> tuple[int, int]:
+    """The number of this process, and how many there are."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return 0, 1
+    return dist.get_rank(), dist.get_world_size()
+
+
+def broadcast(value: Any) -> Any:
+    """The first process's value, on every process."""
+    if processes()[1] == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box)
+    return box[0]
+
+
+def turns(num: int) -> range:
     """The numbers of the chunks that this process makes of `num` rows: every so many-th.
 
     All processes make as many, since a network in shards needs all of them in each of its passes. Numbers beyond the
     last chunk are there to fill up the turn, and what is made for them is of no use.
     """
-    rounds = -(-num // (CHUNK * trainer.world_size))
-    return range(trainer.global_rank, rounds * trainer.world_size, trainer.world_size)
+    rank, world_size = processes()
+    rounds = -(-num // (CHUNK * world_size))
+    return range(rank, rounds * world_size, world_size)
 
 
-def share(trainer: Trainer, num: int) -> int:
-    """How many of `num` rows this process makes; they come first in what it makes."""
-    return sum(min(CHUNK, max(0, num - number * CHUNK)) for number in turns(trainer, num))
-
-
-def gather(trainer: Trainer, made: Iterable[Tensor], num: int) -> Tensor:
+def gather(made: Iterable[Tensor], num: int) -> Tensor:
     """The chunks (at most CHUNK, ...) that all processes have made in their `turns`, in order: (num, ...)."""
-    mine = torch.cat([torch.cat([one, one.new_zeros(CHUNK - len(one), *one.shape[1:])]) for one in made])
-    if trainer.world_size == 1:
+    mine = torch.cat([torch.cat([chunk, chunk.new_zeros(CHUNK - len(chunk), *chunk.shape[1:])]) for chunk in made])
+    _, world_size = processes()
+    if world_size == 1:
         return mine[:num]
-    shares = [torch.empty_like(mine) for _ in range(trainer.world_size)]
-    dist.all_gather(shares, mine)  # Lightning's calls a deprecated function
+    shares = [torch.empty_like(mine) for _ in range(world_size)]
+    dist.all_gather(shares, mine)
     by_turn = torch.stack(shares).unflatten(1, (-1, CHUNK)).transpose(0, 1)  # (turns, processes, CHUNK, ...)
     return by_turn.flatten(0, 2)[:num]
 

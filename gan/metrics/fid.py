@@ -1,15 +1,106 @@
-"""The Frechet distance between Gaussians, and its extrapolation to infinitely many images.
+"""FID, the Frechet distance between Gaussians of features, and its extrapolation to infinitely many images.
 
 Heusel et al. 2017, arXiv:1706.08500 (FID); Chong & Forsyth 2020, arXiv:1911.07023 (FID infinity).
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from gan.metrics.base import RealAndFakeMetric
 from gan.metrics.checks import check_same_width, checked
-from gan.metrics.moments import Moments
 
 PER_DIMENSION = 4  # images for each dimension that the line of `fid_infinity` needs
+
+
+class FID(RealAndFakeMetric):
+    """The Frechet distance between real and generated features: torchmetrics' FrechetInceptionDistance of features.
+
+    Its states are float64 sums of features and of their outer products: memory and exchange do not grow with the
+    number of images. Sums lose accuracy only where a mean is far larger than its standard deviation: at a ratio r,
+    the covariance is right to 1e-12 * r^2 of itself.
+
+    Features that are NaN or infinite are not refused by `update` but make every sum that they enter not finite, and
+    `compute` raises. So after the sums are exchanged, all processes find the same thing, and none is left waiting
+    for another that raised alone.
+
+    Args:
+        dim: Values of a feature vector, D.
+        reset_real_features: Whether `reset` forgets the real features too.
+        **kwargs: Those of `torchmetrics.Metric`.
+
+    Raises:
+        ValueError: If `dim` is below 1.
+    """
+
+    higher_is_better = False
+    plot_lower_bound = 0.0
+
+    def __init__(self, dim: int, reset_real_features: bool = True, **kwargs: Any) -> None:
+        super().__init__(dim, reset_real_features, **kwargs)
+        for images in ("real", "fake"):
+            self.add_state(f"{images}_num", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+            self.add_state(f"{images}_sum", torch.zeros(dim, dtype=torch.float64), dist_reduce_fx="sum")
+            self.add_state(f"{images}_outer", torch.zeros(dim, dim, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, features: Tensor, real: bool) -> None:
+        """Adds feature vectors.
+
+        Args:
+            features: (N, dim) of any floating type; N may be 0.
+            real: Whether they are of real images.
+
+        Raises:
+            ValueError: If they have another shape.
+        """
+        self.check(features)
+        images = "real" if real else "fake"
+        features = features.detach().to(self.home).double()
+        # Not in place: a state that was reset in inference mode could not be written to outside of it.
+        setattr(self, f"{images}_num", getattr(self, f"{images}_num") + len(features))
+        setattr(self, f"{images}_sum", getattr(self, f"{images}_sum") + features.sum(0))
+        setattr(self, f"{images}_outer", torch.addmm(getattr(self, f"{images}_outer"), features.T, features))
+
+    def compute(self) -> Tensor:
+        """The distance, float64 (), at least 0.
+
+        Raises:
+            ValueError: With fewer than 2 feature vectors of a kind, or if one was NaN or infinite.
+        """
+        return self.score(frechet_distance(*self.moments(real=True), *self.moments(real=False)))
+
+    def moments(self, real: bool) -> tuple[Tensor, Tensor]:
+        """Mean (D,) and covariance (D, D) of the features of this process, float64.
+
+        The covariance is unbiased: divided by the number of vectors less 1.
+
+        Raises:
+            ValueError: With fewer than 2 feature vectors, or if one was NaN or infinite.
+        """
+        images = "real" if real else "fake"
+        num, total, outer = (getattr(self, f"{images}_{name}") for name in ("num", "sum", "outer"))
+        if num < 2:
+            raise ValueError(f"a covariance needs at least 2 {images} feature vectors, got {int(num)}: use more images")
+        if not outer.isfinite().all():
+            raise ValueError(
+                f"a covariance needs finite features, but some of {int(num)} {images} vectors were NaN or infinite"
+            )
+        mean = total / num
+        covariance = (outer - num * mean.outer(mean)) / (num - 1)
+        return mean, (covariance + covariance.T) / 2  # the product of a matrix with itself may be off by a bit
+
+
+def mean_and_covariance(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (D,) and unbiased covariance (D, D) of feature vectors (N, D) at hand, in float64; see `FID.moments`.
+
+    Raises:
+        ValueError: If there are fewer than 2, or they have another rank or are not finite.
+    """
+    features = checked(features, "features", at_least=2)
+    sums = FID(features.shape[1]).to(features.device)
+    sums.update(features, real=True)
+    return sums.moments(real=True)
 
 
 def frechet_distance(mean1: Tensor, covariance1: Tensor, mean2: Tensor, covariance2: Tensor) -> float:
@@ -72,9 +163,7 @@ def fid_infinity(features: Tensor, mean: Tensor, covariance: Tensor, points: int
     distances = []
     for size in sizes:
         chosen = torch.randperm(len(features), generator=generator)[:size].to(features.device)
-        moments = Moments(dim, features.device)
-        moments.update(features[chosen])
-        distances.append(_distance(_Gaussian(moments.mean, moments.covariance, "of a subset"), real))
+        distances.append(_distance(_Gaussian(*mean_and_covariance(features[chosen]), "of a subset"), real))
     inverse = 1 / torch.tensor(sizes, dtype=torch.float64)
     line = torch.stack([torch.ones_like(inverse), inverse], 1)
     return torch.linalg.lstsq(line, torch.tensor(distances, dtype=torch.float64)[:, None]).solution[0].item()
@@ -104,9 +193,9 @@ class _Gaussian:
         self.root, self.trace = vectors * values.sqrt(), values.sum()
 
 
-def _distance(one: _Gaussian, two: _Gaussian) -> float:
-    if one.mean.shape != two.mean.shape:
-        raise ValueError(f"the means must have one length, got {len(one.mean)} and {len(two.mean)}")
-    overlap = torch.linalg.svdvals(one.root.T @ two.root).sum()
-    distance = (one.mean - two.mean).square().sum() + one.trace + two.trace - 2 * overlap
+def _distance(first: _Gaussian, second: _Gaussian) -> float:
+    if first.mean.shape != second.mean.shape:
+        raise ValueError(f"the means must have one length, got {len(first.mean)} and {len(second.mean)}")
+    overlap = torch.linalg.svdvals(first.root.T @ second.root).sum()
+    distance = (first.mean - second.mean).square().sum() + first.trace + second.trace - 2 * overlap
     return max(distance.item(), 0.0)  # what is below 0 is the round-off of nearly equal Gaussians

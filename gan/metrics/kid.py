@@ -1,11 +1,55 @@
 """The kernel distance, KID (Binkowski et al. 2018, arXiv:1801.01401)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from gan.metrics.base import FeaturesMetric
 from gan.metrics.checks import check_same_width, checked
 
-BLOCK = 2**18  # kernel values in memory at a time; more is slower on a CPU, out of its caches
+BLOCK = 2**17  # kernel values in memory at a time; more is slower on a CPU, out of its caches
+
+
+class KID(FeaturesMetric):
+    """The kernel distance between real and generated features: torchmetrics' KernelInceptionDistance of features.
+
+    Args:
+        dim: Values of a feature vector, D.
+        subsets: Number of subsets.
+        subset_size: Images of each set in a subset, at most; see `kernel_distance`.
+        seed: Of the choice of subsets.
+        reset_real_features: Whether `reset` forgets the real features too.
+        **kwargs: Those of `torchmetrics.Metric`.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    higher_is_better = False
+
+    def __init__(
+        self,
+        dim: int,
+        subsets: int = 100,
+        subset_size: int = 1000,
+        seed: int = 0,
+        reset_real_features: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(dim, reset_real_features, **kwargs)
+        _check(subsets, subset_size)
+        self.subsets, self.subset_size, self.seed = subsets, subset_size, seed
+
+    def compute(self) -> tuple[Tensor, Tensor]:
+        """Mean and population standard deviation over the subsets, float64 () each.
+
+        Raises:
+            ValueError: If there are fewer than 4 images of a kind, or values are not finite.
+        """
+        real, fake = self.rows("real_features"), self.rows("fake_features")
+        mean, std = kernel_distance(real, fake, self.subsets, self.subset_size, self.seed)
+        return self.score(mean), self.score(std)
 
 
 def kernel_distance(
@@ -39,32 +83,46 @@ def kernel_distance(
         ValueError: If there are fewer than 4 images of a kind, fewer than 1 subset or a `subset_size` below 2,
             shapes do not fit, or values are not finite.
     """
-    if subsets < 1:
-        raise ValueError(f"subsets must be at least 1, got {subsets}")
-    if subset_size < 2:
-        raise ValueError(f"subset_size must be at least 2 images, got {subset_size}")
+    _check(subsets, subset_size)
     features1, features2 = checked(features1, "features1", at_least=4), checked(features2, "features2", at_least=4)
     check_same_width(features1, features2, "features1 and features2")
     size = min(subset_size, len(features1) // 2, len(features2) // 2)
     generator = torch.Generator().manual_seed(seed)
     draws = zip(*(_subsets(len(each), size, subsets, generator) for each in (features1, features2)), strict=True)
-    distances = torch.stack([squared_mmd(features1[one], features2[two]) for one, two in draws])
+    distances = torch.stack([squared_mmd(features1[rows1], features2[rows2]) for rows1, rows2 in draws])
     return distances.mean().item(), distances.std(correction=0).item()
 
 
 def squared_mmd(x: Tensor, y: Tensor) -> Tensor:
     """Unbiased squared maximum mean discrepancy of (n, D) and (m, D), n and m >= 2, in their own type: ()."""
     x, y = (torch.cat([each / x.shape[1] ** 0.5, torch.ones_like(each[:, :1])], 1) for each in (x, y))
-    within = [
-        (_cubes(each, each) - each.square().sum(1).pow(3).sum()) / (len(each) * (len(each) - 1)) for each in (x, y)
-    ]
+    within = [_cubes_within(each) / (len(each) * (len(each) - 1)) for each in (x, y)]
     return sum(within) - 2 * _cubes(x, y) / (len(x) * len(y))
 
 
 def _cubes(x: Tensor, y: Tensor) -> Tensor:
     """Sum of (x_i . y_j)^3 over all pairs: ()."""
-    products = ((block @ y.T).flatten() for block in x.split(max(1, BLOCK // len(y))))
-    return sum(torch.dot(each.square(), each) for each in products)
+    total = x.new_zeros(())
+    rows = max(1, BLOCK // len(y))
+    products, squares = x.new_empty(rows * len(y)), x.new_empty(rows * len(y))
+    for block in x.split(rows):
+        num = len(block) * len(y)
+        torch.mm(block, y.T, out=products[:num].view(len(block), len(y)))
+        torch.mul(products[:num], products[:num], out=squares[:num])
+        total += torch.dot(squares[:num], products[:num])
+    return total
+
+
+def _cubes_within(x: Tensor) -> Tensor:
+    """Sum of (x_i . x_j)^3 over all ordered pairs of two: (). Products are symmetric, so one of each pair is made."""
+    total = x.new_zeros(())
+    rows = max(1, min(BLOCK // len(x), len(x) // 8))
+    for start in range(0, len(x), rows):
+        block, rest = x[start : start + rows], x[start + rows :]
+        total += _cubes(block, block) - block.square().sum(1).pow(3).sum()
+        if len(rest) > 0:
+            total += 2 * _cubes(block, rest)
+    return total
 
 
 def _subsets(num: int, size: int, subsets: int, generator: torch.Generator) -> list[Tensor]:
@@ -74,3 +132,10 @@ def _subsets(num: int, size: int, subsets: int, generator: torch.Generator) -> l
         order = torch.randperm(num, generator=generator)
         chosen.extend(order[start : start + size] for start in range(0, num - size + 1, size))
     return chosen[:subsets]
+
+
+def _check(subsets: int, subset_size: int) -> None:
+    if subsets < 1:
+        raise ValueError(f"subsets must be at least 1, got {subsets}")
+    if subset_size < 2:
+        raise ValueError(f"subset_size must be at least 2 images, got {subset_size}")

@@ -4,15 +4,51 @@ All works in blocks of rows: memory does not grow with the product of the number
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from gan.metrics.base import FeaturesMetric
 from gan.metrics.checks import check_same_width, checked
 
 BLOCK = 2**21  # distances in memory at a time; more is slower on a CPU, out of its caches
+TILE = 256, 1024  # rows and columns of a block that is gone through several times, and so has to fit a core's own cache
 ROUND_OFF = 1e-12  # of squared norms: far more than float64 products err, far less than distances that differ
+
+
+class PRDC(FeaturesMetric):
+    """Improved precision and recall, density and coverage of real and generated features; see `neighbour_scores`.
+
+    Args:
+        dim: Values of a feature vector, D.
+        manifold_k: Which neighbour sets the radius for precision and recall.
+        density_k: Which neighbour sets the radius for density and coverage.
+        reset_real_features: Whether `reset` forgets the real features too.
+        **kwargs: Those of `torchmetrics.Metric`.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    higher_is_better = True
+
+    def __init__(
+        self, dim: int, manifold_k: int = 3, density_k: int = 5, reset_real_features: bool = True, **kwargs: Any
+    ) -> None:
+        super().__init__(dim, reset_real_features, **kwargs)
+        _check(manifold_k, density_k)
+        self.manifold_k, self.density_k = manifold_k, density_k
+
+    def compute(self) -> dict[str, Tensor]:
+        """`precision`, `recall`, `density` and `coverage`, float64 () each.
+
+        Raises:
+            ValueError: If a set does not have more images than k, or values are not finite.
+        """
+        real, fake = self.rows("real_features"), self.rows("fake_features")
+        scores = neighbour_scores(real, fake, self.manifold_k, self.density_k)
+        return {name: self.score(value) for name, value in scores._asdict().items()}
 
 
 class NeighbourScores(NamedTuple):
@@ -54,8 +90,7 @@ def neighbour_scores(real: Tensor, fake: Tensor, manifold_k: int = 3, density_k:
         ValueError: If a set does not have more images than k, k is below 1, shapes do not fit, or values are
             not finite.
     """
-    if min(manifold_k, density_k) < 1:
-        raise ValueError(f"manifold_k and density_k must be at least 1, got {manifold_k} and {density_k}")
+    _check(manifold_k, density_k)
     real = checked(real, "real", at_least=max(manifold_k, density_k) + 1)
     fake = checked(fake, "fake", at_least=manifold_k + 1)
     check_same_width(real, fake, "real and fake")
@@ -65,20 +100,20 @@ def neighbour_scores(real: Tensor, fake: Tensor, manifold_k: int = 3, density_k:
     real_radii, wide_radii = _squared_radii(real, (manifold_k, density_k))
     (fake_radii,) = _squared_radii(fake, (manifold_k,))
     precise = torch.zeros(len(fake), dtype=torch.bool, device=fake.device)
-    recalled = covered = inside = torch.zeros((), dtype=torch.int64, device=fake.device)
+    recalled = torch.zeros(len(real), dtype=torch.bool, device=fake.device)
+    inside = torch.zeros(len(real), dtype=torch.int64, device=fake.device)
     # A copy of a real image has the same distances as that one, and so lies exactly on balls. It is not
     # inside, and round-off must not decide: hence a little is added to these distances.
-    for rows, squared in _blocks(real, fake, 1 + ROUND_OFF):
-        hits = (squared < wide_radii[rows, None]).count_nonzero(1)
-        inside = inside + hits.sum()
-        covered = covered + hits.count_nonzero()
-        precise |= (squared < real_radii[rows, None]).any(0)
-        recalled = recalled + (squared < fake_radii).any(1).count_nonzero()
+    for rows, columns, squared in _blocks(real, fake, 1 + ROUND_OFF, TILE):
+        # The least of the differences is found far sooner than whether any comparison is true.
+        precise[columns] |= (squared - real_radii[rows, None]).amin(0) < 0
+        recalled[rows] |= (squared - fake_radii[columns]).amin(1) < 0
+        inside[rows] += (squared < wide_radii[rows, None]).count_nonzero(1)
     return NeighbourScores(
         precision=precise.double().mean().item(),
-        recall=recalled.item() / len(real),
-        density=inside.item() / (density_k * len(fake)),
-        coverage=covered.item() / len(real),
+        recall=recalled.double().mean().item(),
+        density=inside.sum().item() / (density_k * len(fake)),
+        coverage=(inside > 0).double().mean().item(),
     )
 
 
@@ -106,7 +141,7 @@ def nearest(query: Tensor, base: Tensor) -> tuple[Tensor, Tensor]:
     rows = max(1, BLOCK // max(query.shape))
     for start in range(0, len(base), rows):
         part = checked(base[start : start + rows], "base")
-        near = torch.cat([block.argmin(1) for _, block in _blocks(query, part)])
+        near = torch.cat([block.argmin(1) for *_, block in _blocks(query, part)])
         distance = (query - part[near]).square().sum(1).sqrt()  # the product's error would hide a copy
         closer = distance < best
         best = torch.where(closer, distance, best)
@@ -117,20 +152,38 @@ def nearest(query: Tensor, base: Tensor) -> tuple[Tensor, Tensor]:
 def _squared_radii(features: Tensor, ks: tuple[int, ...]) -> list[Tensor]:
     """For each k, the squared distance (N,) of each row to its k-th nearest other row."""
     most = max(ks) + 1  # a row is nearest to itself, or as near as its duplicates
-    smallest = features.new_empty(len(features), most)  # small tensors kept between large ones would fragment memory
-    for rows, squared in _blocks(features, features):
+    smallest = features.new_empty(len(features), most)
+    for rows, _, squared in _blocks(features, features):
         smallest[rows] = squared.topk(most, largest=False).values
     return list(smallest[:, list(ks)].unbind(1))
 
 
-def _blocks(x: Tensor, y: Tensor, weight: float = 1.0) -> Iterator[tuple[slice, Tensor]]:
-    """Squared distances (rows, M) between rows of x (N, D) and all of y (M, D), with `weight` on the norms.
+def _blocks(
+    x: Tensor, y: Tensor, weight: float = 1.0, tile: tuple[int, int] | None = None
+) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Squared distances between rows of x (N, D) and of y (M, D): which rows, and their block.
 
-    One product gives |x|^2 + |y|^2 - 2 x.y, and no further pass over the large matrix: norms are columns.
+    One product gives |x|^2 + |y|^2 - 2 x.y, and no further pass over the block: norms are columns. The next block is
+    written over the one before.
+
+    Args:
+        x: (N, D).
+        y: (M, D).
+        weight: Of the norms.
+        tile: Rows and columns of a block; by default it has all of y, and as many rows as `BLOCK` allows.
     """
     left = torch.cat([x, weight * x.square().sum(1, keepdim=True), torch.ones_like(x[:, :1])], 1)
     right = torch.cat([-2 * y, torch.ones_like(y[:, :1]), weight * y.square().sum(1, keepdim=True)], 1)
-    rows = max(1, BLOCK // len(y))
-    for start in range(0, len(x), rows):
-        block = slice(start, start + rows)
-        yield block, left[block] @ right.T
+    height, width = tile or (max(1, BLOCK // len(y)), len(y))
+    memory = x.new_empty(min(height, len(x)) * min(width, len(y)))  # new blocks would fragment it
+    for top in range(0, len(x), height):
+        for first in range(0, len(y), width):
+            rows, columns = slice(top, top + height), slice(first, first + width)
+            shape = len(left[rows]), len(right[columns])
+            block = memory[: shape[0] * shape[1]].view(shape)
+            yield rows, columns, torch.mm(left[rows], right[columns].T, out=block)
+
+
+def _check(manifold_k: int, density_k: int) -> None:
+    if min(manifold_k, density_k) < 1:
+        raise ValueError(f"manifold_k and density_k must be at least 1, got {manifold_k} and {density_k}")

@@ -62,23 +62,23 @@ class ScoreTimer(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: GAN) -> None:
         self.training = time.perf_counter() - self.since
-        judge = self.tracker.judge
-        assert judge is not None
+        evaluator = self.tracker.evaluator
+        assert evaluator is not None
         ours = theirs = float("nan")
         images = to_uint8(generate(pl_module, self.num, seed=0))
         data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
         real = data.test_dataloader().images
         for _ in range(self.rounds):
             start = time.perf_counter()
-            generated = judge.generate(pl_module, self.num, "benchmark")
-            self.note("images and their features", start)
-            ours = judge.fid(generated)
-            self.note("all that, and FID", start)
-            judge.scores(generated)
+            generated = self.tracker.generate(pl_module, self.num, "benchmark")
+            assert generated is not None
+            ours = generated.fid
+            self.note("images, their features and FID", start)
+            evaluator.scores(generated)
             self.note("all that, and KID, precision to coverage, classes", start)
 
             start = time.perf_counter()
-            fids = FrechetInceptionDistance(OnLevels(judge.extractor), normalize=False)
+            fids = FrechetInceptionDistance(OnLevels(evaluator.extractor), normalize=False)
             for batch in images.split(250):
                 fids.update(batch, real=False)
             self.note("torchmetrics: features alone, of images at hand", start)

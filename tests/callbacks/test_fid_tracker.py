@@ -14,14 +14,15 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from scipy.linalg import sqrtm
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from gan import GAN
 from gan.callbacks import FIDTracker, GeneratorEMA, RunCheckpoint, RunProgress
+from gan.callbacks.fid_tracker import latents
 from gan.generate import load
 from gan.images import to_uint8
-from gan.metrics.evaluator import Judge
-from gan.metrics.feature_cache import extract, images_at, real_features
+from gan.metrics.evaluator import Evaluator
+from gan.metrics.feature_cache import extract
 from gan.networks import MLPDiscriminator
 
 SCORES = [
@@ -76,7 +77,7 @@ class Halves(SmallMNIST):
     """256 digits to train on, and 256 others to test on."""
 
     def load(self, train: bool) -> tuple[Tensor, Tensor]:
-        return tuple(one[:256] if train else one[256:] for one in mnist())
+        return tuple(part[:256] if train else part[256:] for part in mnist())
 
 
 def floats(images: Tensor) -> Tensor:
@@ -290,7 +291,7 @@ def test_training_images_by_heart_are_near_the_floor(make_trainer, halves):
     gan = GAN(Fixed(floats(mnist()[0][:256])), MLPDiscriminator((1, 28, 28)))
     memory = tracker(num_samples=250)
     make_trainer(callbacks=[memory]).fit(gan, halves)
-    (floor,) = memory.judge.floor(250)
+    (floor,) = memory.evaluator.floor(250)
     assert floor < memory.best < 4 * floor  # drawn with repetition, which counts as fewer images
 
 
@@ -299,17 +300,17 @@ def test_no_alarm_where_there_are_too_few_real_images_to_tell(make_trainer, recw
 
     class Few(SmallMNIST):
         def load(self, train):
-            return tuple(one[:40] if train else one[256:] for one in mnist())
+            return tuple(part[:40] if train else part[256:] for part in mnist())
 
     gan = GAN(Fixed(floats(mnist()[0][40:256])), MLPDiscriminator((1, 28, 28)))
     few = tracker(num_samples=1000)
     make_trainer(callbacks=[few]).fit(gan, Few(16, validation_size=0))
-    assert few.best < min(few.judge.floor(1000))
+    assert few.best < min(few.evaluator.floor(1000))
     assert "(of 40)" in few.terms(1000)
-    assert not [one for one in recwarn if "too good" in str(one.message)]
+    assert not [warning for warning in recwarn if "too good" in str(warning.message)]
 
 
-def test_images_beyond_the_last_do_not_matter(make_trainer, halves):
+def test_images_beyond_the_last_do_not_matter(halves):
     gan = GAN(Fixed(floats(mnist()[0])), MLPDiscriminator((1, 28, 28)))
     forward = gan.generator.forward
 
@@ -319,8 +320,9 @@ def test_images_beyond_the_last_do_not_matter(make_trainer, halves):
         return images
 
     gan.generator.forward = broken
-    judge = Judge(make_trainer(), Pooled(), halves.train_dataloader(), halves.test_dataloader())
-    assert judge.generate(gan, 20, "curve").features.isfinite().all()
+    make = lambda number: gan(latents(gan, "curve", number))  # noqa: E731
+    evaluator = Evaluator(Pooled(), halves.train_dataloader(), halves.test_dataloader())
+    assert evaluator.generate(make, 20).features.isfinite().all()
 
 
 # ---------------------------------------------------------------------- the best
@@ -420,79 +422,6 @@ def test_real_images_are_measured_once(make_gan, make_trainer, halves, cache):
     assert second.best == first.best
 
 
-@pytest.mark.parametrize("damage", [b"", b"no archive", None])
-def test_a_damaged_cache_is_measured_again(make_trainer, halves, cache, damage):
-    trainer = make_trainer()
-    halves.trainer = trainer
-    loader = halves.test_dataloader()
-    features, order = real_features(trainer, loader, Pooled(), 1000)
-    torch.testing.assert_close(features, extract(Pooled(), loader.images[order]), rtol=0, atol=1e-6)
-    (kept,) = cache.iterdir()
-    content = bytearray(kept.read_bytes())
-    content[len(content) // 2] ^= 1
-    kept.write_bytes(content if damage is None else damage)
-    with pytest.warns(UserWarning, match="damaged: the features of the real images are measured again"):
-        again, _ = real_features(trainer, loader, Pooled(), 1000)
-    assert torch.equal(again, features)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert torch.equal(real_features(trainer, loader, Pooled(), 1000)[0], features)
-
-
-def test_what_is_kept_is_told_apart(make_trainer, halves, cache):
-    trainer = make_trainer()
-    halves.trainer = trainer
-    loaders = halves.test_dataloader(), halves.train_dataloader()
-    real_features(trainer, loaders[0], Pooled(), 1000)
-    for number, (loader, extractor, limit) in enumerate(
-        [(loaders[1], Pooled(), 1000), (loaders[0], Pooled(2.0), 1000), (loaders[0], Pooled(), 100)], start=2
-    ):
-        real_features(trainer, loader, extractor, limit)
-        assert len(list(cache.iterdir())) == number
-
-
-def test_features_by_other_code_are_measured_again(make_trainer, halves):
-    trainer = make_trainer()
-    halves.trainer = trainer
-    for power in (1, 2):  # which no weight tells
-        features, order = real_features(trainer, halves.test_dataloader(), Pooled(power=power), 1000)
-        expected = extract(Pooled(power=power), halves.test_dataloader().images[order])
-        torch.testing.assert_close(features, expected, rtol=0, atol=1e-6)
-
-
-def test_a_cache_that_cannot_be_written_is_a_warning(make_trainer, halves, tmp_path, monkeypatch):
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("GAN_CACHE", str(tmp_path / "file" / "below"))
-    trainer = make_trainer()
-    halves.trainer = trainer
-    with pytest.warns(UserWarning, match="set the environment variable GAN_CACHE"):
-        features, _ = real_features(trainer, halves.test_dataloader(), Pooled(), 1000)
-    assert len(features) == 256
-
-
-def test_a_loader_of_ones_own(make_trainer, halves):
-    """Any DataLoader, shuffled as it may be, over a data set with indices."""
-    trainer = make_trainer()
-    halves.trainer = trainer
-    images, labels = mnist()[0][256:], mnist()[1][256:]
-    own = DataLoader(TensorDataset(floats(images), labels), batch_size=7, shuffle=True)
-    theirs, order = real_features(trainer, own, Pooled(), 1000)
-    ours, same = real_features(trainer, halves.test_dataloader(), Pooled(), 1000)
-    assert torch.equal(order, same)
-    torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-6)
-    (picked,) = images_at(own, [torch.tensor([5, 3])])
-    assert torch.equal(picked, images[[5, 3]])
-
-
-def test_real_images_without_numbers_are_refused(make_trainer):
-    class Stream(IterableDataset):
-        def __iter__(self):
-            yield from floats(mnist()[0])
-
-    with pytest.raises(ValueError, match="FIDTracker needs real images by their index"):
-        real_features(make_trainer(), DataLoader(Stream()), Pooled(), 1000)
-
-
 # ---------------------------------------------------------------------- settings
 
 
@@ -581,12 +510,12 @@ def test_a_generator_that_knows_its_labels_is_scored_by_them(make_trainer):
 
 def test_the_nearest_training_images_show_what_was_learnt_by_heart(make_gan, make_trainer, halves, tmp_path):
     known = GAN(Fixed(floats(mnist()[0][:256])), MLPDiscriminator((1, 28, 28)))
-    one = tracker()
-    trainer = make_trainer(callbacks=[one], logger=TensorBoardLogger(tmp_path))
+    memory = tracker()
+    trainer = make_trainer(callbacks=[memory], logger=TensorBoardLogger(tmp_path))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer.fit(known, halves)
-    generated, by_feature, by_pixel = one.judge.nearest_images(known, 16, "report")
+    generated, by_feature, by_pixel = memory.evaluator.nearest_images(known(latents(known, "report", 0)[:16]))
     assert torch.equal(generated, by_pixel)
     assert torch.equal(generated, by_feature)
     assert (tmp_path / "samples" / "nearest_000008.png").is_file()
@@ -596,7 +525,7 @@ def test_the_nearest_training_images_show_what_was_learnt_by_heart(make_gan, mak
     assert [event.step for event in histogram] == [4, 8]
     assert histogram[0].histogram_value.num == 300
 
-    one.judge.trainer = trainer
-    new, by_feature, by_pixel = one.judge.nearest_images(make_gan(), 16, "report")
+    gan = make_gan()
+    new, by_feature, by_pixel = memory.evaluator.nearest_images(gan(latents(gan, "report", 0)[:16]))
     distances = (new.flatten(1)[:, None].double() - mnist()[0][:256].flatten(1)).norm(dim=2)
     assert torch.equal(by_pixel, mnist()[0][:256][distances.argmin(1)])

@@ -1,11 +1,11 @@
-"""The Frechet distance against closed forms, SciPy's matrix root and torchmetrics."""
+"""FID: sums against NumPy's moments; the Frechet distance against closed forms, SciPy's matrix root, torchmetrics."""
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from gan.metrics import Moments, fid_infinity, frechet_distance
+from gan.metrics import FID, fid_infinity, frechet_distance, mean_and_covariance
 
 
 def draw(*shape, seed=0, dtype=torch.float64):
@@ -22,10 +22,14 @@ def covariance(dim, rank=None, seed=0):
 
 
 def moments(values):
-    result = Moments(values.shape[1])
-    for batch in values.split(250):
-        result.update(batch)
-    return result.mean, result.covariance
+    return of(*values.split(250)).moments(real=True)
+
+
+def of(*batches):
+    fid = FID(batches[0].shape[1])
+    for batch in batches:
+        fid.update(batch, real=True)
+    return fid
 
 
 def scipy_distance(mean1, cov1, mean2, cov2):
@@ -33,6 +37,102 @@ def scipy_distance(mean1, cov1, mean2, cov2):
 
     root = sqrtm((cov1 @ cov2).numpy())
     return float(((mean1 - mean2) ** 2).sum() + cov1.trace() + cov2.trace() - 2 * np.trace(root).real)
+
+
+# -- sums --------------------------------------------------------------------------------------------------
+
+
+def features(num=300, dim=7, seed=0):
+    values, mix = (draw(rows, dim, seed=seed + rows) for rows in (num, dim))
+    return values @ mix + 2
+
+
+def assert_moments(fid, values, rtol=1e-12):
+    values = values.double().numpy()
+    mean, cov = fid.moments(real=True)
+    np.testing.assert_allclose(mean, values.mean(0), rtol=rtol)
+    expected = np.cov(values, rowvar=False)
+    np.testing.assert_allclose(cov, expected, rtol=0, atol=rtol * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_against_numpy_in_uneven_batches(dtype):
+    values = features().to(dtype)
+    fid = of(*values.split([1, 0, 128, 100, 71]))
+    assert fid.real_num == 300
+    assert_moments(fid, values)
+    assert {part.dtype for part in fid.moments(real=True)} == {torch.float64}
+    for part, whole in zip(mean_and_covariance(values), fid.moments(real=True), strict=True):
+        torch.testing.assert_close(part, whole, rtol=1e-12, atol=1e-12)
+
+
+def test_a_large_mean_costs_no_accuracy_that_matters():
+    values = features(num=5000) + torch.tensor([1e3, -1e3, 1e3, 0, 1, 1e2, 10])
+    assert_moments(of(*values.split(64)), values, rtol=1e-8)
+
+
+def test_moments_of_fewer_vectors_than_dimensions():
+    values = features(num=3, dim=20)
+    assert_moments(of(values), values)
+
+
+def test_sums_add_up():
+    values = features()
+    whole, share = of(values), of(values[:10])
+    for other in (of(values[10:]), FID(7)):
+        share.merge_state(other)
+    assert share.real_num == 300
+    for part, expected in zip(share.moments(real=True), whole.moments(real=True), strict=True):
+        torch.testing.assert_close(part, expected, rtol=1e-13, atol=1e-13)
+
+
+def test_the_covariance_is_symmetric_bit_for_bit():
+    _, cov = of(features(dim=33)).moments(real=True)
+    assert torch.equal(cov, cov.T)
+
+
+def test_gradients_are_not_kept():
+    values = features().requires_grad_()
+    assert not of(values).moments(real=True)[1].requires_grad
+    assert not mean_and_covariance(values)[1].requires_grad
+
+
+def test_too_few():
+    fid = FID(2)
+    with pytest.raises(ValueError, match="a covariance needs at least 2 real feature vectors, got 0"):
+        fid.moments(real=True)
+    fid.update(torch.ones(1, 2), real=True)
+    with pytest.raises(ValueError, match="a covariance needs at least 2 real feature vectors, got 1"):
+        fid.compute()
+    fid.update(torch.ones(1, 2), real=True)
+    assert fid.moments(real=True)[0].tolist() == [1, 1]
+    with pytest.raises(ValueError, match="a covariance needs at least 2 fake feature vectors, got 0"):
+        fid.compute()
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_a_bad_vector_is_found_after_the_exchange_by_all(bad):
+    values = features()
+    good, spoilt = of(values), of(values.clone())
+    good.moments(real=True)
+    row = values[:1].clone()
+    row[0, 3] = bad
+    spoilt.update(row, real=True)  # does not raise: the other processes would wait for this one
+    good.merge_state(spoilt)
+    assert good.real_num == 601
+    with pytest.raises(ValueError, match="a covariance needs finite features, but some of 601 real"):
+        good.moments(real=True)
+    good.update(values, real=False)
+    with pytest.raises(ValueError, match="a covariance needs finite features, but some of 601 real"):
+        good.compute()
+
+
+def test_features_of_a_wrong_shape():
+    with pytest.raises(ValueError, match="dim must be at least 1, got 0"):
+        FID(0)
+    for wrong in (torch.zeros(3), torch.zeros(3, 5), torch.zeros(3, 4, 1)):
+        with pytest.raises(ValueError, match=r"shape \(N, 4\), got"):
+            FID(4).update(wrong, real=False)
 
 
 # -- closed forms ------------------------------------------------------------------------------------------
@@ -113,8 +213,13 @@ def test_against_torchmetrics(num):
     fake = torch.rand(num + 7, 3, 4, 4, generator=torch.Generator().manual_seed(1)).square()
     reference.update(real, real=True)
     reference.update(fake, real=False)
-    ours = frechet_distance(*moments(real.flatten(1)), *moments(fake.flatten(1)))
-    assert ours == pytest.approx(reference.compute().item(), rel=1e-6)
+    ours = FID(48)
+    for images, is_real in ((real, True), (fake, False)):
+        for batch in images.flatten(1).split(7):
+            ours.update(batch, real=is_real)
+    assert ours.compute().item() == pytest.approx(reference.compute().item(), rel=1e-6)
+    by_moments = frechet_distance(*moments(real.flatten(1)), *moments(fake.flatten(1)))
+    assert ours.compute().item() == pytest.approx(by_moments, rel=1e-9)
 
 
 # -- what images can do ------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ def draw(*shape, seed=0, dtype=torch.float64):
 def small_blocks(monkeypatch):
     """Several blocks, and a short one at the end, for a few hundred images."""
     monkeypatch.setattr(prdc, "BLOCK", 10_000)
+    monkeypatch.setattr(prdc, "TILE", (90, 70))
 
 
 # -- precision, recall, density, coverage ------------------------------------------------------------------
@@ -119,9 +120,10 @@ print(peak() - before)
 
 
 def test_blocks_bound_the_memory():
-    sizes = [block.numel() for _, block in prdc._blocks(draw(2000, 2), draw(3000, 2))]
-    assert max(sizes) <= prdc.BLOCK
-    assert sum(sizes) == 2000 * 3000
+    for tile in (None, prdc.TILE):
+        sizes = [block.numel() for *_, block in prdc._blocks(draw(2000, 2), draw(3000, 2), tile=tile)]
+        assert max(sizes) <= prdc.BLOCK
+        assert sum(sizes) == 2000 * 3000
 
 
 # -- nearest -----------------------------------------------------------------------------------------------

@@ -9,8 +9,9 @@ import torch
 from commands import Pooled, load, process
 from conftest import ROOT, SmallMNIST
 
+from gan.callbacks.fid_tracker import latents
 from gan.generate import load as load_gan
-from gan.metrics.evaluator import Judge
+from gan.metrics.evaluator import Evaluator
 from parallel.sharded import make_trainer
 
 
@@ -62,8 +63,9 @@ def test_what_is_scored_is_what_is_saved(folder, name, processes):
     data = SmallMNIST(batch_size=12, validation_size=16)
     trainer = make_trainer(run_dir, 1)
     trainer.strategy.connect(gan)
-    judge = Judge(trainer, Pooled(), data.train_dataloader(), data.test_dataloader())
-    assert best == pytest.approx(judge.fid(judge.generate(gan, 280, "curve")), rel=1e-6)
+    evaluator = Evaluator(Pooled(), data.train_dataloader(), data.test_dataloader())
+    generated = evaluator.generate(lambda number: gan(latents(gan, "curve", number)), 280)
+    assert best == pytest.approx(generated.fid, rel=1e-6)
 
 
 @pytest.mark.slow

@@ -1,0 +1,126 @@
+"""An evaluator by itself: any callable that makes images, any loader of torch's, and no trainer."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from commands import Pooled
+from conftest import ROOT, mnist
+from torch.utils.data import DataLoader, TensorDataset
+
+from gan.images import to_float
+from gan.metrics import class_scores, frechet_distance, kernel_distance, mean_and_covariance, neighbour_scores
+from gan.metrics.evaluator import Evaluator, NotFinite
+from gan.metrics.feature_cache import CHUNK
+
+
+class InMemory:
+    """Not this project's loader: whatever has images at hand."""
+
+    def __init__(self, images: torch.Tensor, labels: torch.Tensor):
+        self.images, self.labels = images, labels
+
+
+def loaders(in_memory: bool = True) -> list:
+    images, labels = mnist()
+    halves = [(images[:256], labels[:256]), (images[256:], labels[256:])]
+    if in_memory:
+        return [InMemory(*half) for half in halves]
+    return [DataLoader(TensorDataset(to_float(images), labels), batch_size=32) for images, labels in halves]
+
+
+def make(number: int) -> torch.Tensor:
+    """Training images with some noise: chunk after chunk others."""
+    rng = torch.Generator().manual_seed(number)
+    images = to_float(mnist()[0][torch.randint(256, (CHUNK,), generator=rng)])
+    return (images + 0.3 * torch.randn(images.shape, generator=rng)).clamp(-1, 1)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("GAN_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_scores_are_those_of_the_functions(in_memory):
+    evaluator = Evaluator(Pooled(), *loaders(in_memory))
+    generated = evaluator.generate(make, 300)
+    scores = evaluator.scores(generated)
+    real, fake = evaluator.real, generated.features
+    assert (len(real), len(fake)) == (256, 300)
+    assert scores["fid"] == pytest.approx(
+        frechet_distance(*mean_and_covariance(fake), *mean_and_covariance(real)), rel=1e-9
+    )
+    assert scores["kid"] == kernel_distance(real, fake, subsets=10)[0]
+    neighbours = neighbour_scores(real, fake[:256])._asdict()
+    assert {name: scores[name] for name in neighbours} == neighbours
+    classes = class_scores(evaluator.logits(fake))._asdict()
+    for name in ("modes_covered", "entropy", "inception_score"):
+        assert scores[name] == pytest.approx(classes[name], rel=1e-12)
+    assert evaluator.scores(generated) == scores
+    assert evaluator.generate(make, 300).fid == generated.fid
+
+
+def test_the_floor_is_of_training_images_and_leaves_the_scores_alone():
+    evaluator = Evaluator(Pooled(), *loaders())
+    first = evaluator.generate(make, 300).fid
+    draws = evaluator.floor(100)
+    expected = [
+        frechet_distance(*mean_and_covariance(draw), *mean_and_covariance(evaluator.real))
+        for draw in evaluator.training[:200].split(100)
+    ]
+    assert draws == pytest.approx(expected, rel=1e-9)
+    assert evaluator.generate(make, 300).fid == first > max(draws)
+    assert evaluator.real_scores(100)["fid"] == pytest.approx(sum(draws) / 2)
+
+
+def test_features_are_made_once():
+    evaluator = Evaluator(Pooled(), *loaders())
+    before = evaluator.extractor.images
+    generated = evaluator.generate(make, 300)
+    evaluator.scores(generated)
+    evaluator.fid_infinity(generated)
+    assert evaluator.extractor.images - before == 2 * CHUNK
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_what_is_not_finite_has_no_score(bad):
+    def broken(number):
+        images = make(number)
+        images[7] = bad
+        return images
+
+    evaluator = Evaluator(Pooled(), *loaders())
+    with pytest.raises(NotFinite, match="the generator makes images that are NaN or infinite"):
+        evaluator.generate(broken, 20)
+    evaluator.extractor.forward = lambda images: images.flatten(1)[:, :16] * bad
+    with pytest.raises(NotFinite, match="the extractor makes features or logits"):
+        evaluator.generate(make, 20)
+
+
+def test_images_by_their_labels():
+    def labelled(number, shift=0):
+        rng = torch.Generator().manual_seed(number)
+        chosen = torch.randint(256, (CHUNK,), generator=rng)
+        return to_float(mnist()[0][chosen]), (mnist()[1][chosen] + shift) % 10
+
+    evaluator = Evaluator(Pooled(), *loaders())
+    assert evaluator.accuracy_score(labelled, 500) > 0.6
+    assert evaluator.accuracy_score(lambda number: labelled(number, 1), 500) < 0.2
+    with pytest.raises(ValueError, match="labels must be int64"):
+        evaluator.accuracy_score(lambda number: (make(number), torch.zeros(CHUNK)), 500)
+    assert Evaluator(Pooled(), *loaders(in_memory=False)).accuracy_score(labelled, 500) is None
+
+
+def test_too_few_real_images_are_refused():
+    images, labels = mnist()
+    with pytest.raises(ValueError, match="needs at least 6 test images, and there are 5"):
+        Evaluator(Pooled(), InMemory(images, labels), InMemory(images[:5], labels[:5]))
+
+
+def test_metrics_load_nothing_of_what_stands_above_them():
+    program = "import sys, gan.metrics.evaluator; print([name for name in sys.modules if name.startswith('gan.')])"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    floors = {name.split(".")[1] for name in eval(found)}
+    assert not floors & {"callbacks", "module", "data", "networks", "parallel", "gradients", "lab", "run"}, floors
