@@ -152,7 +152,7 @@ class GradientPenalty(Penalty):
         every: Batches from one application to the next, >= 1; the paper takes 1.
 
     Raises:
-        ValueError: If, when called, `real` and `fake` differ in shape.
+        ValueError: If `real` and `fake` differ in shape when it is called.
     """
 
     name = "gradient_penalty"
