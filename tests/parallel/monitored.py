@@ -31,7 +31,7 @@ class Keep(Callback):
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         (monitor,) = (one for one in trainer.callbacks if isinstance(one, GradientMonitor))
-        if monitor.stats is not None and monitor.signals.step == trainer.global_step:
+        if monitor.stats is not None and monitor.stats.step == trainer.global_step:
             self.records.append(asdict(monitor.stats))
 
 
