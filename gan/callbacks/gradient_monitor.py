@@ -93,7 +93,6 @@ class GradientMonitor(Callback):
                 latents=noise.latents(len(real)),
                 mix=noise.uniform(len(real), *(1,) * (real.ndim - 1)),
                 penalties=list(zip(penalties, noise.for_penalties(penalties, real), strict=True)),
-                one_pass=False,
                 step=step + 1,
                 seed=pl_module.rng("monitor layers", step, trainer.global_rank).initial_seed(),
                 over_processes=self.over_processes(trainer),

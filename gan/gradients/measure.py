@@ -22,7 +22,6 @@ def measure(
     latents: Tensor,
     mix: Tensor,
     penalties: Sequence[tuple[Any, Tensor | None]] = (),
-    one_pass: bool = False,
     step: int = 0,
     seed: int = 0,
     over_processes: OverProcesses = one_process,
@@ -41,7 +40,6 @@ def measure(
         latents: Latents (N, latent_dim).
         mix: Numbers from [0, 1], (N, 1, 1, 1): the part of the real image in each point between.
         penalties: `gan.penalties.Penalty`s, each with the noise that it needs.
-        one_pass: Whether the discriminator judges real and generated images in one pass, as in training.
         step: Training batches completed, for the record.
         seed: Of what layers draw by themselves, as dropout does.
         over_processes: The mean, sum or maximum of a tensor over all processes.
@@ -50,9 +48,7 @@ def measure(
     autocast_off = torch.autocast(real.device.type, enabled=False)
     with state_restored(networks, real.device, seed), autocast_off, torch.enable_grad():
         of_generator, fake, at_images = measure_generator(*networks, loss, real, latents, over_processes)
-        of_discriminator, logits = measure_discriminator(
-            *networks, loss, real, fake, penalties, one_pass, over_processes
-        )
+        of_discriminator, logits = measure_discriminator(*networks, loss, real, fake, penalties, over_processes)
         between = mix * real + (1 - mix) * fake
         steepness = [slopes(discriminator, images) for images in (real, fake, between)]
     of_images = measure_images(real, fake, logits, at_images, steepness, over_processes)
@@ -86,15 +82,11 @@ def measure_discriminator(
     real: Tensor,
     fake: Tensor,
     penalties: Sequence[tuple[Any, Tensor | None]],
-    one_pass: bool,
     over_processes: OverProcesses,
 ) -> tuple[NetworkStats, tuple[Tensor, Tensor]]:
     """The discriminator's loss, term by term: what flows back, and the logits (N,) of real and of generated images."""
     with Probe(discriminator, len(real)) as probe:
-        if one_pass:
-            logits = discriminator(torch.cat([real, fake])).chunk(2)
-        else:
-            logits = discriminator(real), discriminator(fake)
+        logits = discriminator(real), discriminator(fake)
     objectives = {"adversarial": loss.discriminator(*logits).mean()}
     for penalty, noise in penalties:
         value = penalty.weight * penalty(discriminator, real, fake, noise).mean()

@@ -104,7 +104,6 @@ def test_measures_the_batch_that_is_trained_on(make_gan, make_trainer, data):
                 torch.randn(8, 8, generator=rng),
                 torch.rand(8, 1, 1, 1, generator=rng),
                 penalties=[(pl_module.penalties[0], None)],
-                one_pass=True,
                 step=4,
             )
             found["before"] = [one.detach().clone() for one in pl_module.generator.parameters()]
