@@ -54,6 +54,8 @@ class GAN(Lifecycle):
         ValueError: If a setting is out of range, or the networks do not fit each other or the data.
     """
 
+    fixed_latents: Tensor  # a buffer
+
     def __init__(
         self,
         generator: nn.Module,

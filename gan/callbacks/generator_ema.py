@@ -33,6 +33,7 @@ class GeneratorEMA(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:
         # Walking through the modules in every batch would take longer than the averaging itself.
+        assert pl_module.generator_ema is not None  # since `setup`
         self.average = tensors(pl_module.generator_ema)
         self.current = tensors(pl_module.generator)
         self.processes = trainer.world_size
@@ -51,6 +52,6 @@ def tensors(network: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
 @torch.no_grad()
 def average(mean: tuple[list[Tensor], list[Tensor]], current: tuple[list[Tensor], list[Tensor]], decay: float) -> None:
     """Moves the parameters of `mean` to `decay * mean + (1 - decay) * current`, and copies the buffers."""
-    torch._foreach_lerp_(mean[0], current[0], 1 - decay)
+    torch._foreach_lerp_(mean[0], current[0], 1 - decay)  # pyright: ignore[reportPrivateImportUsage] # no public name
     if mean[1]:
-        torch._foreach_copy_(mean[1], current[1])
+        torch._foreach_copy_(mean[1], current[1])  # pyright: ignore[reportPrivateImportUsage] # no public name

@@ -66,7 +66,8 @@ class GradientClipping(Callback):
             self.clipped[network] += measured.clipped
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: GAN, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if trainer.global_step % trainer.log_every_n_steps:
+        # pyright does not see what Lightning's connectors give a trainer.
+        if trainer.global_step % trainer.log_every_n_steps:  # pyright: ignore[reportAttributeAccessIssue]
             return
         scalars = {}
         for network, measured in self.latest.items():

@@ -117,8 +117,10 @@ class GradientDoctor(Callback):
         """Takes down the latest score."""
         latest = tracker.latest
         if latest and (not self.scores or latest["step"] > self.scores[-1].step):
+            assert tracker.evaluator is not None  # it has scored
             covered = int(latest["modes_covered"]) if "modes_covered" in latest else None
-            score = Score(latest["step"], latest["fid"], latest["fid_floor"], covered, tracker.evaluator.num_classes)
+            classes = tracker.evaluator.num_classes
+            score = Score(int(latest["step"]), latest["fid"], latest["fid_floor"], covered, classes)
             self.scores = [*self.scores, score][-WINDOW:]
 
     def found_by_guards(self, why: str = "") -> list[Finding]:
@@ -148,6 +150,7 @@ class GradientDoctor(Callback):
                 self.write(trainer)
 
     def tell(self, trainer: Trainer, finding: Finding) -> None:
+        """Tells of a condition that begins: on the terminal, in the report and in TensorBoard."""
         step = trainer.global_step
         self.told.append({**asdict(finding), "since": step, "until": None})
         say(trainer, f"doctor         batch {step:,}: {finding.name}. {sentence(finding.why)}")
@@ -194,6 +197,7 @@ def without_histograms(stats: GradientStats) -> GradientStats:
 
 
 def sentence(why: str) -> str:
+    """A capital in front, a full stop behind."""
     return f"{why[:1].upper()}{why[1:].rstrip('.')}."
 
 

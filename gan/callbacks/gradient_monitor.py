@@ -9,7 +9,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from lightning import Callback, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from torch.distributed import DistError
 from torch.optim import Optimizer
 
 from gan.callbacks.gradient_clipping import GradientClipping
+from gan.callbacks.image_logger import tensorboards
 from gan.gradients import BINS, GradientStats, NetworkStats, measure, state_restored, updates, weights
 from gan.gradients.heatmap import heat_map
 from gan.gradients.norms import OverProcesses, total_norm
@@ -113,8 +113,9 @@ class GradientMonitor(Callback):
         norm = total_norm(gradient for gradient in gradients if gradient is not None)
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         # Lightning leaves the loss scale of float16 training to optimizers that can take it out by themselves.
-        scaled = scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False)
-        self._norms[f"grad_norm/{network}"] = norm / (scaler.get_scale() if scaled else 1)
+        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            norm /= scaler.get_scale()
+        self._norms[f"grad_norm/{network}"] = norm
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: GAN, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self._measuring is None:
@@ -165,6 +166,8 @@ class GradientMonitor(Callback):
     # ------------------------------------------------------------------ what becomes of the stats
 
     def over_processes(self, trainer: Trainer) -> OverProcesses:
+        """What takes the mean, sum or maximum of a tensor over the trainer's processes."""
+
         def reduce(tensor: Tensor, how: Literal["mean", "sum", "max"]) -> Tensor:
             if trainer.world_size == 1:
                 return tensor
@@ -184,16 +187,18 @@ class GradientMonitor(Callback):
             self.stride *= 2
 
     def draw(self, network: str) -> Image.Image:
+        """The heat map of a network."""
         steps = [column["step"] for column in self.columns]
         title = f"{network}: gradient at each layer's output, log10 of ||dl/dh|| per image"
         return heat_map(title, steps, [column[network] for column in self.columns])
 
     def show(self, trainer: Trainer, stats: GradientStats) -> None:
+        """Logs scalars, and draws for TensorBoard."""
         scalars = {**summary_scalars(stats), **self._norms}
         for logger in trainer.loggers:
             logger.log_metrics(scalars, step=stats.step)
-        boards = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-        if not trainer.is_global_zero or not boards:
+        boards = [logger.experiment for logger in tensorboards(trainer)]
+        if not boards:
             return
         pictures = {name: np.asarray(self.draw(name)) for name in OPTIMIZER_ORDER}
         for board in boards:

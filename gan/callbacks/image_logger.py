@@ -30,7 +30,7 @@ class ImageLogger(Callback):
 
     def __init__(self, every: int = 500):
         if every < 1:
-            raise ValueError(f"ImageLogger's every is a number of training batches of at least 1, and is {every}")
+            raise ValueError(f"ImageLogger's every must be at least 1 training batch, got {every}")
         self.every = every
         self.last_drawn = -1
 
@@ -40,7 +40,7 @@ class ImageLogger(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: GAN, batch: Any, batch_idx: int) -> None:
         if trainer.global_step == 0:
-            self.draw(trainer, "real", batch[0][: len(pl_module.fixed_latents)])
+            save_grid(trainer, "real", batch[0][: len(pl_module.fixed_latents)])
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: GAN, outputs: Any, batch: Any, batch_idx: int) -> None:
         if trainer.global_step % self.every == 0:
@@ -51,7 +51,7 @@ class ImageLogger(Callback):
         first, second = pl_module.fixed_latents[:8], pl_module.fixed_latents[-8:]
         steps = torch.linspace(0, 1, 8, device=first.device, dtype=first.dtype)
         path = torch.stack([slerp(first, second, t) for t in steps], dim=1)  # (rows, 8, latent_dim)
-        self.draw(trainer, "interpolation", pl_module(path.flatten(0, 1)))
+        save_grid(trainer, "interpolation", pl_module(path.flatten(0, 1)))
         if trainer.is_global_zero:
             try:
                 animate(Path(trainer.default_root_dir, "samples"))
@@ -59,17 +59,17 @@ class ImageLogger(Callback):
                 warnings.warn(f"cannot write the animation: {error}", stacklevel=2)
 
     def draw_fixed(self, trainer: Trainer, pl_module: GAN) -> None:
+        """Draws the images of the fixed latents, unless this batch has its picture already."""
         if trainer.global_step != self.last_drawn:
             self.last_drawn = trainer.global_step
-            self.draw(trainer, "fixed", pl_module(pl_module.fixed_latents))
-
-    def draw(self, trainer: Trainer, name: str, images: Tensor) -> None:
-        """Writes images (N, C, H, W) in [-1, 1] as one grid, on the first rank. All ranks must have made them."""
-        save_grid(trainer, name, images)
+            save_grid(trainer, "fixed", pl_module(pl_module.fixed_latents))
 
 
 def save_grid(trainer: Trainer, name: str, images: Tensor, columns: int | None = None) -> None:
-    """Writes images as one grid to `samples/` and to TensorBoard, on the first rank; a full disk is a warning."""
+    """Writes images (N, C, H, W) in [-1, 1] as one grid to `samples/` and to TensorBoard, on the first rank.
+
+    All ranks must have made them. A full disk is a warning.
+    """
     if not trainer.is_global_zero:
         return
     grid = image_grid(images, columns)
@@ -87,14 +87,14 @@ def save_grid(trainer: Trainer, name: str, images: Tensor, columns: int | None =
 
 def tensorboards(trainer: Trainer) -> list[TensorBoardLogger]:
     """The TensorBoards of a trainer, on the first rank; none elsewhere."""
-    return [one for one in trainer.loggers if isinstance(one, TensorBoardLogger) and trainer.is_global_zero]
+    return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero]
 
 
 def slerp(start: Tensor, end: Tensor, t: Tensor | float) -> Tensor:
     """The point at `t` in [0, 1] on the great circle between latents (N, D).
 
     A straight line between Gaussian latents runs through lengths that the generator never saw (White 2016,
-    arXiv 1609.04468).
+    arXiv:1609.04468).
     """
     cosine = torch.nn.functional.cosine_similarity(start, end, dim=-1).clamp(-1, 1).unsqueeze(-1)  # (N, 1)
     angle = torch.acos(cosine)

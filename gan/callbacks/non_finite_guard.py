@@ -16,6 +16,7 @@ from gan.gradients.clip import Gradients
 from gan.gradients.norms import local, unscale
 from gan.module import GAN
 from gan.optim import OPTIMIZER_ORDER, network_of
+from gan.parallel.base import TwoNetworkStrategy
 
 Policy = Literal["raise", "skip", "rollback"]
 
@@ -57,7 +58,7 @@ class NonFiniteGuard(Callback):
 
     def __init__(self, policy: Policy = "raise", tries: int = 3, every: int = 100):
         if policy not in get_args(Policy):
-            raise ValueError(f"NonFiniteGuard's policy must be one of {', '.join(get_args(Policy))}; got {policy!r}")
+            raise ValueError(f"NonFiniteGuard's policy must be one of {', '.join(get_args(Policy))}, got {policy!r}")
         if tries < 1:
             raise ValueError(f"NonFiniteGuard's tries must be at least 1 batch, got {tries}")
         if every < 1:
@@ -65,7 +66,7 @@ class NonFiniteGuard(Callback):
         self.policy = policy
         self.tries = tries
         self.every = every
-        self.counts = dict.fromkeys(OPTIMIZER_ORDER, 0)
+        self.counts: dict[str, int] = dict.fromkeys(OPTIMIZER_ORDER, 0)
         self.bad = 0  # batches of this row
         self.good = 0  # batches since the last bad one
         self.state: State | None = None
@@ -124,10 +125,12 @@ class NonFiniteGuard(Callback):
         step = trainer.global_step
         if self.policy == "rollback" and step % self.every == 0 and not self.failed:
             self.keep(trainer, pl_module)
-        if step % trainer.log_every_n_steps == 0:
+        # pyright does not see what Lightning's connectors give a trainer.
+        if step % trainer.log_every_n_steps == 0:  # pyright: ignore[reportAttributeAccessIssue]
             pl_module.log_scalars({f"non_finite/{network}": float(count) for network, count in self.counts.items()})
 
     def stop_watching(self) -> None:
+        """Takes the hooks off both networks, and lets go of the state kept for rollback."""
         for hook in getattr(self, "hooks", []):
             hook.remove()
         self.state = None
@@ -165,6 +168,7 @@ class NonFiniteGuard(Callback):
             restore_bad(self.buffers, self.kept)
             done = "the step is skipped"
         else:
+            assert self.state is not None  # rollback keeps one from the start
             self.state.restore()
             done = f"back to the state after batch {self.state.step:,} (try {self.bad + 1} of {self.tries})"
         for parameter in self.gradients[network].parameters:
@@ -191,6 +195,7 @@ class NonFiniteGuard(Callback):
         """Where the numbers went bad first, as all processes see it together."""
         causes = list(self.causes(trainer, pl_module, network))  # all, since in shards every process must compute
         if trainer.world_size > 1:
+            assert isinstance(trainer.strategy, TwoNetworkStrategy)  # no other starts several
             found: list[Any] = [None] * trainer.world_size
             dist.all_gather_object(found, causes, group=trainer.strategy.unlimited)
             everywhere = set.intersection(*map(set, found))
@@ -296,14 +301,17 @@ class Cause(NamedTuple):
 
     @classmethod
     def of(cls, kind: str, position: int, text: str) -> "Cause":
+        """A cause of one of the `KINDS`."""
         return cls(KINDS.index(kind), position, text)
 
     @property
     def kind(self) -> str:
+        """One of the `KINDS`."""
         return KINDS[self.order]
 
     @property
     def way_out(self) -> str:
+        """What the user can do."""
         if self.kind == "image":
             return "Look at the data, or set NonFiniteGuard's policy to skip"
         return "Lower the learning rates, add the callback GradientClipping, or set NonFiniteGuard's policy to rollback"
@@ -350,6 +358,7 @@ class State:
 
     @torch.no_grad()
     def restore(self) -> None:
+        """Puts everything back to what it was; the copy stays."""
         for tensor, copy in self.tensors:
             tensor.copy_(copy)
         for scheduler, state in self.schedulers:

@@ -15,9 +15,10 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.plugins.io import AsyncCheckpointIO, TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from gan.callbacks.fid_tracker import active_trackers
+from gan.callbacks.fid_tracker import FIDTracker, active_trackers
 from gan.checkpoints import BEST, LAST, AtomicCheckpointIO, name_again, remove, remove_partial, step_path, steps
 from gan.module import GAN
+from gan.order import callbacks_of
 
 STOP_EVERY = 10  # batches between two looks, of several processes, at whether one of them is to stop
 
@@ -41,20 +42,22 @@ class RunCheckpoint(Checkpoint):
 
     def __init__(self, every: int = 1000, minutes: float | None = None, keep: int = 2):
         if every < 1:
-            raise ValueError(f"RunCheckpoint's every is a number of training batches of at least 1, and is {every}")
+            raise ValueError(f"RunCheckpoint's every must be at least 1 training batch, got {every}")
         if minutes is not None and minutes <= 0:
-            raise ValueError(f"RunCheckpoint's minutes must be above 0, and is {minutes}; leave it out for never")
+            raise ValueError(f"RunCheckpoint's minutes must be above 0, got {minutes}; leave it out for never")
         if keep < 1:
-            raise ValueError(f"RunCheckpoint's keep is a number of checkpoints of at least 1, and is {keep}")
+            raise ValueError(f"RunCheckpoint's keep must be at least 1 checkpoint, got {keep}")
         self.every = every
         self.minutes = minutes
         self.keep = keep
         self.saved_at = -1
         self._between_epochs = False
+        self._tracker: FIDTracker | None = None
         self._signal: int | None = None  # the one that asks to stop
         self._previous_handlers: dict[int, Any] = {}
 
     def folder(self, trainer: Trainer) -> Path:
+        """Where the run's checkpoints are."""
         return Path(trainer.default_root_dir, "checkpoints")
 
     # ------------------------------------------------------------------ saving
@@ -63,10 +66,11 @@ class RunCheckpoint(Checkpoint):
         """Saves, unless this batch is saved already. All processes come here in the same batch.
 
         Raises:
-            ValueError: if it cannot be written, in all of them. The checkpoints before it are left as they were.
+            ValueError: If it cannot be written, in all of them. The checkpoints before it are left as they were.
         """
         step = trainer.global_step
-        if step == self.saved_at or trainer.fast_dev_run:
+        # pyright does not see what Lightning's connectors give a trainer.
+        if step == self.saved_at or trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
             return
         self._saved_when = time.monotonic()
         path, failure = step_path(self.folder(trainer), step), None
@@ -82,7 +86,7 @@ class RunCheckpoint(Checkpoint):
             trainer.strategy.barrier()  # the one at the end of `save_checkpoint`, where the other processes wait
         if not self._any(trainer, failure is not None) and trainer.is_global_zero:
             try:
-                if step == self.best_step(trainer):
+                if step == self.best_step:
                     name_again(path, path.with_name(BEST))  # first, lest a run goes on from here without it
                 name_again(path, path.with_name(LAST))
             except OSError as error:
@@ -103,20 +107,21 @@ class RunCheckpoint(Checkpoint):
         # Those beyond the checkpoint that the run went on from may be damaged: they do not count among the good ones.
         passed = {step: path for step, path in steps(self.folder(trainer)).items() if step <= self.saved_at}
         good = [step for step in passed if step <= self._began_at or step in self._written]
-        for step in passed.keys() - {*good[-self.keep :], self.best_step(trainer)}:
+        for step in passed.keys() - {*good[-self.keep :], self.best_step}:
             with suppress(OSError):  # it will be tried again
                 remove(passed[step])
 
-    def best_step(self, trainer: Trainer) -> int:
+    @property
+    def best_step(self) -> int:
         """The batches after which the images were best, by the first FIDTracker; -1 if nobody has measured it."""
-        return next((one.best_step for one in active_trackers(trainer)), -1)
+        return -1 if self._tracker is None else self._tracker.best_step
 
     # ------------------------------------------------------------------ stopping
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._signal = number
-        if number == signal.SIGINT:
-            signal.signal(number, self._previous_handlers[number])  # a second Ctrl-C ends the run at once
+    def _on_signal(self, signum: int, _: FrameType | None) -> None:
+        self._signal = signum
+        if signum == signal.SIGINT:
+            signal.signal(signum, self._previous_handlers[signum])  # a second Ctrl-C ends the run at once
 
     def _restore_handlers(self) -> None:
         for number, handler in self._previous_handlers.items():
@@ -130,7 +135,7 @@ class RunCheckpoint(Checkpoint):
     def _wanted(self, trainer: Trainer) -> tuple[bool, type[BaseException] | None]:
         """Whether to save now, and what to end the run with: the same in all processes."""
         step = trainer.global_step
-        due = step // self.every > self._looked_at // self.every or step in (trainer.max_steps, self.best_step(trainer))
+        due = step // self.every > self._looked_at // self.every or step in (trainer.max_steps, self.best_step)
         self._looked_at = step
         if trainer.world_size > 1 and step % STOP_EVERY:
             return due, None
@@ -162,7 +167,7 @@ class RunCheckpoint(Checkpoint):
     def setup(self, trainer: Trainer, pl_module: GAN, stage: str) -> None:
         if stage != "fit":
             return
-        if sum(isinstance(callback, RunCheckpoint) for callback in trainer.callbacks) > 1:
+        if len(callbacks_of(trainer, RunCheckpoint)) > 1:
             raise ValueError("two RunCheckpoints would remove each other's checkpoints: leave one out")
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback._train_time_interval is not None:
@@ -200,12 +205,13 @@ class RunCheckpoint(Checkpoint):
         if self._between_epochs:
             trainer.fit_loop.epoch_loop.restarting = False
         self._began_at = self._looked_at = trainer.global_step
+        self._tracker = next(iter(active_trackers(trainer)), None)
         self._written = set()
         self._saved_when = time.monotonic()
         folder = self.folder(trainer)
         own = trainer.ckpt_path is not None and Path(trainer.ckpt_path).parent.resolve() == folder.resolve()
         self.saved_at = trainer.global_step if own else -1
-        if trainer.is_global_zero and not trainer.fast_dev_run:
+        if trainer.is_global_zero and not trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
             remove_partial(folder)
         if threading.current_thread() is threading.main_thread():  # elsewhere signals are not ours to handle
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -215,6 +221,7 @@ class RunCheckpoint(Checkpoint):
     def on_train_batch_end(self, trainer: Trainer, pl_module: GAN, outputs: Any, batch: Any, batch_idx: int) -> None:
         # Lightning would not go back to a validation that is due now: save after it, or after the epoch.
         loop = trainer.fit_loop
+        assert loop._data_fetcher is not None  # private; it has fetched this batch
         if not trainer.is_last_batch and not loop.epoch_loop._should_check_val_fx(loop._data_fetcher):  # private
             self._look(trainer)
 

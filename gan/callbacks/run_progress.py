@@ -68,24 +68,27 @@ class RunProgress(ProgressBar):
     def on_train_batch_end(self, trainer: Trainer, pl_module: GAN, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.images += len(batch[0]) * trainer.world_size
         now = time.perf_counter()
-        if trainer.global_step % trainer.log_every_n_steps == 0:
+        # pyright does not see what Lightning's connectors give a trainer.
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # pyright: ignore[reportAttributeAccessIssue]
             pl_module.log_scalars({"images_per_second": self.images / (now - self.since)})
             self.images, self.since = 0, now
         if self.bar is not None:
             if now - self.drawn_at > self.refresh:
                 self.drawn_at = now
-                self.draw(trainer)
+                self.draw(trainer, self.bar)
         elif self.total and trainer.global_step * 10 // self.total > self.tenths:
             self.tenths = trainer.global_step * 10 // self.total
             self.print(f"batch {trainer.global_step:,}/{self.total:,}  {scalars(trainer)}")
 
-    def draw(self, trainer: Trainer) -> None:
-        self.bar.update(self.task, completed=trainer.global_step, scalars=scalars(trainer))
-        self.bar.refresh()
+    def draw(self, trainer: Trainer, bar: Progress) -> None:
+        """Moves the bar to the present batch."""
+        bar.update(self.task, completed=trainer.global_step, scalars=scalars(trainer))
+        bar.refresh()
 
     def stop(self, trainer: Trainer) -> None:
+        """Leaves the bar as it stands at the end, where there is one."""
         if self.bar is not None:
-            self.draw(trainer)
+            self.draw(trainer, self.bar)
             self.bar.stop()
             self.bar = None
 
@@ -104,7 +107,7 @@ class RunProgress(ProgressBar):
 
 def report(trainer: Trainer, gan: GAN) -> list[str]:
     """What will run, in five lines."""
-    folder, data = trainer.default_root_dir, trainer.datamodule
+    folder, data = trainer.default_root_dir, trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue] # as above
     name = "given data loaders" if data is None else type(data).__name__
     shape = "x".join(map(str, getattr(data, "image_shape", ())))
     return [
@@ -117,6 +120,7 @@ def report(trainer: Trainer, gan: GAN) -> list[str]:
 
 
 def device_name(trainer: Trainer) -> str:
+    """What a trainer computes on, and how many of them."""
     device = trainer.strategy.root_device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     if device.type == "cpu":

@@ -49,6 +49,7 @@ def not_finite(record: Record, limits: Thresholds) -> Finding | None:
 
 
 def non_finite_gradients(why: str) -> Finding:
+    """The finding of whoever has met infinity or NaN."""
     return Finding(
         "non-finite gradients",
         why,
@@ -58,7 +59,7 @@ def non_finite_gradients(why: str) -> Finding:
             "--trainer.callbacks.discriminator.max_norm=10`",
             "NonFiniteGuard's policy: rollback, if it happens once in many thousand batches",
         ),
-        "Pascanu et al. 2013, arXiv 1211.5063",
+        "Pascanu et al. 2013, arXiv:1211.5063",
         certain=True,
     )
 
@@ -164,6 +165,7 @@ def dead_discriminator(record: Record, limits: Thresholds) -> Finding | None:
 
 
 def is_flat(record: Record, limits: Thresholds) -> bool:
+    """Whether the discriminator says the same of all images."""
     now = record.latest
     return all(slope < limits.flat for slope in (now.slope_real, now.slope_fake, now.slope_between))
 
@@ -186,7 +188,7 @@ def saturated_discriminator(record: Record, limits: Thresholds) -> Finding | Non
             "`--model.penalties+=R1 --model.penalties.weight=1`, or a larger weight",
             "a lower `--model.discriminator_optimizer.lr`, or a smaller `--model.n_critic`",
         ),
-        "Goodfellow et al. 2014, arXiv 1406.2661; Arjovsky & Bottou 2017, arXiv:1701.04862",
+        "Goodfellow et al. 2014, arXiv:1406.2661; Arjovsky & Bottou 2017, arXiv:1701.04862",
     )
 
 

@@ -81,16 +81,18 @@ class Gradients:
         elif self.device.type == "cpu":
             sums = [tensor.sum() for tensor in tensors]  # what is not finite stays so in a sum, and in a norm
         else:
-            sums = torch._foreach_norm(tensors)  # in one kernel
+            # In one kernel, which has no public name.
+            sums = torch._foreach_norm(tensors)  # pyright: ignore[reportPrivateImportUsage]
         if math.isfinite(self.over_shards(torch.stack(sums).sum())):
             return True
         return math.isfinite(self.norm()) and math.isfinite(total_norm(losses))  # a sum may be infinite by itself
 
     @torch.no_grad()
     def scale(self, factor: float) -> None:
+        """Multiplies all gradients by a factor, in place."""
         gradients = self.local()
         if gradients:
-            torch._foreach_mul_(gradients, factor)
+            torch._foreach_mul_(gradients, factor)  # pyright: ignore[reportPrivateImportUsage] # no public name
 
     def over_shards(self, values: Tensor, op: Any = dist.ReduceOp.SUM) -> Tensor:
         """What the processes that share the network have, put together."""
@@ -159,8 +161,9 @@ class Clip(ABC):
 
 
 class ByNorm(Clip):
-    """Shortens the gradient to `max_norm` where it is longer, and keeps its direction (Pascanu et al. 2013,
-    arXiv 1211.5063).
+    """Shortens the gradient to `max_norm` where it is longer (Pascanu et al. 2013, arXiv:1211.5063).
+
+    It keeps its direction.
 
     Args:
         max_norm: Largest Euclidean norm of the network's gradient, above 0.
@@ -223,7 +226,8 @@ class Adaptive(Clip):
         if not math.isfinite(before) or not clippable:
             return Clipped(before, before, False)
         weights = gradients.unit_norms(clippable, [local(named.parameter) for named in clippable])
-        units = [local(named.parameter.grad) for named in clippable]
+        # All of them have a gradient, which a type checker cannot know.
+        units = [local(gradient) for named in clippable if (gradient := named.parameter.grad) is not None]
         norms = gradients.unit_norms(clippable, units)
         clipped = torch.zeros((), device=gradients.device)
         for unit, norm, weight in zip(units, norms, weights, strict=True):
@@ -264,6 +268,7 @@ class Auto(Clip):
         return shorten(gradients, norm, self.threshold())
 
     def remember(self, norm: float) -> None:
+        """Adds the latest norm to the window, which may push out the oldest."""
         self.norms.append(norm)
         insort(self.ordered, norm)
         if len(self.norms) > self.window:
@@ -294,6 +299,11 @@ def shorten(gradients: Gradients, norm: float, max_norm: float) -> Clipped:
 
 
 def positive(value: float, name: str) -> float:
+    """The value, if it is above 0.
+
+    Raises:
+        ValueError: If it is not.
+    """
     if not value > 0:
         raise ValueError(f"{name} must be above 0, got {value}")
     return value

@@ -13,6 +13,8 @@ PAPER, INK, FAINT = "#ffffff", "#202020", "#707070"
 MARGIN, GAP = 14, 10  # pixels, as all sizes here
 PLOT_WIDTH = 640  # at least
 
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
 
 def heat_map(title: str, steps: Sequence[int], columns: Sequence[Mapping[str, float]]) -> Image.Image:
     """Draws a row for each layer, the first on top, and a column for each measurement.
@@ -85,7 +87,8 @@ def colour(norm: float | None) -> str | tuple[int, int, int]:
     place = min(max(place, 0.0), 1.0) * (len(COLOURS) - 1)
     index = min(int(place), len(COLOURS) - 2)
     pair = [[int(end[start : start + 2], 16) for start in (1, 3, 5)] for end in COLOURS[index : index + 2]]
-    return tuple(round(a + (b - a) * (place - index)) for a, b in zip(*pair, strict=True))
+    red, green, blue = (round(a + (b - a) * (place - index)) for a, b in zip(*pair, strict=True))
+    return red, green, blue
 
 
 def number_text(norm: float | None) -> str:
@@ -98,9 +101,11 @@ def number_text(norm: float | None) -> str:
 
 
 @cache
-def font(size: int) -> ImageFont.ImageFont:
+def font(size: int) -> Font:
+    """Pillow's own font, `size` pixels high."""
     return ImageFont.load_default(size)
 
 
-def text_width(text: str, face: ImageFont.ImageFont) -> int:
+def text_width(text: str, face: Font) -> int:
+    """The pixels that a text takes."""
     return math.ceil(face.getlength(text))

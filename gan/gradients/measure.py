@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import reduce
 from typing import Any
 
 import torch
@@ -150,7 +151,7 @@ def network_stats(
 ) -> NetworkStats:
     """What was seen in a network, and its gradients by term: those of its trainable parameters, in order."""
     norms = {term: parameter_norms(gradients, network, over_processes) for term, gradients in terms.items()}
-    whole = [sum(of_terms) for of_terms in zip(*terms.values(), strict=True)]
+    whole = [reduce(torch.add, of_terms) for of_terms in zip(*terms.values(), strict=True)]
     by_parameter = parameter_norms(whole, network, over_processes)
     dead, dead_share = dead_units(probe, over_processes)
     saturated, saturated_share = saturated_values(probe, over_processes)

@@ -66,10 +66,12 @@ class Probe(TorchDispatchMode):
             hook.remove()
 
     def on_start(self, network: nn.Module, inputs: Any) -> None:
+        """The network's hook before a forward pass."""
         self.layer, self.recording = "input", True
         self.relus_after: dict[str, int] = {}  # in this pass, by layer
 
     def on_output(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        """The hook after a layer's forward pass."""
         self.layer = name
         if name not in self.layers:
             self.layers[name] = module
@@ -83,6 +85,7 @@ class Probe(TorchDispatchMode):
                 tensor.register_hook(partial(self.on_gradient, name))  # unmoved by what is done in place later
 
     def on_gradient(self, name: str, gradient: Tensor) -> None:
+        """The hook of what a layer has made, when the gradient comes back to it."""
         self.norms.setdefault(name, []).append(self.num * row_norms(gradient))
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -93,7 +96,7 @@ class Probe(TorchDispatchMode):
             number = self.relus_after.get(self.layer, 0)
             self.relus_after[self.layer] = number + 1
             others = [dim for dim in range(result.ndim) if dim != 1]
-            largest = result.detach().amax(others).reshape(-1).cpu().double()
+            largest: Tensor = result.detach().amax(others).reshape(-1).cpu().double()
             before = self.relu_maxima.get((self.layer, number), largest)
             self.relu_maxima[self.layer, number] = torch.maximum(before, largest)
         elif operation in TANH or operation in SIGMOID:
@@ -113,7 +116,8 @@ def is_layer(module: nn.Module) -> bool:
 def largest_singular_value(layer: nn.Module) -> float | None:
     """The largest singular value of a layer's weights, None for one that has no matrix."""
     names = [name for name, _ in layer.named_parameters(recurse=False)]
-    names += list(layer.parametrizations) if is_parametrized(layer) else []
+    parametrized = getattr(layer, "parametrizations", None)
+    names += list(parametrized) if isinstance(parametrized, nn.ModuleDict) else []
     matrices = [weight for name in names if (weight := getattr(layer, name)).ndim > 1]
     if isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d):
         matrices = [weight.transpose(0, 1) for weight in matrices]

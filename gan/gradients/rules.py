@@ -44,6 +44,7 @@ class Record:
 
     @property
     def latest(self) -> GradientStats:
+        """The latest measurement."""
         return self.stats[-1]
 
     @property

@@ -110,6 +110,6 @@ class GradientStats:
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> Self:
         """The inverse of `dataclasses.asdict`."""
-        networks = {name: NetworkStats(**plain[name]) for name in ("generator", "discriminator")}
-        ranges = {name: tuple(plain[name]) for name in ("range_real", "range_fake")}
+        networks: dict[str, Any] = {name: NetworkStats(**plain[name]) for name in ("generator", "discriminator")}
+        ranges: dict[str, Any] = {name: tuple(plain[name]) for name in ("range_real", "range_fake")}
         return cls(**(plain | networks | ranges))

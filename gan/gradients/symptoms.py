@@ -10,22 +10,9 @@ COLLAPSE, OSCILLATION, IMBALANCE = "mode collapse", "oscillation without progres
 def mode_collapse(record: Record, limits: Thresholds) -> Finding | None:
     """A generator that makes a few images only, whatever its latents."""
     spread = record.latest.spread
-    score = record.scores[-1] if record.scores else None
-    few = (
-        score is not None
-        and score.covered is not None
-        and score.covered <= limits.classes * score.classes
-        and stalled(record.scores)
-        and spread < limits.classes_spread
-        and oscillation(record, limits) is None
-    )
-    if len(record.stats) < 3 or not (spread < limits.spread or few):
+    classes = few_classes(record, limits)
+    if len(record.stats) < 3 or not (spread < limits.spread or classes):
         return None
-    classes = ""
-    if few:
-        classes = (
-            f", and cover {score.covered} of {score.classes} classes at an FID of {score.fid:.3g} that does not fall"
-        )
     return Finding(
         COLLAPSE,
         f"two generated images are {spread:.2g} times as far apart as two real ones{classes}",
@@ -39,15 +26,31 @@ def mode_collapse(record: Record, limits: Thresholds) -> Finding | None:
     )
 
 
+def few_classes(record: Record, limits: Thresholds) -> str:
+    """How the sentence on a collapse goes on where too few classes are covered; "" where they are not too few."""
+    score = record.scores[-1] if record.scores else None
+    if score is None or score.covered is None or score.classes is None:
+        return ""
+    few = (
+        score.covered <= limits.classes * score.classes
+        and stalled(record.scores)
+        and record.latest.spread < limits.classes_spread
+        and oscillation(record, limits) is None
+    )
+    if not few:
+        return ""
+    return f", and cover {score.covered} of {score.classes} classes at an FID of {score.fid:.3g} that does not fall"
+
+
 def oscillation(record: Record, limits: Thresholds) -> Finding | None:
     """Two networks that chase each other in circles."""
-    window = [stats for stats in record.stats if stats.movement is not None]
+    window = [(stats, stats.movement) for stats in record.stats if stats.movement is not None]
     if len(window) < WINDOW or not stalled(record.scores):
         return None
-    if not all(stats.spread_real for stats in window):
+    if not all(stats.spread_real for stats, _ in window):
         return None
-    movement = sum(stats.movement / stats.spread_real for stats in window) / len(window)
-    flips = sum(stats.logit_gap < 0 for stats in window) / len(window)
+    movement = sum(moved / stats.spread_real for stats, moved in window) / len(window)
+    flips = sum(stats.logit_gap < 0 for stats, _ in window) / len(window)
     score = record.scores[-1]
     far = score.fid > limits.fid_over_floor * score.floor
     if not (movement > limits.movement and flips >= limits.logit_flips and far):
@@ -72,8 +75,8 @@ def oscillation(record: Record, limits: Thresholds) -> Finding | None:
 
 def imbalance(record: Record, limits: Thresholds) -> Finding | None:
     """Two networks that learn at rates too far apart."""
-    ratios = {name: network.update_ratio for name, network in record.latest.networks.items()}
-    if record.begins or not all(ratios.values()):  # a step that was skipped, or a loss that is content
+    ratios = {name: ratio for name, network in record.latest.networks.items() if (ratio := network.update_ratio)}
+    if record.begins or len(ratios) < 2:  # a step that was skipped, or a loss that is content
         return None
     slow, fast = sorted(ratios, key=ratios.__getitem__)
     if not ratios[fast] > limits.imbalance * ratios[slow]:

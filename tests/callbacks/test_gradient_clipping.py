@@ -72,8 +72,8 @@ def test_equals_a_loop_written_by_hand(make_gan, make_trainer, data):
     clipping = GradientClipping(generator=ByNorm(0.005), discriminator=ByValue(0.001))
     make_trainer(max_steps=7, precision="64-true", callbacks=[clipping]).fit(gan, data)
     by_hand(other.double(), 7, 0.1, 0.005, 0.001)
-    for one, two in zip(gan.parameters(), other.parameters(), strict=True):
-        torch.testing.assert_close(one, two, rtol=0, atol=1e-12)
+    for parameter, expected in zip(gan.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(parameter, expected, rtol=0, atol=1e-12)
     make_trainer(max_steps=7, precision="64-true").fit(plain, data)
     assert not same_weights(plain, gan)
 
@@ -100,7 +100,7 @@ def test_logs(make_gan, make_trainer, data):
             assert row[f"grad_norm/{network}"] == pytest.approx(norms[done - 1], rel=1e-6)
             assert row[f"grad_norm_clipped/{network}"] == pytest.approx(clipped[done - 1], rel=1e-6)
             pairs = list(zip(norms, clipped, strict=True))[earlier:done]
-            share = sum(one > two * (1 + 1e-7) for one, two in pairs) / len(pairs)
+            share = sum(before > after * (1 + 1e-7) for before, after in pairs) / len(pairs)
             assert row[f"clip_rate/{network}"] == share
     assert 0 < sum(row["clip_rate/discriminator"] for row in table.rows.values()) < 3
 
@@ -154,8 +154,8 @@ def test_float16(make_gan, make_trainer, data, optimizer):
             assert watch.norms[network] == pytest.approx([bound] * 6, rel=1e-5)
             assert max(watch.norms[network]) <= bound
         runs.append((gan, table.rows))
-    for one, other in zip(runs[0][0].parameters(), runs[1][0].parameters(), strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=2e-3)
+    for parameter, other in zip(runs[0][0].parameters(), runs[1][0].parameters(), strict=True):
+        torch.testing.assert_close(parameter, other, rtol=0, atol=2e-3)
     for step, row in runs[0][1].items():
         assert row == pytest.approx(runs[1][1][step], rel=0.05)
 

@@ -64,7 +64,7 @@ def test_tells_a_condition_once_when_it_begins_and_again_when_it_comes_back(
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     texts = events.Tensors("doctor/text_summary")
-    assert [one.step for one in texts] == [4, 9]
+    assert [text.step for text in texts] == [4, 9]
     assert b"It is 3 and should be 4." in texts[0].tensor_proto.string_val[0]
     (whole,) = events.Tensors("doctor/report/text_summary")
     assert whole.tensor_proto.string_val[0].decode() == report
@@ -113,9 +113,9 @@ def test_rules_see_the_latest_measurements_without_histograms(make_trainer, make
     seen = []
     monkeypatch.setattr(doctor_module, "diagnose", lambda record, _: seen.append(record) or [])
     make_trainer(max_steps=11, callbacks=[GradientMonitor(every=1, images=8), GradientDoctor()]).fit(make_gan(), data)
-    steps = [[one.step for one in record.stats] for record in seen]
+    steps = [[stats.step for stats in record.stats] for record in seen]
     assert steps == [list(range(max(1, last - 7), last + 1)) for last in range(1, 12)]
-    assert all(one.discriminator.histograms == {} for one in seen[-1].stats)
+    assert all(stats.discriminator.histograms == {} for stats in seen[-1].stats)
     assert seen[-1].stats[-1].discriminator.activation_gradients
 
 
@@ -123,8 +123,8 @@ class Find(Callback):
     """Finds the doctors and monitors of a run."""
 
     def on_fit_start(self, trainer, pl_module):
-        self.doctors = [one for one in trainer.callbacks if isinstance(one, GradientDoctor)]
-        self.monitors = [one for one in trainer.callbacks if isinstance(one, GradientMonitor)]
+        self.doctors = [callback for callback in trainer.callbacks if isinstance(callback, GradientDoctor)]
+        self.monitors = [callback for callback in trainer.callbacks if isinstance(callback, GradientMonitor)]
 
 
 def test_takes_scores_of_the_tracker(tmp_path):
@@ -175,7 +175,7 @@ def test_resumes_bit_for_bit(make_trainer, make_gan, data, tmp_path, monkeypatch
         return load(tmp_path / "checkpoints" / "last.ckpt")["callbacks"]["GradientDoctor"]
 
     whole = states(8)
-    assert [(one["since"], one["until"]) for one in whole["told"]] == [(5, 8)]
+    assert [(told["since"], told["until"]) for told in whole["told"]] == [(5, 8)]
     assert states(4)["seen"] == {"an illness": 1}
     assert repr(states(8, tmp_path / "checkpoints" / "last.ckpt")) == repr(whole)  # equal, NaN included
 
@@ -233,7 +233,7 @@ def test_a_symptom_is_not_over_while_a_cause_hides_it(make_trainer, make_gan, da
     monkeypatch.setattr(doctor_module, "diagnose", lambda record, _: found[record.stats[-1].step])
     doctor = GradientDoctor(patience=2)
     make_trainer(max_steps=7, callbacks=[GradientMonitor(every=1, images=8), doctor]).fit(make_gan(), data)
-    assert [(one["name"], one["since"], one["until"]) for one in doctor.told] == [
+    assert [(told["name"], told["since"], told["until"]) for told in doctor.told] == [
         ("mode collapse", 2, 7),
         ("exploding gradients", 4, 7),
     ]
@@ -276,7 +276,7 @@ def test_tells_of_nan_that_a_guard_has_skipped(make_trainer, make_gan, data):
     callbacks = [Break(2, 3, 4), NonFiniteGuard("skip", tries=5), GradientMonitor(every=2, images=8), doctor]
     with pytest.warns(UserWarning, match="the step is skipped"):
         make_trainer(callbacks=callbacks).fit(make_gan(), data)
-    (told,) = (one for one in doctor.told if one["name"] == "non-finite gradients")
+    (told,) = (finding for finding in doctor.told if finding["name"] == "non-finite gradients")
     assert (told["name"], told["since"], told["until"]) == ("non-finite gradients", 2, 6)
     assert told["why"].startswith("a gradient was infinite or NaN, once since the measurement before")
 

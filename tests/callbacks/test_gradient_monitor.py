@@ -47,7 +47,7 @@ class Keep(Callback):
         self.monitor, self.records, self.norms = monitor, [], []
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-        gradients = [one.grad.flatten() for group in optimizer.param_groups for one in group["params"]]
+        gradients = [parameter.grad.flatten() for group in optimizer.param_groups for parameter in group["params"]]
         self.norms.append(
             (trainer.global_step, trainer.optimizers.index(optimizer), torch.cat(gradients).norm().item())
         )
@@ -106,10 +106,10 @@ def test_measures_the_batch_that_is_trained_on(make_gan, make_trainer, data):
                 penalties=[(pl_module.penalties[0], None)],
                 step=4,
             )
-            found["before"] = [one.detach().clone() for one in pl_module.generator.parameters()]
+            found["before"] = [parameter.detach().clone() for parameter in pl_module.generator.parameters()]
 
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-            found.setdefault("after", [one.detach().clone() for one in pl_module.generator.parameters()])
+            found.setdefault("after", [parameter.detach().clone() for parameter in pl_module.generator.parameters()])
             if trainer.global_step == 3:
                 found.pop("after")
 
@@ -117,7 +117,7 @@ def test_measures_the_batch_that_is_trained_on(make_gan, make_trainer, data):
     settings = {"generator_optimizer": partial(SGD, lr=0.1), "penalties": [R1(1.0, every=16)]}
     make_trainer(max_steps=4, callbacks=[ByHand(), monitor]).fit(make_gan(**settings), data)
     stats, expected = monitor.stats, found["stats"]
-    before, after = (torch.cat([one.flatten() for one in found[when]]) for when in ("before", "after"))
+    before, after = (torch.cat([parameter.flatten() for parameter in found[when]]) for when in ("before", "after"))
     ratio = ((after - before).norm() / before.norm()).item()
     assert stats.generator.update_ratio == pytest.approx(ratio, rel=1e-4)
     assert list(stats.generator.update_ratios) == ["hidden1", "hidden2", "output"]
@@ -218,7 +218,7 @@ def test_columns_are_thinned(make_gan, make_trainer, data):
         assert len(monitor.columns) <= MAX_COLUMNS
         if step == 500:
             resumed.load_state_dict(
-                {key: list(one) if key == "columns" else one for key, one in monitor.state_dict().items()}
+                {key: list(value) if key == "columns" else value for key, value in monitor.state_dict().items()}
             )
         elif step > 500:
             resumed.keep(replace_step(first, step))
@@ -249,19 +249,19 @@ def test_charts(make_gan, make_trainer, data, tmp_path):
         return [(event.step, event.value) for event in events.Scalars(tag)]
 
     def expected(value):
-        return [(one.step, pytest.approx(value(one), rel=1e-6)) for one in keep.records]
+        return [(stats.step, pytest.approx(value(stats), rel=1e-6)) for stats in keep.records]
 
-    assert [one.step for one in keep.records] == [1, 3, 6]
-    assert points("gradients/image_gradient") == expected(lambda one: one.image_gradient)
-    assert points("gradients/lipschitz") == expected(lambda one: one.lipschitz)
-    assert points("gradients/logit_gap") == expected(lambda one: one.logit_gap)
-    assert points("gradients/generator/parameters") == expected(lambda one: one.generator.total)
-    assert points("gradients/generator/dead") == expected(lambda one: one.generator.dead_share)
-    assert points("gradients/discriminator/term/r1") == expected(lambda one: one.discriminator.terms["r1"])
-    assert points("gradients/discriminator/first_to_last") == expected(lambda one: one.discriminator.first_to_last)
-    assert points("gradients/discriminator/update_ratio") == expected(lambda one: one.discriminator.update_ratio)
+    assert [stats.step for stats in keep.records] == [1, 3, 6]
+    assert points("gradients/image_gradient") == expected(lambda stats: stats.image_gradient)
+    assert points("gradients/lipschitz") == expected(lambda stats: stats.lipschitz)
+    assert points("gradients/logit_gap") == expected(lambda stats: stats.logit_gap)
+    assert points("gradients/generator/parameters") == expected(lambda stats: stats.generator.total)
+    assert points("gradients/generator/dead") == expected(lambda stats: stats.generator.dead_share)
+    assert points("gradients/discriminator/term/r1") == expected(lambda stats: stats.discriminator.terms["r1"])
+    assert points("gradients/discriminator/first_to_last") == expected(lambda stats: stats.discriminator.first_to_last)
+    assert points("gradients/discriminator/update_ratio") == expected(lambda stats: stats.discriminator.update_ratio)
     assert points("gradients/discriminator/spectral_norm") == expected(
-        lambda one: max(one.discriminator.spectral_norms.values())
+        lambda stats: max(stats.discriminator.spectral_norms.values())
     )
     for kind, values in (
         ("activation", "activation_gradients"),
@@ -269,12 +269,12 @@ def test_charts(make_gan, make_trainer, data, tmp_path):
         ("update_ratio", "update_ratios"),
         ("spectral_norm", "spectral_norms"),
     ):
-        wanted = expected(lambda one, values=values: getattr(one.generator, values)["hidden2"])
+        wanted = expected(lambda stats, values=values: getattr(stats.generator, values)["hidden2"])
         assert points(f"gradients/generator/{kind}/hidden2") == wanted
 
     # The gradient that training steps with.
     for index, network in enumerate(OPTIMIZER_ORDER):
-        norms = [(step, norm) for step, one, norm in keep.norms if one == index]
+        norms = [(step, norm) for step, optimizer, norm in keep.norms if optimizer == index]
         norms = [(step + 1 - index, norm) for step, norm in norms]  # the first step has moved the counter
         wanted = [(step, pytest.approx(norm, rel=1e-5)) for step, norm in norms if step in (1, 3, 6)]
         assert points(f"grad_norm/{network}") == wanted
@@ -351,7 +351,7 @@ def test_movement(make_trainer, data):
         callbacks = [Move(), monitor, keep, RunCheckpoint(every=2)]
         trainer = make_trainer(max_steps=last, callbacks=callbacks)
         trainer.fit(gan, data, ckpt_path=checkpoint, weights_only=True)
-        return [one.movement for one in keep.records], trainer.default_root_dir
+        return [stats.movement for stats in keep.records], trainer.default_root_dir
 
     moved, folder = fit(2)
     assert moved == [None, pytest.approx(8.4, rel=1e-5)]

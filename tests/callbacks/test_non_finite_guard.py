@@ -60,7 +60,7 @@ class Inject(Callback):
     def on_after_backward(self, trainer, pl_module):
         of_discriminator = pl_module.discriminator.output.weight.requires_grad
         if self.where == "gradient" and self.batch in self.batches and of_discriminator:
-            (weight,) = (one for one in pl_module.discriminator.down2.parameters() if one.ndim > 1)
+            (weight,) = (parameter for parameter in pl_module.discriminator.down2.parameters() if parameter.ndim > 1)
             weight.grad[1, 2, 0, 0] = self.value
 
 
@@ -78,7 +78,7 @@ class Keep(Callback):
 
 
 def everything(trainer, gan) -> dict:
-    parts = {"weights": gan.state_dict(), "optimizers": [one.state_dict() for one in trainer.optimizers]}
+    parts = {"weights": gan.state_dict(), "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers]}
     parts["schedulers"] = [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs]
     return copy.deepcopy(parts)
 
@@ -98,11 +98,11 @@ def run(make_trainer, gan, callbacks, **settings):
             ending = "done"
         except ValueError as error:
             ending = str(error)
-    return trainer, ending, [str(one.message) for one in caught if "is not finite" in str(one.message)]
+    return trainer, ending, [str(warning.message) for warning in caught if "is not finite" in str(warning.message)]
 
 
 def finite(gan) -> bool:
-    return all(bool(one.isfinite().all()) for one in (*gan.parameters(), *gan.buffers()))
+    return all(bool(tensor.isfinite().all()) for tensor in (*gan.parameters(), *gan.buffers()))
 
 
 def test_training_is_the_same_with_and_without(make_gan, make_trainer, data):
@@ -253,7 +253,7 @@ def test_diagnosis_moves_nothing(make_trainer):
 
     class Look(Callback):
         def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-            buffers = {key: one.clone() for key, one in pl_module.named_buffers()}
+            buffers = {key: buffer.clone() for key, buffer in pl_module.named_buffers()}
             states.append((torch.get_rng_state(), buffers))
 
     run(make_trainer, gan, [Inject("gradient", 0), Look(), NonFiniteGuard("skip"), Look()], max_steps=1)

@@ -88,7 +88,7 @@ def test_keeps_the_newest(make_gan, make_trainer, data, tmp_path, keep):
     make_trainer(max_steps=8, callbacks=[RunCheckpoint(every=1, keep=keep), Look()]).fit(make_gan(), data)
     own = [f"step_00000{step}.ckpt" for step in range(9 - keep, 9)]
     assert names(tmp_path) == sorted([*others, "last.ckpt", *own])
-    assert [len(one) - 1 for one in seen] == [min(step, keep) for step in range(8)]
+    assert [len(files) - 1 for files in seen] == [min(step, keep) for step in range(8)]
 
 
 def test_checkpoints_that_the_run_went_back_behind_do_not_count(make_gan, make_trainer, data, tmp_path):
@@ -242,7 +242,7 @@ def test_handlers_are_put_back(make_gan, make_trainer, data, handlers):
 
     make_trainer(max_steps=2, callbacks=[RunCheckpoint(), Look()]).fit(make_gan(), data)
     assert {number: signal.getsignal(number) for number in handlers} == handlers
-    assert all(one not in handlers.values() for one in inside[0])
+    assert all(handler not in handlers.values() for handler in inside[0])
 
 
 @pytest.mark.parametrize(

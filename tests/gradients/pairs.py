@@ -44,5 +44,9 @@ def by_hand(objective: Tensor, network: nn.Module) -> tuple[float, dict[str, flo
     for parameter in network.parameters():
         parameter.grad = None
     objective.backward()
-    norms = {name: one.grad.double().norm().item() for name, one in network.named_parameters() if one.grad is not None}
+    norms = {
+        name: parameter.grad.double().norm().item()
+        for name, parameter in network.named_parameters()
+        if parameter.grad is not None
+    }
     return math.hypot(*norms.values()), norms

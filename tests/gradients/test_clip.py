@@ -108,8 +108,8 @@ def test_by_norm(dtype, scale):
         precision = 4 * torch.finfo(dtype).eps
         assert length(after) == pytest.approx(bound, rel=2 * precision)
         assert measured == (pytest.approx(length(before), rel=1e-6), pytest.approx(length(after), rel=precision), True)
-        for one, other in zip(before, after, strict=True):  # the direction is the same, and to the digit
-            close(other, one * bound / length(before), rtol=2 * precision)
+        for gradient, other in zip(before, after, strict=True):  # the direction is the same, and to the digit
+            close(other, gradient * bound / length(before), rtol=2 * precision)
 
 
 def test_by_norm_leaves_short_ones():
@@ -127,8 +127,8 @@ def test_by_value():
     module = network()
     before = fill(module)
     measured = ByValue(0.5)(Gradients(module))
-    for one, other in zip(before, gradients(module), strict=True):
-        assert torch.equal(other, one.clamp(-0.5, 0.5))
+    for gradient, other in zip(before, gradients(module), strict=True):
+        assert torch.equal(other, gradient.clamp(-0.5, 0.5))
     assert measured == (pytest.approx(length(before)), pytest.approx(length(gradients(module))), True)
 
 
@@ -161,7 +161,7 @@ def units(module: nn.Module) -> list[list[tuple[Tensor, Tensor]]]:
         elif weight is not None:
             found += [(weight[row], weight.grad[row]) for row in range(len(weight))]
         found += [(vector, vector.grad) for vector in own.values()]
-    return [(one.detach().double().clone(), two.double().clone()) for one, two in found]
+    return [(weight.detach().double().clone(), gradient.double().clone()) for weight, gradient in found]
 
 
 @pytest.mark.parametrize("groups", [1, 2])

@@ -24,14 +24,14 @@ def test_linear_networks_by_hand(num):
     data = batch(num)
     stats = measure(generator, discriminator, NonSaturating(), step=7, **data)
     assert stats.step == 7
-    (w1, b1), (w2, b2) = ((one.weight, one.bias) for one in generator.layers)
-    (v1, c1), (v2, c2) = ((one.weight, one.bias) for one in discriminator.layers)
+    (w1, b1), (w2, b2) = ((layer.weight, layer.bias) for layer in generator.layers)
+    (v1, c1), (v2, c2) = ((layer.weight, layer.bias) for layer in discriminator.layers)
     with torch.no_grad():
         hidden = data["latents"] @ w1.T + b1
         fake = hidden @ w2.T + b2
         real = data["real"].flatten(1)
         real_hidden, fake_hidden = real @ v1.T + c1, fake @ v1.T + c1
-        real_logits, fake_logits = ((one @ v2.T + c2).squeeze(1) for one in (real_hidden, fake_hidden))
+        real_logits, fake_logits = ((values @ v2.T + c2).squeeze(1) for values in (real_hidden, fake_hidden))
         slope = (v2 @ v1).squeeze(0)  # dD/dx, everywhere
 
         # dl/dlogit of each image: of G's loss, and of D's at reals and fakes.
@@ -57,10 +57,10 @@ def test_linear_networks_by_hand(num):
         expected = (at_real[:, None] * real_hidden + at_fake[:, None] * fake_hidden).mean(0).square().sum()
         expected += (at_real + at_fake).mean() ** 2
         close(d.parameter_gradients["layers.1"], expected.sqrt().item())
-        for one in (g, d):
-            close(one.total, math.hypot(*one.parameter_gradients.values()))
-            assert one.terms == {"adversarial": one.total}
-            assert (one.dead, one.saturated, one.dead_share, one.saturated_share) == ({}, {}, 0, 0)
+        for network in (g, d):
+            close(network.total, math.hypot(*network.parameter_gradients.values()))
+            assert network.terms == {"adversarial": network.total}
+            assert (network.dead, network.saturated, network.dead_share, network.saturated_share) == ({}, {}, 0, 0)
 
         close(stats.accuracy_real, (real_logits > 0).double().mean().item())
         close(stats.accuracy_fake, (fake_logits < 0).double().mean().item())
@@ -107,7 +107,7 @@ def test_slopes_are_taken_where_they_are_said_to_be():
         fake = generator(data["latents"])
         between = data["mix"] * data["real"] + (1 - data["mix"]) * fake
     stats = measure(generator, Bowl(), Wasserstein(), **data)
-    lengths = [one.flatten(1).norm(dim=1) for one in (data["real"], fake, between)]
+    lengths = [images.flatten(1).norm(dim=1) for images in (data["real"], fake, between)]
     for measured, expected in zip((stats.slope_real, stats.slope_fake, stats.slope_between), lengths, strict=True):
         close(measured, expected.mean().item())
     close(stats.lipschitz, torch.cat(lengths).max().item())
@@ -208,8 +208,8 @@ def test_histograms_count_images():
         "layers.1": 8,
     }
     assert all(sum(counts) == 16 for counts in stats.discriminator.histograms.values())
-    low, high = (int(one.argmax()) for one in (torch.tensor(stats.discriminator.histograms["layers.1"]),) * 2)
-    assert BINS[low] <= math.log10(0.5) <= BINS[high + 1] + 0.25  # |dl/dlogit| of logits near 0 is about a half
+    peak = int(torch.tensor(stats.discriminator.histograms["layers.1"]).argmax())
+    assert BINS[peak] <= math.log10(0.5) <= BINS[peak + 1] + 0.25  # |dl/dlogit| of logits near 0 is about a half
 
 
 # ---------------------------------------------------------------------- nothing happened
@@ -227,8 +227,8 @@ def test_nothing_of_training_is_touched():
     discriminator(generator(data["latents"])).sum().backward()
     networks = nn.ModuleList([generator, discriminator])
     before = {name: value.clone() for name, value in networks.state_dict().items()}
-    buffers = {name: id(one) for name, one in networks.named_buffers()}
-    gradients = [(id(one.grad), one.grad.clone()) for one in networks.parameters()]
+    buffers = {name: id(buffer) for name, buffer in networks.named_buffers()}
+    gradients = [(id(parameter.grad), parameter.grad.clone()) for parameter in networks.parameters()]
     modes = [module.training for module in networks.modules()]
     state = torch.get_rng_state()
 
@@ -240,7 +240,7 @@ def test_nothing_of_training_is_touched():
 
     after = networks.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
-    assert buffers == {name: id(one) for name, one in networks.named_buffers()}
+    assert buffers == {name: id(buffer) for name, buffer in networks.named_buffers()}
     for (identity, gradient), parameter in zip(gradients, networks.parameters(), strict=True):
         assert id(parameter.grad) == identity
         assert torch.equal(parameter.grad, gradient)

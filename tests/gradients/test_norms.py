@@ -52,7 +52,7 @@ def test_updates():
     total, ratios = updates(network, before, ["0", "1"])
     close(ratios["0"], 0.25)
     close(ratios["1"], 0.5)  # 4 values of .5, over 4 scales of 1
-    linear = torch.cat([one.flatten() for one in before[:2]]).norm().item()
+    linear = torch.cat([weight.flatten() for weight in before[:2]]).norm().item()
     close(total, math.hypot(0.25 * linear, 1.0) / math.hypot(linear, 2.0))
     for parameter in network.parameters():
         nn.init.zeros_(parameter)
@@ -86,6 +86,6 @@ def test_unscale(optimizer):
         assert Gradients(module).norm() == pytest.approx(0.5, rel=1e-5)
         scaler.step(stepping)
         scaler.update()
-    for one, other in zip(*(module.parameters() for module in modules), strict=True):
-        torch.testing.assert_close(one, other)
+    for parameter, other in zip(*(module.parameters() for module in modules), strict=True):
+        torch.testing.assert_close(parameter, other)
     unscale(stepping, None)

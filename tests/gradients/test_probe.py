@@ -138,7 +138,7 @@ def test_layers_of_any_network():
     logits = network.last(x[:, 0]).squeeze(1) * network.gain
     objective = NonSaturating().discriminator(*logits.chunk(2)).mean()
     gradients = torch.autograd.grad(objective, [first, second, x], retain_graph=True)
-    sums = [8 * one.square().sum() for one in gradients]  # (8 g)^2 / 8
+    sums = [8 * gradient.square().sum() for gradient in gradients]  # (8 g)^2 / 8
     close(measured.activation_gradients["shared"], (sums[0] + sums[1]).sqrt().item())
     close(measured.activation_gradients["attention"], sums[2].sqrt().item())
     total, norms = by_hand(objective, network)
