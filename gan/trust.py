@@ -222,6 +222,7 @@ def resolve(name: str, says: str) -> Any:
 
 
 def within(name: str, prefixes: Iterable[str]) -> bool:
+    """Whether a dotted name leads into one of the packages or modules."""
     return any(name.startswith(f"{prefix}.") for prefix in prefixes)
 
 
@@ -303,6 +304,11 @@ class Structure(pickle._Unpickler):  # the one in Python: the one in C makes roo
         self.room = EXPANDED
 
     def find_class(self, module: str, name: str) -> Any:
+        """The stand-in for what a pickle names.
+
+        Raises:
+            UnpicklingError: If it is nothing that plain data needs.
+        """
         match module, name:
             case _ if (module, name) in self.CALLED:
                 return self.CALLED[module, name]
@@ -319,13 +325,24 @@ class Structure(pickle._Unpickler):  # the one in Python: the one in C makes roo
         raise UnpicklingError(f"{module}.{name}")
 
     def persistent_load(self, pid: Any) -> tuple[int, torch.dtype]:
+        """A storage: its size in bytes, and the type of its numbers.
+
+        Raises:
+            Misfit: If the archive has none of that size.
+        """
         kind, dtype, key, _, numel = pid
         stored = self.sizes.get(f"data/{key}")
-        if kind != "storage" or not isinstance(dtype, torch.dtype) or stored != numel * dtype.itemsize:
+        of_a_kind = kind == "storage" and isinstance(dtype, torch.dtype)
+        if not of_a_kind or stored is None or stored != numel * dtype.itemsize:
             raise Misfit("a storage of another size than is in the file")
         return stored, dtype
 
     def tensor(self, storage: Any, offset: int, size: tuple, stride: tuple, grad: bool, hooks: Any, *more: Any) -> None:
+        """Looks whether a tensor lies within its storage, and how much memory it would fill.
+
+        Raises:
+            Misfit: If it does not, or all together would fill too much.
+        """
         stored, dtype = storage
         itemsize = (more[0] if more and isinstance(more[0], torch.dtype) else dtype).itemsize
         if 0 not in size:

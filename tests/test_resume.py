@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from gan.checkpoints import newest_whole
 from gan.cli import main
 from gan.networks import MLPDiscriminator
-from gan.run import changes
+from gan.resume import changes
 
 # Four batches an epoch. Critic steps, lazy penalty and saves do not come at the same batches.
 RUN = ["--data.batch_size", "100", "--model.n_critic", "2", "--data.validation_size", "112"]
