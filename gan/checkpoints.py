@@ -20,7 +20,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
-from gan.trust import Misfit, check_pickle
+from gan.pickles import Misfit, check_pickle
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs  # in typing from Python 3.13 on
@@ -346,8 +346,7 @@ def damaged_record(path: Path | IO[bytes]) -> str | None:
         records = archive.infolist()
         # Torch packs nothing, so what would take more room than the file has is no work of it.
         stored = all(record.compress_type == zipfile.ZIP_STORED for record in records)
-        if not records or records[0].header_offset != 0 or not stored:
-            return "the list of its parts"
-        if sum(record.file_size for record in records) > file.seek(0, io.SEEK_END):
+        room = file.seek(0, io.SEEK_END) - sum(record.file_size for record in records)
+        if not records or records[0].header_offset != 0 or not stored or room < 0:
             return "the list of its parts"
         return archive.testzip()
