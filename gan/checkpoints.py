@@ -14,13 +14,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import IO, Any, TypeGuard
+from typing import IO, TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
-from gan.trust import Misfit, check_pickle
+from gan.pickles import Misfit, check_pickle
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs  # in typing from Python 3.13 on
 
 LAST = "last.ckpt"
 BEST = "best.ckpt"
@@ -253,7 +256,8 @@ def check_checkpoint(path: str | Path | IO[bytes]) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged: {error}") from error
 
 
-def is_open(path: Any) -> TypeGuard[IO[bytes]]:
+def is_open(path: object) -> "TypeIs[IO[bytes]]":
+    """Whether it is a file that is open, rather than a path."""
     return hasattr(path, "read")
 
 
@@ -338,12 +342,11 @@ def check_file(path: Path | IO[bytes]) -> Any:
 
 def damaged_record(path: Path | IO[bytes]) -> str | None:
     """What in the archive does not have the sum that was written with it. Torch does not look when it loads."""
-    with zipfile.ZipFile(path) as archive:
+    with opened(path) as file, zipfile.ZipFile(file) as archive:
         records = archive.infolist()
         # Torch packs nothing, so what would take more room than the file has is no work of it.
         stored = all(record.compress_type == zipfile.ZIP_STORED for record in records)
-        if not records or records[0].header_offset != 0 or not stored:
-            return "the list of its parts"
-        if sum(record.file_size for record in records) > archive.fp.seek(0, io.SEEK_END):
+        room = file.seek(0, io.SEEK_END) - sum(record.file_size for record in records)
+        if not records or records[0].header_offset != 0 or not stored or room < 0:
             return "the list of its parts"
         return archive.testzip()

@@ -31,8 +31,8 @@ def main(args: list[str] | None = None) -> None:
         args: The words after `python -m gan.cli`; those of the process if not given.
 
     Raises:
-        SystemExit: with status 2 after a one-line error where the user can help it, 130 after Ctrl-C, and 1 if a
-            check of the lab failed.
+        SystemExit: If the command fails in a way that the user can help (status 2, after a one-line error), is
+            stopped by Ctrl-C (130), or is a check of the lab that fails (1); and after a help text (0).
     """
     args = sys.argv[1:] if args is None else list(args)
     if args[:1] in ([], ["-h"], ["--help"]):
@@ -113,17 +113,18 @@ def for_people(error: BaseException) -> BaseException | None:
     is_known = isinstance(error, ArgumentError | MisconfigurationException)
     if not is_known and not isinstance(error, ValueError | ConnectionError):
         return None
-    chain = [error]
+    chain: list[BaseException] = [error]
     if is_known or "jsonargparse" in raised_in(error).parts:
         while chain[-1].__cause__ is not None:
             chain.append(chain[-1].__cause__)
-    for one in chain:
-        if isinstance(one, ValueError | ConnectionError) and raised_in(one).is_relative_to(Path(__file__).parent):
-            return one
+    for cause in chain:
+        if isinstance(cause, ValueError | ConnectionError) and raised_in(cause).is_relative_to(Path(__file__).parent):
+            return cause
     return error if is_known else None
 
 
 def raised_in(error: BaseException) -> Path:
+    """The file in which an error was raised."""
     return Path(traceback.extract_tb(error.__traceback__)[-1].filename)
 
 
@@ -131,10 +132,12 @@ def in_process() -> str:
     """Which of several processes speaks; nothing for the first."""
     from lightning.pytorch.utilities import rank_zero_only
 
-    return f" in process {rank_zero_only.rank}" if getattr(rank_zero_only, "rank", 0) else ""
+    process = getattr(rank_zero_only, "rank", 0)
+    return f" in process {process}" if process else ""
 
 
 def one_line(error: BaseException) -> str:
+    """The message of an error, without line breaks."""
     return " ".join(str(error).split())
 
 

@@ -25,7 +25,7 @@ def sample(ckpt: str, out: str, num: int = 64, seed: int = 0, trust: str | list[
         trust: Packages whose classes the checkpoint may import, besides this one and torch's: my_package, or a list.
 
     Raises:
-        ValueError: if the checkpoint cannot be used, or the images cannot be written.
+        ValueError: If the checkpoint cannot be used, or the images cannot be written.
     """
     if num < 1:
         raise ValueError(f"--num must be at least 1 image, got {num}")
@@ -59,7 +59,7 @@ def export(ckpt: str, out: str, trust: str | list[str] | None = None) -> None:
         trust: Packages whose classes the checkpoint may import, besides this one and torch's: my_package, or a list.
 
     Raises:
-        ValueError: if the checkpoint cannot be used, or the file cannot be written.
+        ValueError: If the checkpoint cannot be used, or the file cannot be written.
     """
     path = Path(out)
     if path.suffix not in (".pt2", ".onnx"):
@@ -67,7 +67,7 @@ def export(ckpt: str, out: str, trust: str | list[str] | None = None) -> None:
     gan = load(ckpt, trust)
     network = (gan.generator if gan.generator_ema is None else gan.generator_ema).eval()
     network.to(memory_format=torch.contiguous_format)  # the formats have no channels_last
-    latents = torch.zeros(2, network.latent_dim)  # 2, since torch.export takes a dimension of 1 for a constant
+    latents = torch.zeros(2, gan.latent_dim)  # 2, since torch.export takes a dimension of 1 for a constant
     program = torch.export.export(network, (latents,), dynamic_shapes=[{0: torch.export.Dim("batch")}])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ def load(ckpt: str, trust: str | list[str] | None = None) -> GAN:
     """The GAN of a checkpoint, on the CPU and in evaluation mode.
 
     Raises:
-        ValueError: if the file is missing, damaged, or not a checkpoint of this project, or names other classes.
+        ValueError: If the file is missing, damaged, or not a checkpoint of this project, or names other classes.
     """
     check_checkpoint(ckpt)
     file = ckpt
@@ -104,11 +104,12 @@ def generate(gan: GAN, num: int, seed: int) -> Tensor:
     # One latent after the other from one generator: what a batch holds does not depend on the batch size. By 16,
     # because torch draws blocks of 16 numbers, and the last block again where they do not come out even.
     rng = torch.Generator().manual_seed(seed)
-    latents = torch.randn(-(-num // 16) * 16, gan.generator.latent_dim, generator=rng)[:num].to(gan.device)
+    latents = torch.randn(-(-num // 16) * 16, gan.latent_dim, generator=rng)[:num].to(gan.device)
     return torch.cat([gan(part).cpu() for part in latents.split(BATCH)])
 
 
 def save_array(images: Tensor, path: Path) -> None:
+    """Writes images (N, C, H, W) in [-1, 1] as a uint8 array, channels last."""
     import numpy as np
 
     array = to_uint8(images).permute(0, 2, 3, 1).numpy()  # (N, H, W, C)
@@ -116,6 +117,11 @@ def save_array(images: Tensor, path: Path) -> None:
 
 
 def to_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
+    """Writes a generator, as torch has exported it, in the form of ONNX.
+
+    Raises:
+        ValueError: If the packages that translate it are missing.
+    """
     try:
         import onnxscript  # noqa: F401  torch.onnx imports it too, with a less helpful error
     except ImportError as error:

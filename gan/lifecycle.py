@@ -3,17 +3,19 @@
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any, Self, cast
 
 import lightning as L
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from gan.checkpoints import check_checkpoint
 from gan.networks import check_pair
 from gan.noise import Noise, keyed, seed_layers
+from gan.optim import OPTIMIZER_ORDER
 from gan.order import check_order
 from gan.parallel import check_manual, check_strategy, is_sharded, shard
 from gan.penalties import Penalty, mixes_batch
@@ -45,6 +47,16 @@ class Lifecycle(L.LightningModule):
 
     # ------------------------------------------------------------------ what the steps call
 
+    @property
+    def latent_dim(self) -> int:
+        """Size of a latent vector."""
+        return cast(int, self.generator.latent_dim)
+
+    def optimizer(self, network: str) -> LightningOptimizer:
+        """The optimizer of a network, by the network's name."""
+        optimizers = cast(list[LightningOptimizer], self.optimizers())
+        return optimizers[OPTIMIZER_ORDER.index(network)]
+
     def rng(self, *key: str | int) -> torch.Generator:
         """A random generator keyed by the seed and `key` alone: a resumed run draws what it would have drawn."""
         return keyed(self.seed, *key, device=self.device)
@@ -52,7 +64,8 @@ class Lifecycle(L.LightningModule):
     def noise(self, *key: str | int) -> Noise:
         """This process's part of the noise that `key` names; the same however many processes share a batch."""
         trainer = self.trainer
-        return Noise(self.rng(*key), self.generator.latent_dim, self.dtype, trainer.global_rank, trainer.world_size)
+        dtype = cast(torch.dtype, self.dtype)
+        return Noise(self.rng(*key), self.latent_dim, dtype, trainer.global_rank, trainer.world_size)
 
     def seed_layers(self, step: int) -> None:
         """Keys what layers draw by themselves, as dropout does, by the seed, the batch and the process."""
@@ -65,14 +78,15 @@ class Lifecycle(L.LightningModule):
     def step_schedulers(self) -> None:
         """Moves each schedule by a batch."""
         for config in self.trainer.lr_scheduler_configs:
-            config.scheduler.step()
+            cast(LRScheduler, config.scheduler).step()  # gan.optim refuses those that wait for a metric
 
     def report(self, scalars: dict[str, Tensor]) -> None:
         """Takes the scalars () of a batch, of this process, and logs the latest of each every `log_every_n_steps`."""
         self.scalars |= scalars
         if self.numbered:
             self.number()
-        if self.global_step % self.trainer.log_every_n_steps == 0:
+        every = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere
+        if self.global_step % every == 0:
             self.log_scalars(self.over_processes(self.scalars))
 
     def log_scalars(self, scalars: Mapping[str, Tensor | float]) -> None:
@@ -85,9 +99,11 @@ class Lifecycle(L.LightningModule):
         for logger in self.loggers:
             logger.log_metrics(values, step=self.global_step)
 
-    def log(self, name: str, value: Any, prog_bar: bool = False, logger: bool | None = None, **settings: Any) -> None:
+    def log(
+        self, name: str, value: Any, prog_bar: bool = False, logger: bool | None = None, *args: Any, **kwargs: Any
+    ) -> None:
         """Lightning's, of a user's own scalars too: they get the number that everything of the same batch has."""
-        super().log(name, value, prog_bar, logger, **settings)
+        super().log(name, value, prog_bar, logger, *args, **kwargs)
         if logger is not False and self.trainer.training and self._current_fx_name in BATCH_HOOKS:  # private
             self.numbered = True
             self.number()
@@ -118,7 +134,7 @@ class Lifecycle(L.LightningModule):
     def configure_callbacks(self) -> list[L.Callback]:
         """Adds none. It is the last hook before Lightning refuses settings without telling the way out."""
         check_manual(self.trainer)
-        check_order(self.trainer.callbacks)
+        check_order(self.trainer.callbacks)  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere
         return []
 
     def setup(self, stage: str) -> None:
@@ -126,7 +142,8 @@ class Lifecycle(L.LightningModule):
         check_strategy(self.trainer, self.penalties)
         if is_sharded(self.generator):  # a second `fit`, or scores after it: neither network is new
             return
-        check_pair(self.generator, self.discriminator, getattr(self.trainer.datamodule, "image_shape", None))
+        data = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere
+        check_pair(self.generator, self.discriminator, getattr(data, "image_shape", None))
         if self.penalties and self.trainer.precision in ("16-true", "bf16-true"):
             raise ValueError(
                 f"trainer.precision={self.trainer.precision} leaves no float32 weights to compute a penalty with: "

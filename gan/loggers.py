@@ -4,8 +4,8 @@ import csv
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
-from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
 # TensorBoard's Custom Scalars: each chart shows the scalars whose names match, and those that a run has not are absent.
@@ -41,14 +41,20 @@ class MetricsTable(Logger):
         folder: Where `metrics.csv` is, or will be.
     """
 
-    name, version = None, None
-
     def __init__(self, folder: str | Path):
         super().__init__()
         self.path = Path(folder, "metrics.csv")
-        self.columns: list[str] | None = None
+        self.columns: list[str] = []  # none before the first row
         self.row: dict[str, Any] = {}  # of the latest step: several log entries can belong to it
         self.pending, self.written = False, False  # whether some of that row is not in the file, whether some is
+
+    @property
+    def name(self) -> None:
+        """None: the folder is the run's."""
+
+    @property
+    def version(self) -> None:
+        """None, likewise."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
@@ -63,7 +69,7 @@ class MetricsTable(Logger):
         """Writes the latest row."""
         if not self.pending:
             return
-        if self.columns is None or self.written:
+        if not self.columns or self.written:
             self._go_on()
         new = sorted(set(self.row) - set(self.columns), key=lambda name: (name != "step", name))
         if new:

@@ -4,6 +4,7 @@ Goodfellow et al. 2014, arXiv:1406.2661.
 """
 
 from functools import partial
+from typing import cast
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -15,7 +16,7 @@ from gan.lifecycle import Lifecycle
 from gan.losses import Loss, NonSaturating
 from gan.networks import evaluating, frozen
 from gan.noise import Noise
-from gan.optim import in_passes, make_optimizers, mean
+from gan.optim import OPTIMIZER_ORDER, in_passes, make_optimizers, mean
 from gan.penalties import Penalty, add_penalties, clip_weights, due
 from gan.spec import save_hparams
 
@@ -74,13 +75,13 @@ class GAN(Lifecycle):
     ):
         super().__init__()
         if num_fixed_latents < 2:
-            raise ValueError(f"model.num_fixed_latents must be at least 2, and is {num_fixed_latents}")
+            raise ValueError(f"model.num_fixed_latents must be at least 2, got {num_fixed_latents}")
         if n_critic < 1:
-            raise ValueError(f"model.n_critic must be at least 1, and is {n_critic}")
+            raise ValueError(f"model.n_critic must be at least 1, got {n_critic}")
         if accumulate < 1:
-            raise ValueError(f"model.accumulate must be at least 1, and is {accumulate}")
+            raise ValueError(f"model.accumulate must be at least 1, got {accumulate}")
         if weight_clip is not None and weight_clip <= 0:
-            raise ValueError(f"model.weight_clip must be above 0, and is {weight_clip}; leave it out for no clipping")
+            raise ValueError(f"model.weight_clip must be above 0, got {weight_clip}; leave it out for no clipping")
         save_hparams(self, dict(locals()))
         self.automatic_optimization = False
 
@@ -119,7 +120,7 @@ class GAN(Lifecycle):
 
     def discriminator_step(self, real: Tensor, noise: Noise) -> Scalars:
         """Moves the discriminator: real images (N, C, H, W) up, generated ones down."""
-        optimizer = self.optimizers()[0]
+        optimizer = self.optimizer("discriminator")
         penalties = due(self.penalties, self.global_step)
 
         optimizer.zero_grad()
@@ -145,7 +146,7 @@ class GAN(Lifecycle):
 
     def generator_step(self, real: Tensor, noise: Noise) -> Scalars:
         """Moves the generator so that the discriminator takes fresh images (N, C, H, W) for real."""
-        optimizer = self.optimizers()[1]
+        optimizer = self.optimizer("generator")
 
         optimizer.zero_grad()
         passes = []
@@ -165,7 +166,7 @@ class GAN(Lifecycle):
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
         """The optimizers, the discriminator's first, and their schedules."""
-        networks = {"discriminator": self.discriminator, "generator": self.generator}
+        networks = {name: self.get_submodule(name) for name in OPTIMIZER_ORDER}
         return make_optimizers(networks, self.make_optimizer, self.make_scheduler, self.trainer.max_steps)
 
     # ------------------------------------------------------------------ validation and sampling
@@ -181,7 +182,8 @@ class GAN(Lifecycle):
 
     def latents(self, num: int, rng: torch.Generator) -> Tensor:
         """Standard normal latents (num, latent_dim) on the generator's device."""
-        return torch.randn(num, self.generator.latent_dim, generator=rng, device=rng.device, dtype=self.dtype)
+        dtype = cast(torch.dtype, self.dtype)
+        return torch.randn(num, self.latent_dim, generator=rng, device=rng.device, dtype=dtype)
 
     @torch.no_grad()
     def forward(self, latents: Tensor) -> Tensor:

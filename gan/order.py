@@ -19,7 +19,8 @@ READS = {  # a reader: whom it must come after, and what it reads there
 
 def callbacks_of(trainer: Trainer, kind: type[AnyCallback]) -> list[AnyCallback]:
     """The trainer's callbacks of a kind, in order."""
-    return [callback for callback in trainer.callbacks if isinstance(callback, kind)]
+    callbacks = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere
+    return [callback for callback in callbacks if isinstance(callback, kind)]
 
 
 def check_order(callbacks: list[Callback]) -> None:

@@ -1,7 +1,5 @@
-"""How a run is set up: its config, its folder, its loggers, and where it starts from."""
+"""How a run is set up: its settings, its folder, its loggers, and where it starts from."""
 
-import argparse
-import hashlib
 import logging
 import os
 import shutil
@@ -17,17 +15,27 @@ from typing import Any
 import torch
 import yaml
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.cli import LightningCLI
-from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from gan.checkpoints import AtomicCheckpointIO, check_checkpoint, newest_whole, replacing, sync
+from gan.checkpoints import AtomicCheckpointIO, check_checkpoint, replacing, sync
 from gan.loggers import MetricsTable, RunTensorBoard
 from gan.module import GAN
 from gan.parallel import check_settings, replace_lightnings
-from gan.trust import check_hyper_parameters, check_names, named_in
+from gan.resume import (
+    changes,
+    check_fits,
+    checkpoint_to_resume,
+    config_of_run,
+    other_processes,
+    remember_own,
+    with_config_of_run,
+)
+from gan.trust import check_hyper_parameters, named_in
 
 PACKAGE = Path(__file__).parent
 CONFIGS = next(path for path in (PACKAGE / "configs", PACKAGE.parent / "configs") if path.is_dir())  # wheel, checkout
@@ -133,7 +141,6 @@ class GANCLI(LightningCLI):
             self.config_dump = yaml.safe_load(text)
 
     def before_instantiate_classes(self) -> None:
-        self.run_dir = None
         if self.command == "fit":
             config = self.config
             if config.resume == "auto" and not config.run_dir:
@@ -152,7 +159,7 @@ class GANCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings = self.config_init["trainer"]
         kwargs["plugins"] = [*as_list(settings.plugins), AtomicCheckpointIO()]
-        if self.run_dir is None:
+        if self.command != "fit":
             kwargs["logger"] = False if settings.logger is True else settings.logger  # scores are printed
         else:
             kwargs["default_root_dir"] = str(self.run_dir)
@@ -190,6 +197,7 @@ class GANCLI(LightningCLI):
             remember_own(text)
 
     def fit(self) -> None:
+        """Trains; after a signal, the process ends with the status that shells expect."""
         self.trainer.ckpt_path = self.ckpt_path  # known from the start, so that RunCheckpoint can compare
         with run_folder(self.run_dir, self.trainer):
             try:
@@ -205,79 +213,13 @@ class GANCLI(LightningCLI):
         getattr(self.trainer, self.command)(self.model, datamodule=self.datamodule, **arguments)
 
 
-def with_config_of_run(args: list[str]) -> tuple[list[str], set[str]]:
-    """Puts the config of the run to resume or to score before the other arguments, which so win over it.
-
-    Returns:
-        All arguments; and the packages whose classes the run's checkpoint may name: those that `--trust` gives, and
-        those that the command itself names, or a config that a run of one's own has written into its folder.
-
-    Raises:
-        ValueError: If the config names classes of other packages.
-    """
-    if args[:1] not in (["fit"], ["validate"], ["test"]):
-        return args, set()
-    given, rest = of_this_run(args[1:])
-    trust = {*given.trust, *named_by(rest)}
-    config = config_of_run(given.run_dir, given.resume if args[0] == "fit" else given.ckpt_path)
-    if config is None:
-        return args, trust
-    text = config.read_text()
-    settings = yaml.safe_load(text) or {}
-    if given.resume == "auto" and is_own(text):
-        trust |= named_in(settings)
-    check_names(settings, trust, str(config), config.parent)
-    return [args[0], "--config", str(config), *args[1:]], trust
-
-
-def of_this_run(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """What arguments say of the run that they belong to, and the others."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--run_dir")
-    parser.add_argument("--resume", default="never")
-    parser.add_argument("--ckpt_path", default="never")
-    parser.add_argument("--trust", action="append", default=[])
-    return parser.parse_known_args(args)
-
-
-def named_by(words: list[str]) -> set[str]:
-    """The packages that a command itself names, in its words and in the configs that it gives."""
-    return named_in([word.partition("=")[2] if word.startswith("--") else word for word in words])
-
-
-def remember_own(config: str) -> None:
-    """Keeps a mark, in the user's cache, of a config that a run has written: to go on from there needs no --trust."""
-    with suppress(OSError):  # then it does ask
-        mark(config).parent.mkdir(parents=True, exist_ok=True)
-        mark(config).touch()
-
-
-def is_own(config: str) -> bool:
-    """Whether a run of this user has written the config, to the letter."""
-    return mark(config).is_file()
-
-
-def mark(config: str) -> Path:
-    from gan.metrics.feature_cache import cache_folder
-
-    return cache_folder() / "own_runs" / hashlib.blake2b(config.encode(), digest_size=16).hexdigest()
-
-
-def config_of_run(run_dir: str | None, checkpoint: str) -> Path | None:
-    """The config of the run that `checkpoint` (auto, never, or a path) belongs to, if there is one."""
-    if checkpoint == "never" or (checkpoint == "auto" and not run_dir):
-        return None
-    config = Path(run_dir if checkpoint == "auto" else Path(checkpoint).absolute().parent.parent, "config.yaml")
-    return config if config.is_file() else None
-
-
 def default_run_dir(config: Any) -> Path:
     """`runs/<config name>/<start time>`, with a number behind where two runs start in one second.
 
     Raises:
-        ValueError: if processes that know nothing of each other would choose each their own.
+        ValueError: If processes that know nothing of each other would choose each their own.
     """
-    if "GAN_RUN_DIR" in os.environ and rank_zero_only.rank > 0:
+    if "GAN_RUN_DIR" in os.environ and getattr(rank_zero_only, "rank", 0) > 0:
         return Path(os.environ["GAN_RUN_DIR"])  # chosen by the process that started this one
     if TorchElasticEnvironment.detect() or SLURMEnvironment.detect():
         raise ValueError("processes that torchrun or SLURM has started need one folder for all: set --run_dir RUN")
@@ -317,95 +259,12 @@ ONE_OF_A_KIND = (
 )
 
 
-def checkpoint_to_resume(run_dir: Path, resume: str) -> tuple[Path | None, dict[str, Any]]:
-    """The checkpoint that `resume` (auto, never, or a path) stands for, and what it holds.
-
-    Raises:
-        ValueError: if there is none at the path, or the folder holds a run that is not to be resumed.
-    """
-    if resume == "auto":
-        found = newest_whole(run_dir / "checkpoints")
-        if found is None:
-            return None, {}
-        path, checkpoint, damaged = found
-        if damaged and rank_zero_only.rank == 0:
-            names = ", ".join(str(one) for one in damaged)
-            step = checkpoint["global_step"]
-            print(f"warning: {names}: damaged. The run goes on from batch {step:,}, by {path}", file=sys.stderr)
-        return path, checkpoint
-    if rank_zero_only.rank == 0 and (run_dir / "config.yaml").exists():
-        raise ValueError(f"{run_dir} already holds a run: go on with it by --resume auto, or choose another --run_dir")
-    if resume == "never":
-        return None, {}
-    checkpoint = check_checkpoint(resume)
-    if not {"optimizer_states", "loops", "callbacks"} <= checkpoint.keys():
-        raise ValueError(f"{resume} holds weights alone, without the optimizers and counters that a run goes on from")
-    return Path(resume), checkpoint
-
-
-def check_fits(path: str | Path, checkpoint: dict[str, Any], model: LightningModule) -> None:
-    """Refuses a checkpoint of other networks, whose weights Lightning would list one by one.
-
-    Raises:
-        ValueError: with the first difference.
-    """
-    shapes = [
-        {key: tuple(value.shape) for key, value in state.items() if not key.startswith("generator_ema.")}
-        for state in (checkpoint["state_dict"], model.state_dict())
-    ]
-    for key in sorted(shapes[0].keys() | shapes[1].keys()):
-        there, here = (shape.get(key, "missing") for shape in shapes)
-        if there != here:
-            raise ValueError(
-                f"{path} does not fit the networks and the data of this command: {key} is {there} in the checkpoint "
-                f"and {here} here. Leave out the settings that change them, or start another run"
-            )
-
-
-def changes(old: Any, new: Any) -> list[str]:
-    """What differs between two configs, a line for each setting."""
-    before, now = settings(old), settings(new)
-    names = [name for name in now | before if before.get(name) != now.get(name)]
-    return [f"changed        {name}: {before.get(name)} -> {now.get(name)}" for name in names]
-
-
-def settings(config: Any, name: str = "") -> dict[str, Any]:
-    """The settings of a config by the names that the command line has for them."""
-    match config:
-        case {"class_path": path, **rest}:
-            return {name: path} | settings(rest.get("init_args", {}), name)
-        case dict():
-            items = config.items()
-        case [dict(), *_]:
-            items = enumerate(config)
-        case _:
-            return {name: config}
-    parts = [settings(value, f"{name}.{key}" if name else str(key)) for key, value in items]
-    return {key: value for part in parts for key, value in part.items()}
-
-
-def other_processes(checkpoint: dict[str, Any], trainer: Trainer, old: Any, new: Any) -> list[str]:
-    """What it means to go on with another number of processes, if it is another."""
-    before, now = checkpoint.get("world_size", trainer.world_size), trainer.world_size
-    if before == now:
-        return []
-    step = trainer.global_step
-    lines = [f"processes      {before} -> {now}: goes on correctly from batch {step:,}, but not bit for bit as before"]
-    sizes = [config["data"].get("init_args", {}).get("batch_size") for config in (old, new)]
-    if None not in sizes and sizes[0] * before != sizes[1] * now:
-        lines.append(
-            f"images/batch   {sizes[0] * before} -> {sizes[1] * now} over all processes; to keep it, "
-            f"set data.batch_size to {sizes[0] * before / now:g}"
-        )
-    return lines
-
-
 @contextmanager
 def run_folder(run_dir: Path, trainer: Trainer) -> Iterator[None]:
     """Makes the folder of a run, tries that it can be written, and takes it away again if the run never begins.
 
     Raises:
-        ValueError: if it cannot be written.
+        ValueError: If it cannot be written.
     """
     if not trainer.is_global_zero:
         yield
@@ -431,9 +290,12 @@ def run_folder(run_dir: Path, trainer: Trainer) -> Iterator[None]:
 def seed(seed_everything: bool | int) -> int:
     """The seed as a number: a run without one could not be repeated or resumed."""
     if isinstance(seed_everything, bool):
-        raise ValueError("seed_everything must be a number, so that the run can be repeated and resumed")
+        raise ValueError(
+            f"seed_everything must be a number, so that the run can be repeated and resumed, got {seed_everything}"
+        )
     return seed_everything
 
 
 def as_list(value: Any) -> list[Any]:
+    """What a setting lists, where it may be one thing alone, or none."""
     return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]

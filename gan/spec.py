@@ -8,7 +8,7 @@ import inspect
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import nn
@@ -63,7 +63,8 @@ def of_object(value: Any) -> dict[str, Any]:
     raise TypeError(f"{value!r} is neither a class nor a functools.partial of a class")
 
 
-def no_object(value: Any) -> Any:
+def no_object(value: Any) -> NoReturn:
+    """Refuses what is no plain data."""
     raise TypeError(f"holds a {type(value).__name__}, which is not plain data")
 
 
@@ -81,6 +82,11 @@ def plain(value: Any, otherwise: Callable[[Any], Any] = no_object) -> Any:
 
 
 def class_path(cls: type) -> str:
+    """The dotted name by which a class can be imported.
+
+    Raises:
+        TypeError: If there is none.
+    """
     if "." in cls.__qualname__ or cls.__module__ == "__main__":
         raise TypeError(f"{cls.__qualname__} is not defined at the top of an importable module")
     return f"{cls.__module__}.{cls.__qualname__}"
@@ -121,7 +127,8 @@ def save_hparams(module: "LightningModule", arguments: dict[str, Any]) -> None:
         arguments: `dict(locals())` of its constructor.
     """
     if given_by_cli():
-        module.save_hyperparameters(frame=inspect.currentframe().f_back)
+        here = inspect.currentframe()
+        module.save_hyperparameters(frame=here and here.f_back)
         for network in ("generator", "discriminator"):
             drop_unknown(module.hparams[network], arguments[network])
         return

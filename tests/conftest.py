@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning import Trainer
+from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.loggers import Logger
 
 from gan import GAN
 from gan.data import InMemoryDataModule, MNISTDataModule
@@ -69,7 +70,7 @@ def make_trainer(tmp_path):
             "devices": 1,
             "max_steps": 8,
             "logger": False,
-            "enable_checkpointing": any(isinstance(one, Checkpoint) for one in settings.get("callbacks", [])),
+            "enable_checkpointing": any(isinstance(callback, Checkpoint) for callback in settings.get("callbacks", [])),
             "enable_progress_bar": False,
             "enable_model_summary": False,
             "default_root_dir": tmp_path,
@@ -78,6 +79,40 @@ def make_trainer(tmp_path):
         return Trainer(**(defaults | settings))
 
     return make
+
+
+class Recorder(Callback):
+    """Keeps what the hooks see."""
+
+    def __init__(self):
+        self.optimizer_steps, self.global_steps, self.leaks = [], [], []
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        stepping = trainer.optimizers.index(optimizer)  # 0: discriminator, 1: generator
+        self.optimizer_steps.append("dg"[stepping])
+        other = pl_module.generator if stepping == 0 else pl_module.discriminator
+        own = pl_module.discriminator if stepping == 0 else pl_module.generator
+        assert all(parameter.grad is not None for parameter in own.parameters())
+        self.leaks.append({name: parameter.grad for name, parameter in other.named_parameters()})
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.global_steps.append(trainer.global_step)
+
+
+class TableLogger(Logger):
+    """Keeps what is logged: pairs of a step and its scalars."""
+
+    name, version = "table", 0
+
+    def __init__(self):
+        super().__init__()
+        self.rows = []
+
+    def log_metrics(self, metrics, step=None):
+        self.rows.append((step, metrics))
+
+    def log_hyperparams(self, *args, **kwargs):
+        pass
 
 
 @pytest.fixture(autouse=True)

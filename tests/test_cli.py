@@ -113,7 +113,7 @@ def test_callbacks_are_appended_by_flag_and_by_file():
         "file": ["--config", "more.yaml"],
     }.items():
         fit(way, *words)
-        names[way] = [one["class_path"] for one in saved_config(way)["trainer"]["callbacks"]]
+        names[way] = [callback["class_path"] for callback in saved_config(way)["trainer"]["callbacks"]]
         assert Path(way, "samples", "fixed_000002.png").exists() == (way != "none")
     assert names["flag"] == names["file"] == [*names["none"], "gan.callbacks.ImageLogger"]
     assert len(names["none"]) >= 4
@@ -144,8 +144,8 @@ def test_seed_is_42_and_reaches_everything():
     assert drawn["default"][:2] == (42, 42)
     assert drawn["other"][:2] == (7, 7)
     assert equal(drawn["default"], drawn["same"])
-    for one, two in zip(drawn["default"], drawn["other"], strict=True):
-        assert not equal(one, two)
+    for default, other in zip(drawn["default"], drawn["other"], strict=True):
+        assert not equal(default, other)
 
 
 def load_weights(run_dir) -> dict:
@@ -380,10 +380,10 @@ def test_stopped_and_resumed_equals_uninterrupted(network):
         assert equal(load(whole)[part], load(parts)[part]), part
     assert any(key.startswith("generator_ema.") for key in load(parts)["state_dict"])
     assert [row["step"] for row in table("parts")] == [str(step) for step in range(1, 10)]
-    for one, two in zip(table("whole"), table("parts"), strict=True):
+    for row, again in zip(table("whole"), table("parts"), strict=True):
         # A loss of every other batch repeats its last value in between, which is empty right after a stop.
-        assert two["loss/discriminator"]
-        assert all(two[name] in (one[name], "") for name in one)
+        assert again["loss/discriminator"]
+        assert all(again[name] in (row[name], "") for name in row)
     assert saved_config("parts") == saved_config("whole")
 
 

@@ -29,8 +29,8 @@ FAILED = 28  # the FID that a failing run stays above: it is 57 for noise, and b
 
 class Keep(Callback):
     def on_fit_start(self, trainer, pl_module):
-        self.doctor = next(one for one in trainer.callbacks if isinstance(one, GradientDoctor))
-        self.tracker = next(one for one in trainer.callbacks if isinstance(one, FIDTracker))
+        self.doctor = next(callback for callback in trainer.callbacks if isinstance(callback, GradientDoctor))
+        self.tracker = next(callback for callback in trainer.callbacks if isinstance(callback, FIDTracker))
 
 
 def train(folder: Path, *configs: str) -> Keep:
@@ -64,12 +64,12 @@ def test_fails_is_named_and_is_cured(name, tmp_path):
     condition, cure, healthy = FAILURES[name]
 
     failed = train(tmp_path / "failed", f"failures/{name}.yaml")
-    told = {one["name"]: one for one in failed.doctor.told}
+    told = {finding["name"]: finding for finding in failed.doctor.told}
     assert condition in told
-    assert any(cure in one for one in told[condition]["cures"])
+    assert any(cure in line for line in told[condition]["cures"])
     assert condition.capitalize() in (tmp_path / "failed" / "report.md").read_text()
     assert failed.tracker.latest["fid"] > FAILED
 
     cured = train(tmp_path / "cured", f"failures/{name}.yaml", f"cures/{name}.yaml")
-    assert [one["name"] for one in cured.doctor.told] == []
+    assert [finding["name"] for finding in cured.doctor.told] == []
     assert cured.tracker.latest["fid"] < healthy

@@ -173,8 +173,8 @@ def test_onnx(request, fixture, capfd):
     assert capfd.readouterr() == (f"generator of {checkpoint}: generator.onnx\n", "")  # torch's own reports are off
     assert [path.name for path in Path().iterdir()] == ["generator.onnx"]  # the weights are in it
     session = onnxruntime.InferenceSession("generator.onnx", providers=["CPUExecutionProvider"])
-    assert [one.name for one in session.get_inputs()] == ["latents"]
-    assert [one.name for one in session.get_outputs()] == ["images"]
+    assert [tensor.name for tensor in session.get_inputs()] == ["latents"]
+    assert [tensor.name for tensor in session.get_outputs()] == ["images"]
     for num in (1, 2, 5, 64):
         latents = torch.randn(80, 8, generator=torch.Generator().manual_seed(5))[:num]
         (images,) = session.run(["images"], {"latents": latents.numpy()})

@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from gan.checkpoints import newest_whole
 from gan.cli import main
 from gan.networks import MLPDiscriminator
-from gan.run import changes
+from gan.resume import changes
 
 # Four batches an epoch. Critic steps, lazy penalty and saves do not come at the same batches.
 RUN = ["--data.batch_size", "100", "--model.n_critic", "2", "--data.validation_size", "112"]
@@ -97,10 +97,10 @@ def charts(run_dir, pictures) -> dict[str, list]:
     events = EventAccumulator(str(Path(run_dir, "tensorboard")), size_guidance={"scalars": 0, "images": 0})
     events.Reload()
     tags = events.Tags()
-    points = {tag: [(one.step, one.value) for one in events.Scalars(tag)] for tag in tags["scalars"]}
+    points = {tag: [(point.step, point.value) for point in events.Scalars(tag)] for tag in tags["scalars"]}
     del points["hp_metric"]  # Lightning's, a constant that every start writes
     points["images_per_second"] = [step for step, _ in points["images_per_second"]]
-    return points | {tag: [one.step for one in events.Images(tag)] for tag in tags["images"] if pictures}
+    return points | {tag: [point.step for point in events.Images(tag)] for tag in tags["images"] if pictures}
 
 
 # ---------------------------------------------------------------------- one moment
@@ -167,7 +167,7 @@ MOMENTS += [("on_train_epoch_end", 8), ("on_train_epoch_start", 8)]
 def test_killed_around_the_end_of_an_epoch(validation):
     words = [*RUN, *every(1), "--trainer.max_steps", "14", *VALIDATIONS[validation]]
     fit("whole", *words)
-    moments = [one for one in MOMENTS if validation != "none" or not one[0].startswith("on_validation")]
+    moments = [moment for moment in MOMENTS if validation != "none" or not moment[0].startswith("on_validation")]
     done = 0
     for hook, batch in moments:
         run_dir = f"{hook}-{batch}"
@@ -260,8 +260,8 @@ def survives(number: int, seed: int, real: bool, devices: int = 1) -> None:
     Run("whole", words, real).wait()
     duration = time.monotonic() - begin
     rng, kills = random.Random(seed), 0
-    for one in range(number):
-        run_dir, complete = f"run-{one}", False
+    for run_number in range(number):
+        run_dir, complete = f"run-{run_number}", False
         for _ in range(rng.randint(1, 3)):
             run = Run(run_dir, words, real)
             if rng.random() < 0.5:

@@ -392,7 +392,7 @@ def test_disk_full_on_the_way(capsys, recwarn):
         resume("run", *words, callbacks=again)
     finally:
         disk.__exit__()
-    (warning,) = [str(one.message) for one in recwarn if "cannot write" in str(one.message)]
+    (warning,) = [text for text in (str(warned.message) for warned in recwarn) if "cannot write" in text]
     assert warning.endswith("Training goes on")
     assert load(path)["global_step"] == 9
 
@@ -458,7 +458,7 @@ def test_bug_of_the_user_keeps_its_traceback(capsys, name, error):
     """It is not for us to say what is wrong there. No run is left of it that would be in the way of the next."""
     with pytest.raises(error, match="a bug of the user's") as caught:
         fit("run", "--model.generator", f"commands.{name}")
-    frames = [str(entry.path) for one in chain(caught.value) for entry in one]
+    frames = [str(entry.path) for entries in chain(caught.value) for entry in entries]
     assert any(frame.endswith("commands.py") for frame in frames)
     assert "error: " not in capsys.readouterr().err
     assert not Path("run").exists()

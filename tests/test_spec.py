@@ -110,7 +110,8 @@ def test_network_and_back(network):
     assert only_plain(spec)
     rebuilt = type(network)(**spec["init_args"])
     assert described(rebuilt) == spec
-    assert [tuple(one.shape) for one in rebuilt.parameters()] == [tuple(one.shape) for one in network.parameters()]
+    shapes = [[tuple(parameter.shape) for parameter in module.parameters()] for module in (rebuilt, network)]
+    assert shapes[0] == shapes[1]
     if isinstance(network, Mine):
         assert spec["init_args"] == {"image_shape": SHAPE, "widths": [3, 4], "slope": 0.2}
 

@@ -1,7 +1,6 @@
 """What a file brings never runs: every door, every setting, every way to name code."""
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import yaml
 from commands import command, fit, load
 
 from gan import GAN
-from gan.checkpoints import check_checkpoint
 from gan.trust import can_import, check_hyper_parameters, check_names, named_in, packages
 
 CODE = "import os\nos.system('touch {mark}')\nfrom torch.nn import Module\ndef forward(self): pass\n"
@@ -342,72 +340,3 @@ def test_names_of_packages():
         with pytest.raises(ValueError, match="name of a package"):
             packages(wrong)
     assert named_in(["--data", "conftest.SmallMNIST", "gan.losses.Hinge", "runs/x.ckpt", "0.5"]) == {"conftest"}
-
-
-# ---------------------------------------------------------------------- memory
-
-
-TYPES = ("bfloat16", "uint16", "float8_e4m3fn", "bool", "complex64")
-
-
-class Call:
-    def __init__(self, function, *args):
-        self.call = function, args
-
-    def __reduce__(self):
-        return self.call
-
-
-def encode(*args):
-    import _codecs
-
-    return Call(_codecs.encode, *args)
-
-
-@pytest.mark.parametrize(
-    "greedy",
-    [
-        lambda: Call(bytearray, 8 << 30),
-        lambda: Call(torch.FloatStorage, 1 << 31),
-        lambda: Call(torch.Tensor, 1 << 31),
-        lambda: encode("a", "hex"),
-        lambda: torch.zeros(1).expand(1 << 31),
-        lambda: torch.empty(1 << 40, device="meta"),
-        lambda: [torch.zeros(1).expand(1 << 23) for _ in range(8)],
-        lambda: torch.sparse_coo_tensor(torch.zeros(1, 1, dtype=torch.int64), torch.ones(1), (1 << 40,)),
-    ],
-    ids=["bytearray", "storage", "tensor", "text", "expanded", "meta", "many", "sparse"],
-)
-def test_small_file_that_asks_for_much_memory(greedy, checkpoint, tmp_path):
-    content = load(checkpoint)
-    path = tmp_path / "x.ckpt"
-    torch.save(content | {"callbacks": {"x": greedy()}}, path)
-    assert os.path.getsize(path) < 2 * checkpoint.stat().st_size
-    with pytest.raises(ValueError, match=r"x\.ckpt is"):
-        check_checkpoint(path)
-    with pytest.raises(ValueError, match=r"x\.ckpt is"):
-        GAN.load_from_checkpoint(path)
-
-
-def test_what_users_keep_in_a_checkpoint_is_no_greed(checkpoint, tmp_path):
-    content = load(checkpoint)
-    kept = {
-        "set": {1, 2},
-        "bytes": b"\x00\xff",
-        "complex": 1j,
-        "dtype": torch.float32,
-        "size": torch.Size([2]),
-        "device": torch.device("cpu"),
-        "parameter": torch.nn.Parameter(torch.ones(2)),
-        "expanded": torch.ones(1).expand(64, 3),
-        "view": torch.arange(16.0).view(4, 4).t()[1:, ::2],
-        "empty": torch.zeros(0, 3),
-        "types": [
-            torch.zeros(2, dtype=getattr(torch, name))
-            for name in ("bfloat16", "uint16", "float8_e4m3fn", "bool", "complex64")
-        ],
-    }
-    torch.save(content | {"callbacks": {"kept": kept}}, tmp_path / "x.ckpt")
-    read = check_checkpoint(tmp_path / "x.ckpt")["callbacks"]["kept"]
-    assert read.keys() == kept.keys()
-    assert read["bytes"] == kept["bytes"]

@@ -1,0 +1,149 @@
+"""What surrounds the two steps: the numbers of what is logged, schedules, checks before a run, checkpoints."""
+
+from functools import partial
+
+import pytest
+import torch
+from conftest import Recorder, TableLogger, same_weights
+from lightning import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.optim import SGD, Adam
+
+from gan import GAN
+from gan.callbacks import GeneratorEMA
+from gan.losses import Wasserstein
+from gan.networks import DCGANDiscriminator, DCGANGenerator, Discriminator, MLPDiscriminator, MLPGenerator
+from gan.optim import WarmupCosine
+from gan.penalties import GradientPenalty
+
+SHAPE = (1, 28, 28)
+
+
+def test_everything_counts_training_batches(make_gan, make_trainer, data, tmp_path):
+    recorder, table = Recorder(), TableLogger()
+    checkpoints = ModelCheckpoint(dirpath=tmp_path, filename="{step}", every_n_train_steps=5, save_top_k=-1)
+    trainer = make_trainer(max_steps=12, logger=table, log_every_n_steps=4, callbacks=[recorder, checkpoints])
+    trainer.fit(make_gan(), data)
+    assert recorder.global_steps == list(range(1, 13))
+    assert recorder.optimizer_steps == ["d", "g"] * 12
+    assert sorted(path.name for path in tmp_path.glob("*.ckpt")) == ["step=10.ckpt", "step=5.ckpt"]
+    assert [step for step, _ in table.rows] == [4, 8, 12]
+    assert set(table.rows[0][1]) == {"loss/discriminator", "loss/generator"}
+
+
+@pytest.mark.parametrize("where", ["on_train_batch_start", "training_step", "on_train_batch_end"])
+def test_what_a_user_logs_has_the_number_of_its_batch(make_gan, make_trainer, data, tmp_path, where):
+    """By Lightning's own `log`, in the module or a callback, from the first batch on; files keep their names."""
+
+    class Own(Callback):
+        def __getattribute__(self, name):
+            return self.note if name == where else super().__getattribute__(name)
+
+        def note(self, trainer, pl_module, *args):
+            pl_module.log("own", float(pl_module.global_step + (where == "on_train_batch_start")))
+
+    class OwnGAN(GAN):
+        def training_step(self, batch, batch_idx):
+            super().training_step(batch, batch_idx)
+            self.log("own", float(self.global_step))
+
+    gan, table = make_gan(), TableLogger()
+    if where == "training_step":
+        gan.__class__ = OwnGAN
+    checkpoints = ModelCheckpoint(dirpath=tmp_path, filename="{step}", every_n_train_steps=5, save_top_k=-1)
+    own = [] if where == "training_step" else [Own()]
+    trainer = make_trainer(max_steps=12, logger=table, log_every_n_steps=4, callbacks=[checkpoints, *own])
+    trainer.fit(gan, data)
+    noted = [(step, metrics["own"]) for step, metrics in table.rows if "own" in metrics]
+    assert noted == [(4, 4.0), (8, 8.0), (12, 12.0)]
+    assert sorted(path.name for path in tmp_path.glob("*.ckpt")) == ["step=10.ckpt", "step=5.ckpt"]
+
+
+def test_plain_sgd_and_schedulers(make_gan, make_trainer, data):
+    gan = make_gan(
+        discriminator_optimizer=partial(SGD, lr=1.0),
+        generator_optimizer=partial(Adam, lr=1.0),
+        discriminator_scheduler=partial(WarmupCosine, warmup=2),
+        n_critic=2,
+    )
+    trainer = make_trainer(max_steps=4)
+    trainer.fit(gan, data)
+    discriminators, generators = trainer.optimizers
+    assert isinstance(discriminators, SGD)
+    assert discriminators.param_groups[0]["lr"] == pytest.approx(0, abs=1e-12)  # at the end of max_steps
+    assert generators.param_groups[0]["lr"] == 1.0
+
+
+def test_python_checkpoint_loads_with_weights_only(make_gan, make_trainer, data, tmp_path):
+    gan = make_gan(
+        loss=Wasserstein(),
+        penalties=[GradientPenalty(3.0, every=2)],
+        generator_optimizer=partial(Adam, lr=1e-3, betas=(0.0, 0.9)),
+        n_critic=2,
+    )
+    trainer = make_trainer(callbacks=[GeneratorEMA()])
+    trainer.fit(gan, data)
+    path = tmp_path / "gan.ckpt"
+    trainer.save_checkpoint(path)
+    torch.load(path, weights_only=True)
+    loaded = GAN.load_from_checkpoint(path, weights_only=True)
+    assert same_weights(gan, loaded)
+    assert type(loaded.loss) is Wasserstein
+    assert loaded.n_critic == 2
+    assert (loaded.penalties[0].weight, loaded.penalties[0].every) == (3.0, 2)
+    optimizer = loaded.make_optimizer[1](loaded.generator.parameters())
+    assert optimizer.defaults["betas"] == (0.0, 0.9)
+    latents = torch.randn(4, 8)
+    assert torch.equal(gan(latents), loaded(latents))  # by the averaged generator, in both
+
+
+def test_unknown_network_is_named_and_can_be_given(make_gan, make_trainer, data, tmp_path):
+    class Mine(torch.nn.Sequential):
+        latent_dim = 8
+
+    generator = Mine(torch.nn.Linear(8, 784), torch.nn.Tanh(), torch.nn.Unflatten(1, SHAPE))
+    with pytest.warns(UserWarning, match="cannot rebuild generator"):
+        gan = GAN(generator, MLPDiscriminator(image_shape=SHAPE))
+    trainer = make_trainer(max_steps=1)
+    trainer.fit(gan, data)
+    trainer.save_checkpoint(tmp_path / "gan.ckpt")
+    fresh = Mine(torch.nn.Linear(8, 784), torch.nn.Tanh(), torch.nn.Unflatten(1, SHAPE))
+    loaded = GAN.load_from_checkpoint(tmp_path / "gan.ckpt", weights_only=True, generator=fresh)
+    assert same_weights(gan, loaded)
+
+
+class WrongShape(Discriminator):
+    def forward(self, images):
+        return images.flatten(1)[:, :1]  # (N, 1)
+
+
+@pytest.mark.parametrize(
+    ("generator", "discriminator", "message"),
+    [
+        (MLPGenerator(image_shape=(3, 32, 32)), MLPDiscriminator(image_shape=(3, 32, 32)), "the data has"),
+        (MLPGenerator(image_shape=SHAPE), MLPDiscriminator(image_shape=(3, 32, 32)), "does not take images"),
+        (MLPGenerator(image_shape=SHAPE), WrongShape(image_shape=SHAPE), "one logit per image"),
+        (torch.nn.Linear(8, 784), MLPDiscriminator(image_shape=SHAPE), "needs an attribute latent_dim"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:a checkpoint cannot rebuild")
+def test_networks_that_do_not_fit(make_trainer, data, generator, discriminator, message):
+    with pytest.raises(ValueError, match=message):
+        make_trainer().fit(GAN(generator, discriminator, num_fixed_latents=2), data)
+
+
+def test_latents_that_do_not_fit(make_trainer, data):
+    generator = MLPGenerator(image_shape=SHAPE, latent_dim=8)
+    generator.latent_dim = 9
+    with pytest.raises(ValueError, match="does not take latents"):
+        make_trainer().fit(GAN(generator, MLPDiscriminator(image_shape=SHAPE)), data)
+
+
+def test_batch_norm_under_a_penalty_warns(make_trainer, data):
+    gan = GAN(
+        DCGANGenerator(image_shape=SHAPE, base_channels=4),
+        DCGANDiscriminator(image_shape=SHAPE, base_channels=4, norm="batch"),
+        penalties=[GradientPenalty()],
+    )
+    with pytest.warns(UserWarning, match="mixes the images of a batch"):
+        make_trainer(max_steps=1).fit(gan, data)
