@@ -27,6 +27,7 @@ MLPS += ["--model.discriminator", "gan.networks.MLPDiscriminator"]  # short name
 SMALL = ["--data", "conftest.SmallMNIST", "--data.batch_size", "8", "--data.validation_size", "16"]
 FEW_SCORES = ["--trainer.callbacks+=gan.callbacks.FIDTracker"]
 FEW_SCORES += ["--trainer.callbacks.num_samples=100", "--trainer.callbacks.final_samples=100"]
+TRUSTED = ["--trust", "commands", "--trust", "conftest"]  # what a checkpoint of the tests' own parts needs
 SHORT = ["--config", FAST, *MLPS, *SMALL, "--trainer.max_steps", "3", "--trainer.log_every_n_steps", "1"]
 
 

@@ -1,7 +1,7 @@
 """Scores at the terminal: a run shows them, keeps its best by them, and `validate` prints one table."""
 
 import pytest
-from commands import command, equal, fit, load, resume, table
+from commands import TRUSTED, command, equal, fit, load, resume, table
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
@@ -38,7 +38,7 @@ def test_a_run_of_other_data_says_that_it_is_not_scored(tmp_path, capsys):
 def test_validate_prints_one_table(tmp_path, capsys):
     last = fit(tmp_path / "run", *DIGITS, *TRACKED)
     capsys.readouterr()
-    command("validate", "--ckpt_path", last)
+    command("validate", "--ckpt_path", last, *TRUSTED)
     out, errors = capsys.readouterr()
     assert "Scores of 500 images against 512 test images, by mnist_cnn 1bf69f526faa; floor " in out
     assert out.count("│ FID   ") == 1
@@ -80,7 +80,7 @@ def test_two_extractors_two_tables(tmp_path, capsys):
     last = fit(tmp_path / "run", *DIGITS, *own, "--trainer.callbacks.final_samples=300")
     assert {"fid/mnist_cnn", "fid/pooled"} <= table(tmp_path / "run")[-1].keys()
     capsys.readouterr()
-    command("validate", "--ckpt_path", last)
+    command("validate", "--ckpt_path", last, *TRUSTED)
     out = capsys.readouterr().out
     assert "Scores of 500 images against 512 test images, by mnist_cnn" in out
     assert "Scores of 300 images against 512 test images, by pooled" in out
@@ -91,9 +91,9 @@ def test_nothing_to_validate_on(tmp_path, capsys):
     last = fit(tmp_path / "run", *DIGITS, "--data.validation_size", "0")
     capsys.readouterr()
     with pytest.raises(SystemExit):
-        command("validate", "--ckpt_path", last)
+        command("validate", "--ckpt_path", last, *TRUSTED)
     assert "set data.validation_size above 0, or use `test`" in capsys.readouterr().err
-    command("test", "--ckpt_path", last)
+    command("test", "--ckpt_path", last, *TRUSTED)
     assert "Scores of 500 images against 512 test images, by mnist_cnn" in capsys.readouterr().out
 
 
