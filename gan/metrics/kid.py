@@ -7,6 +7,7 @@ from torch import Tensor
 
 from gan.metrics.base import FeaturesMetric
 from gan.metrics.checks import check_same_width, checked
+from gan.metrics.threads import in_threads
 
 BLOCK = 2**17  # kernel values in memory at a time; more is slower on a CPU, out of its caches
 
@@ -89,7 +90,8 @@ def kernel_distance(
     size = min(subset_size, len(features1) // 2, len(features2) // 2)
     generator = torch.Generator().manual_seed(seed)
     draws = zip(*(_subsets(len(each), size, subsets, generator) for each in (features1, features2)), strict=True)
-    distances = torch.stack([squared_mmd(features1[rows1], features2[rows2]) for rows1, rows2 in draws])
+    distances = in_threads(lambda rows: squared_mmd(features1[rows[0]], features2[rows[1]]), draws, features1.device)
+    distances = torch.stack(distances)
     return distances.mean().item(), distances.std(correction=0).item()
 
 

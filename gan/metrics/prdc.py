@@ -11,8 +11,9 @@ from torch import Tensor
 
 from gan.metrics.base import FeaturesMetric
 from gan.metrics.checks import check_same_width, checked
+from gan.metrics.threads import in_threads
 
-BLOCK = 2**21  # distances in memory at a time; more is slower on a CPU, out of its caches
+BLOCK = 2**20  # distances in memory at a time, of each thread; more is slower on a CPU, out of its caches
 TILE = 256, 1024  # rows and columns of a block that is gone through several times, and so has to fit a core's own cache
 ROUND_OFF = 1e-12  # of squared norms: far more than float64 products err, far less than distances that differ
 
@@ -99,16 +100,24 @@ def neighbour_scores(real: Tensor, fake: Tensor, manifold_k: int = 3, density_k:
 
     real_radii, wide_radii = _squared_radii(real, (manifold_k, density_k))
     (fake_radii,) = _squared_radii(fake, (manifold_k,))
-    precise = torch.zeros(len(fake), dtype=torch.bool, device=fake.device)
-    recalled = torch.zeros(len(real), dtype=torch.bool, device=fake.device)
-    inside = torch.zeros(len(real), dtype=torch.int64, device=fake.device)
-    # A copy of a real image has the same distances as that one, and so lies exactly on balls. It is not
-    # inside, and round-off must not decide: hence a little is added to these distances.
-    for rows, columns, squared in _blocks(real, fake, 1 + ROUND_OFF, TILE):
-        # The least of the differences is found far sooner than whether any comparison is true.
-        precise[columns] |= (squared - real_radii[rows, None]).amin(0) < 0
-        recalled[rows] |= (squared - fake_radii[columns]).amin(1) < 0
-        inside[rows] += (squared < wide_radii[rows, None]).count_nonzero(1)
+
+    def within(rows: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Generated images in any ball of these real ones (M,), these in any ball of those, and how many in each."""
+        part, radii, wide = real[rows], real_radii[rows, None], wide_radii[rows, None]
+        precise = torch.zeros(len(fake), dtype=torch.bool, device=fake.device)
+        recalled = torch.zeros(len(part), dtype=torch.bool, device=fake.device)
+        inside = torch.zeros(len(part), dtype=torch.int64, device=fake.device)
+        # A copy of a real image has the same distances as that one, and so lies exactly on balls. It is not
+        # inside, and round-off must not decide: hence a little is added to these distances.
+        for block, columns, squared in _blocks(part, fake, 1 + ROUND_OFF, TILE):
+            # The least of the differences is found far sooner than whether any comparison is true.
+            precise[columns] |= (squared - radii[block]).amin(0) < 0
+            recalled[block] |= (squared - fake_radii[columns]).amin(1) < 0
+            inside[block] += (squared < wide[block]).count_nonzero(1)
+        return precise, recalled, inside
+
+    parts = list(zip(*in_threads(within, _shares(len(real)), real.device), strict=True))
+    precise, recalled, inside = torch.stack(parts[0]).any(0), torch.cat(parts[1]), torch.cat(parts[2])
     return NeighbourScores(
         precision=precise.double().mean().item(),
         recall=recalled.double().mean().item(),
@@ -153,9 +162,19 @@ def _squared_radii(features: Tensor, ks: tuple[int, ...]) -> list[Tensor]:
     """For each k, the squared distance (N,) of each row to its k-th nearest other row."""
     most = max(ks) + 1  # a row is nearest to itself, or as near as its duplicates
     smallest = features.new_empty(len(features), most)
-    for rows, _, squared in _blocks(features, features):
-        smallest[rows] = squared.topk(most, largest=False).values
+
+    def fill(rows: slice) -> None:
+        for block, _, squared in _blocks(features[rows], features):
+            smallest[rows][block] = squared.topk(most, largest=False).values
+
+    in_threads(fill, _shares(len(features)), features.device)
     return list(smallest[:, list(ks)].unbind(1))
+
+
+def _shares(num: int) -> list[slice]:
+    """Rows below `num` in parts, a few for each thread, so that none ends long after the others."""
+    size = max(TILE[0], -(-num // (4 * torch.get_num_threads())))
+    return [slice(start, start + size) for start in range(0, num, size)]
 
 
 def _blocks(
