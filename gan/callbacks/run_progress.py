@@ -75,20 +75,21 @@ class RunProgress(ProgressBar):
         if self.bar is not None:
             if now - self.drawn_at > self.refresh:
                 self.drawn_at = now
-                self.draw(trainer, self.bar)
+                self.draw(trainer)
         elif self.total and trainer.global_step * 10 // self.total > self.tenths:
             self.tenths = trainer.global_step * 10 // self.total
             self.print(f"batch {trainer.global_step:,}/{self.total:,}  {scalars(trainer)}")
 
-    def draw(self, trainer: Trainer, bar: Progress) -> None:
-        """Moves the bar to the present batch."""
-        bar.update(self.task, completed=trainer.global_step, scalars=scalars(trainer))
-        bar.refresh()
+    def draw(self, trainer: Trainer) -> None:
+        """Moves the bar to the present batch, where there is one."""
+        if self.bar is not None:
+            self.bar.update(self.task, completed=trainer.global_step, scalars=scalars(trainer))
+            self.bar.refresh()
 
     def stop(self, trainer: Trainer) -> None:
-        """Leaves the bar as it stands at the end, where there is one."""
+        """Draws the bar for the last time, where there is one."""
         if self.bar is not None:
-            self.draw(trainer, self.bar)
+            self.draw(trainer)
             self.bar.stop()
             self.bar = None
 

@@ -140,7 +140,10 @@ def test_one_way_for_both_keeps_them_apart(make_gan, make_trainer, data):
     assert [len(state[network]["norms"]) for network in ("discriminator", "generator")] == [4, 2]
 
 
-@pytest.mark.parametrize("optimizer", [partial(SGD, lr=0.1), partial(Adam, lr=1e-3, fused=True)], ids=["sgd", "fused"])
+# Without a loss scale, float16 loses gradients near 0: Adam would step as far for those as for any, were eps not above.
+@pytest.mark.parametrize(
+    "optimizer", [partial(SGD, lr=0.1), partial(Adam, lr=1e-3, eps=1e-5, fused=True)], ids=["sgd", "fused"]
+)
 def test_float16(make_gan, make_trainer, data, optimizer):
     """The loss scale, whatever it is, is out of the gradients that are clipped. Fused optimizers are a case apart."""
     runs = []
@@ -155,7 +158,7 @@ def test_float16(make_gan, make_trainer, data, optimizer):
             assert max(watch.norms[network]) <= bound
         runs.append((gan, table.rows))
     for parameter, other in zip(runs[0][0].parameters(), runs[1][0].parameters(), strict=True):
-        torch.testing.assert_close(parameter, other, rtol=0, atol=2e-3)
+        torch.testing.assert_close(parameter, other, rtol=0, atol=5e-4)
     for step, row in runs[0][1].items():
         assert row == pytest.approx(runs[1][1][step], rel=0.05)
 
