@@ -43,7 +43,7 @@ def main(args: list[str] | None = None) -> None:
     try:
         command, *words = args
         if command not in COMMANDS:
-            raise ValueError(f"invalid choice {command!r}: the command must be one of {', '.join(COMMANDS)}")
+            raise ValueError(f"the command must be one of {', '.join(COMMANDS)}, got {command!r}")
         if command == "lab":
             from gan.lab.command import lab
 

@@ -206,7 +206,7 @@ def packages(trust: Trust) -> tuple[str, ...]:
     found = tuple(name.strip().removesuffix(".") for name in given)
     for name in found:
         if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", name):
-            raise ValueError(f"--trust takes the name of a package, such as my_package, got {name!r}")
+            raise ValueError(f"--trust must be the name of a package, such as my_package, got {name!r}")
     return found
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from gan.data.memory import InMemoryLoader
 from gan.noise import Noise, keyed, seed_layers
 from gan.penalties import DRAGAN, R1, GradientPenalty
 
@@ -55,11 +56,18 @@ def test_parts_of_all_processes_make_the_batch_of_one(processes):
         assert torch.equal(torch.cat([part[number] for part in parts]), expected)
 
 
-def test_rows_are_of_the_images_that_a_process_has():
-    """The loader gives process 1 of 2 the second half of a batch, in order: so must the noise."""
-    whole = noise().latents(8)
-    assert torch.equal(noise(0, 2).latents(4), whole[:4])
-    assert torch.equal(noise(1, 2).latents(4), whole[4:])
+def test_a_row_belongs_to_an_image():
+    """Whichever process of two the loader gives an image to, the image meets the row that it meets in one process."""
+    images, labels = torch.arange(32, dtype=torch.uint8).view(32, 1, 1, 1), torch.zeros(32, dtype=torch.int64)
+
+    def rows(process: int, processes: int) -> dict[float, torch.Tensor]:
+        settings = {"shuffle": True, "drop_last": True, "seed": 3, "rank": process, "world_size": processes}
+        batch, _ = next(iter(InMemoryLoader(images, labels, 8 // processes, **settings)))
+        return dict(zip(batch.flatten().tolist(), noise(process, processes).latents(len(batch)), strict=True))
+
+    whole, parts = rows(0, 1), rows(0, 2) | rows(1, 2)
+    assert parts.keys() == whole.keys()
+    assert all(torch.equal(parts[image], row) for image, row in whole.items())
 
 
 def test_penalties_get_what_they_ask_for_in_their_order():
@@ -83,8 +91,11 @@ def test_latents_are_normal_and_the_rest_is_uniform():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_dtype_and_device_are_those_asked_for(dtype):
+    """Whatever torch's default device is."""
     own, images = noise(dtype=dtype), torch.zeros(4, 1, 3, 2)
-    for tensor in (own.latents(4), own.uniform(4, 2), own.for_penalties(PENALTIES, images)[1]):
+    with torch.device("meta"):
+        tensors = own.latents(4), own.uniform(4, 2), own.for_penalties(PENALTIES, images)[1]
+    for tensor in tensors:
         assert tensor.dtype == dtype
         assert tensor.device == own.generator.device
 

@@ -137,7 +137,7 @@ def test_bad_config_file(refused, text, message):
 
 def test_unknown_command(refused):
     for word in ("nope", "predict", "Sample"):
-        assert "invalid choice" in refused(word)
+        assert f"the command must be one of fit, validate, test, sample, export, lab, got {word!r}" in refused(word)
 
 
 # ---------------------------------------------------------------------- data

@@ -337,6 +337,6 @@ def test_names_of_packages():
     assert packages("one, two.three") == ("one", "two.three")
     assert packages(["one"]) == ("one",)
     for wrong in ("one two", "", "a-b", ["../x"]):
-        with pytest.raises(ValueError, match="name of a package"):
+        with pytest.raises(ValueError, match="--trust must be the name of a package, such as my_package, got '"):
             packages(wrong)
     assert named_in(["--data", "conftest.SmallMNIST", "gan.losses.Hinge", "runs/x.ckpt", "0.5"]) == {"conftest"}

@@ -27,7 +27,7 @@ def test_agrees_with_what_was_measured_before():
     for name, expected in MEASURED_BEFORE.items():
         got = ratios.where(network=name)["activation_ratio"][: len(expected)]
         assert got == pytest.approx(expected, rel=0.9), name  # well within an order of magnitude
-        assert all(0.3 < one / two < 3 for one, two in zip(got, expected, strict=True)), name
+        assert all(0.3 < value / figure < 3 for value, figure in zip(got, expected, strict=True)), name
 
 
 @pytest.mark.slow

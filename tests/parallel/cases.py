@@ -113,7 +113,7 @@ class Gradients(Callback):
         original = getattr(dist, name)
 
         def counted(*args, **kwargs):
-            self.sent.append((name, sum(one.numel() for one in args if isinstance(one, torch.Tensor))))
+            self.sent.append((name, sum(arg.numel() for arg in args if isinstance(arg, torch.Tensor))))
             return original(*args, **kwargs)
 
         setattr(dist, name, counted)

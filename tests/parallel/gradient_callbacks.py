@@ -42,7 +42,7 @@ STRATEGIES: dict[str, tuple[Callable[[], Any], str]] = {
 }
 WHERE = ("image", "activation", "loss", "gradient", "weight")
 # A bad batch is followed by a good one. The state that a rollback goes back to is kept every two batches.
-ALL = {4 * number + 4: (where, number % 2) for number, where in enumerate([one for one in WHERE for _ in range(2)])}
+ALL = {4 * number + 4: (where, number % 2) for number, where in enumerate([place for place in WHERE for _ in range(2)])}
 FAILURES: dict[str, list[tuple[str, dict[int, tuple[str, int]]]]] = {
     "skip": [("skip", ALL), ("skip", {4: ("weight", 1)})],
     "rollback": [("rollback", ALL)],
@@ -147,12 +147,12 @@ def failing(strategy: Any, policy: str, plan: dict[int, tuple[str, int]]) -> dic
             outcome = str(error)
     return {
         "outcome": outcome,
-        "said": [str(one.message) for one in caught if "is not finite" in str(one.message)],
+        "said": [text for text in (str(warned.message) for warned in caught) if "is not finite" in text],
         "counts": guard.counts,
         "steps": trainer.global_step,
         "row": record.rows[-1],
-        "finite": all(bool(local(one).isfinite().all()) for one in gan.parameters()),
-        "weights": [local(one).clone() for one in gan.parameters()] if policy == "rollback" else [],
+        "finite": all(bool(local(parameter).isfinite().all()) for parameter in gan.parameters()),
+        "weights": [local(parameter).clone() for parameter in gan.parameters()] if policy == "rollback" else [],
     }
 
 

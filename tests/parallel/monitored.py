@@ -30,7 +30,7 @@ class Keep(Callback):
         self.records = []
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        (monitor,) = (one for one in trainer.callbacks if isinstance(one, GradientMonitor))
+        (monitor,) = (callback for callback in trainer.callbacks if isinstance(callback, GradientMonitor))
         if monitor.stats is not None and monitor.stats.step == trainer.global_step:
             self.records.append(asdict(monitor.stats))
 

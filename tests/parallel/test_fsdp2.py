@@ -85,7 +85,7 @@ def by_hand(gan: GAN, real: list, latents: list, half_life: float = 50) -> GAN:
 def test_trains_as_one_process(folder, name, settings, number):
     shares = [load(folder / f"{name}-{rank}.pt") for rank in range(number)]
     real, latents = (
-        [torch.cat(parts) for parts in zip(*(one[key] for one in shares), strict=True)] for key in shares[0]
+        [torch.cat(parts) for parts in zip(*(share[key] for share in shares), strict=True)] for key in shares[0]
     )
     assert len(real) == BATCHES
     expected = by_hand(make_gan(**settings), real, latents).state_dict()

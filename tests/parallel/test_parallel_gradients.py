@@ -90,8 +90,8 @@ def test_rollback(two, strategy):
             assert f"back to the state after batch {batch} (try 1 of 1)" in line
     assert second["said"] == []  # one line for all
     if strategy == "ddp":
-        for one, other in zip(first["weights"], second["weights"], strict=True):
-            assert torch.equal(one, other)
+        for weight, other in zip(first["weights"], second["weights"], strict=True):
+            assert torch.equal(weight, other)
 
 
 @pytest.mark.slow
