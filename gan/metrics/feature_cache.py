@@ -172,6 +172,7 @@ def cache_folder() -> Path:
 
 
 def key(images: Tensor, extractor: nn.Module, limit: int) -> str:
+    """The name that features are kept under: by the images, the extractor and how images come to it."""
     digest = hashlib.blake2b(images.cpu().contiguous().numpy(), digest_size=16)
     digest.update(repr((tuple(images.shape), fingerprint(extractor), limit, PREPROCESSING)).encode())
     return digest.hexdigest()
@@ -198,6 +199,7 @@ def recall(path: Path, num: int, first: Tensor) -> Tensor | None:
 
 
 def keep(path: Path, features: Tensor) -> None:
+    """Writes features to be recalled, whole or not at all; a disk that does not take them is a warning."""
     partial = path.with_name(f"{path.name}.{os.getpid()}")  # two runs may start together
     try:
         write({"features": features.cpu()}, partial)
