@@ -16,7 +16,7 @@ from gan.checkpoints import check_checkpoint
 from gan.networks import check_pair
 from gan.noise import Noise, keyed, seed_layers
 from gan.optim import OPTIMIZER_ORDER
-from gan.order import check_order
+from gan.order import check_order, skip_idle_hooks
 from gan.parallel import check_manual, check_strategy, is_sharded, shard
 from gan.penalties import Penalty, mixes_batch
 from gan.trust import Trust, check_hyper_parameters
@@ -165,6 +165,10 @@ class Lifecycle(L.LightningModule):
         networks = (self.generator, self.discriminator, self.generator_ema)
         present = [network for network in networks if network is not None]
         shard(present, self.device_mesh, self.trainer.strategy.root_device)
+
+    def on_fit_start(self) -> None:
+        """Spares each batch the calls of hooks that do nothing."""
+        skip_idle_hooks(self.trainer.callbacks)  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere
 
     def on_validation_epoch_end(self) -> None:
         """Numbers what validation logs by the batches completed; Lightning would put it beside the batch before."""

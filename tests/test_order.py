@@ -4,6 +4,8 @@ from itertools import permutations
 
 import pytest
 from lightning import Callback
+from lightning.pytorch.callbacks import LambdaCallback
+from lightning.pytorch.profilers import Profiler
 
 from gan import callbacks as package
 from gan.callbacks import (
@@ -16,7 +18,7 @@ from gan.callbacks import (
     RunCheckpoint,
 )
 from gan.gradients.clip import ByNorm
-from gan.order import READS, callbacks_of, check_order
+from gan.order import HOOKS_OF_A_BATCH, READS, callbacks_of, check_order
 
 
 class OwnMonitor(GradientMonitor):
@@ -63,3 +65,44 @@ def test_callbacks_of_a_kind(make_trainer):
     trainer = make_trainer(callbacks=kept)
     assert callbacks_of(trainer, GradientMonitor) == [kept[1]]
     assert callbacks_of(trainer, GradientDoctor) == []
+
+
+class Calls(Profiler):
+    """Notes the hooks that Lightning calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def start(self, action_name):
+        self.seen.append(action_name)
+
+    def stop(self, action_name):
+        pass
+
+
+def test_hooks_that_do_nothing_are_not_called(make_gan, make_trainer, data):
+    """Those that do something are, be they of the class, of one above it, or of the object alone."""
+
+    class Steps(Callback):
+        def __init__(self):
+            self.count = 0
+
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            self.count += 1
+
+    class Derived(Steps):
+        pass
+
+    steps, derived, of_object = Steps(), Derived(), []
+    alone = LambdaCallback(on_train_batch_end=lambda *args: of_object.append(1))
+    calls = Calls()
+    trainer = make_trainer(max_steps=3, profiler=calls, callbacks=[steps, derived, alone])
+    trainer.fit(make_gan(), data)
+    assert (steps.count, derived.count, len(of_object)) == (6, 6, 3)
+    seen = {tuple(name.rsplit(".", 2)[-2:]) for name in calls.seen if name.startswith("[Callback]")}
+    step, batch_end = HOOKS_OF_A_BATCH[-2:]
+    expected = {("Steps", step), ("Derived", step), ("[Callback]LambdaCallback", batch_end)}
+    assert {(name, hook) for name, hook in seen if hook in HOOKS_OF_A_BATCH} == expected
+    make_trainer(max_steps=2, callbacks=[steps, alone]).fit(make_gan(), data)  # in another trainer they go on
+    assert (steps.count, len(of_object)) == (10, 5)
