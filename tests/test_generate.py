@@ -53,8 +53,8 @@ def by_hand(checkpoint: Path, num: int, seed: int, prefix: str = "generator_ema.
 
 
 def in_bytes(images: Tensor) -> np.ndarray:
-    """(N, H, W, C), 0 to 255."""
-    return ((images.double() + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+    """(N, H, W, C), 0 to 255; in float32, where a value between two levels falls on the same side."""
+    return ((images.float() + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
 
 
 def sample(checkpoint, out, *words) -> np.ndarray | None:

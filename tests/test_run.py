@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import SHORT, At, command, equal, fit, load, resume, table
+from commands import SHORT, TRUSTED, At, command, equal, fit, load, resume, table
 from conftest import ROOT
 
 from gan import GAN
@@ -176,7 +176,7 @@ def test_damaged_test_data(refused, embedded, good):
     """They are what a run is scored against, too."""
     path = embedded / "t10k-images-idx3-ubyte.gz"
     path.write_bytes(path.read_bytes()[:-100])
-    assert str(path) in refused("test", "--ckpt_path", good, *MNIST)
+    assert str(path) in refused("test", "--ckpt_path", good, *MNIST, *TRUSTED)
     assert str(path) in refused("fit", *SHORT, *MNIST)
 
 
@@ -310,7 +310,9 @@ def test_checkpoint_of_other_networks(refused, good, words):
     shutil.copytree(good.parents[1], "run")
     assert "last.ckpt does not fit" in refused("fit", "--run_dir", "run", "--resume", "auto", *words)
     if "--data" in words:
-        assert "last.ckpt does not fit" in refused("validate", "--ckpt_path", "run/checkpoints/last.ckpt", *words)
+        assert "last.ckpt does not fit" in refused(
+            "validate", "--ckpt_path", "run/checkpoints/last.ckpt", *words, *TRUSTED
+        )
 
 
 @pytest.mark.parametrize(
