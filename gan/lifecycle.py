@@ -19,7 +19,7 @@ from gan.optim import OPTIMIZER_ORDER
 from gan.order import check_order, skip_idle_hooks
 from gan.parallel import check_manual, check_strategy, is_sharded, shard
 from gan.penalties import Penalty, mixes_batch
-from gan.trust import Trust, check_hyper_parameters
+from gan.trust import Trust, check_hyper_parameters, imports_of
 
 # Where what is logged is of one batch; elsewhere it is of an epoch, and Lightning's number is ours.
 BATCH_HOOKS = ("training_step", "on_train_batch_start", "on_train_batch_end")
@@ -104,7 +104,8 @@ class Lifecycle(L.LightningModule):
     ) -> None:
         """Lightning's, of a user's own scalars too: they get the number that everything of the same batch has."""
         super().log(name, value, prog_bar, logger, *args, **kwargs)
-        if logger is not False and self.trainer.training and self._current_fx_name in BATCH_HOOKS:  # private
+        hook = self._current_fx_name  # private
+        if logger is not False and self._trainer is not None and self.trainer.training and hook in BATCH_HOOKS:
             self.numbered = True
             self.number()
 
@@ -173,7 +174,7 @@ class Lifecycle(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Numbers what validation logs by the batches completed; Lightning would put it beside the batch before."""
         if self.trainer.state.fn == "fit":
-            self.number()
+            super().log("step", float(self.global_step), reduce_fx="max", sync_dist=True)  # of an epoch, it is asked
 
     # ------------------------------------------------------------------ checkpoints
 
@@ -224,4 +225,5 @@ class Lifecycle(L.LightningModule):
             ValueError: If the checkpoint cannot be used, or names what is not to be trusted.
         """
         check_hyper_parameters(check_checkpoint(checkpoint_path), trust, str(checkpoint_path), given=kwargs)
-        return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+        with imports_of(trust):
+            return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)

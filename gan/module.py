@@ -154,9 +154,8 @@ class GAN(Lifecycle):
             for x, z in in_passes(self.accumulate, real, noise.latents(len(real))):
                 # Sample, and let the discriminator judge.
                 fake = self.generator(z)  # (N, C, H, W)
-                loss = self.loss.generator(
-                    self.discriminator(fake), self.discriminator(x) if self.loss.relativistic else None
-                ).mean()
+                real_logits = self.discriminator(x) if self.loss.relativistic else None
+                loss = self.loss.generator(self.discriminator(fake), real_logits).mean()
                 passes.append({"loss/generator": loss})
                 self.manual_backward(loss / self.accumulate)
 

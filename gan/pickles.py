@@ -4,7 +4,7 @@ import io
 import math
 import pickle
 import zipfile
-from collections import Counter, OrderedDict
+from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import IO, Any, ClassVar
@@ -46,8 +46,14 @@ def check_pickle(path: Path | IO[bytes]) -> None:
         Misfit: If it describes a tensor or a storage that is not in the file.
     """
     with zipfile.ZipFile(path) as archive:
-        (record,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
-        folder = record.removesuffix("data.pkl")
+        names = archive.namelist()
+        folder = names[0].partition("/")[0] + "/"
+        # Torch's reader takes names for equal that differ in case.
+        if len({name.lower() for name in names}) < len(names) or f"{folder}data.pkl" not in names:
+            raise Misfit("parts under names that can be mistaken for each other")
+        record = f"{folder}data.pkl"
+        if sum(name.lower().endswith("/data.pkl") for name in names) > 1:
+            raise Misfit("parts under names that can be mistaken for each other")
         sizes = {part.filename.removeprefix(folder): part.file_size for part in archive.infolist()}
         Structure(io.BytesIO(archive.read(record)), sizes).load()
 
@@ -60,14 +66,12 @@ class Structure(pickle._Unpickler):  # the one in Python: the one in C makes roo
         sizes: Bytes of the records of the archive, by name.
     """
 
-    CALLED: ClassVar = {
-        ("collections", "OrderedDict"): OrderedDict,
-        ("collections", "Counter"): Counter,
-        ("__builtin__", "set"): set,  # as protocol 2 calls it
-        ("__builtin__", "complex"): complex,
-        ("torch", "Size"): tuple,
-        ("torch", "device"): lambda *name: name,
-        ("torch._utils", "_rebuild_parameter"): lambda data, *settings: data,
+    MADE: ClassVar = {
+        ("collections", "OrderedDict"): dict,
+        ("collections", "Counter"): dict,
+        ("__builtin__", "set"): list,  # as protocol 2 calls it
+        ("torch", "Size"): list,
+        ("torch", "device"): list,
     }
 
     def __init__(self, file: io.BytesIO, sizes: dict[str, int]):
@@ -82,12 +86,16 @@ class Structure(pickle._Unpickler):  # the one in Python: the one in C makes roo
             UnpicklingError: If it is nothing that plain data needs.
         """
         match module, name:
-            case _ if (module, name) in self.CALLED:
-                return self.CALLED[module, name]
+            case _ if (module, name) in self.MADE:
+                return partial(self.make, self.MADE[module, name])
+            case "__builtin__", "complex":
+                return lambda real, imaginary: None
+            case "torch._utils", "_rebuild_parameter":
+                return lambda data, *settings: None
             case "torch._utils", "_rebuild_tensor_v2" | "_rebuild_tensor_v3":
                 return self.tensor
             case "_codecs", "encode":
-                return latin1
+                return self.latin1
             case ("torch", _) if name in STORED:
                 return STORED[name]  # to be named, not to be called
             case "torch.storage", "UntypedStorage":
@@ -109,6 +117,43 @@ class Structure(pickle._Unpickler):  # the one in Python: the one in C makes roo
             raise Misfit("a storage of another size than is in the file")
         return stored, dtype
 
+    def fill(self, size: int) -> None:
+        """Takes room for `size` bytes that the file does not hold: the same part of it can be used many times.
+
+        Raises:
+            Misfit: If there is none left.
+        """
+        self.room -= size
+        if self.room < 0:
+            raise Misfit("more than is in the file")
+
+    def make(self, kind: type, *items: Any) -> Any:
+        """A container of a kind, as good as what the pickle would have made."""
+        self.fill(sum(64 * len(part) for part in items if hasattr(part, "__len__")))
+        return Built() if kind is dict else []
+
+    def latin1(self, text: str, encoding: str) -> None:
+        """How a pickle holds bytes. Other encodings make more of less.
+
+        Raises:
+            UnpicklingError: If it is another one.
+        """
+        if encoding != "latin1":
+            raise UnpicklingError(f"_codecs.encode to {encoding}")
+        self.fill(len(text))
+
+    def build(self) -> None:
+        """Drops the attributes that a state dict has; nothing else has any.
+
+        Raises:
+            UnpicklingError: If they are of something else.
+        """
+        self.stack.pop()
+        if type(self.stack[-1]) is not Built:
+            raise UnpicklingError("attributes")
+
+    dispatch: ClassVar = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: build}
+
     def tensor(self, storage: Any, offset: int, size: tuple, stride: tuple, grad: bool, hooks: Any, *more: Any) -> None:
         """Looks whether a tensor lies within its storage, and how much memory it would fill.
 
@@ -119,13 +164,10 @@ class Structure(pickle._Unpickler):  # the one in Python: the one in C makes roo
         itemsize = (more[0] if more and isinstance(more[0], torch.dtype) else dtype).itemsize
         if 0 not in size:
             reach = offset + 1 + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
-            self.room -= max(0, math.prod(size) * itemsize - stored)  # a stride of 0 gives one value many times
-            if min((offset, *size, *stride)) < 0 or reach * itemsize > stored or self.room < 0:
+            if min((offset, *size, *stride)) < 0 or reach * itemsize > stored:
                 raise Misfit("a tensor larger than what is in the file")
+            self.fill(max(0, math.prod(size) * itemsize - stored))  # a stride of 0 gives one value many times
 
 
-def latin1(text: str, encoding: str) -> bytes:
-    """How a pickle holds bytes. Other encodings make more of less."""
-    if encoding != "latin1":
-        raise UnpicklingError(f"_codecs.encode to {encoding}")
-    return text.encode(encoding)
+class Built(dict):
+    """Stands for an OrderedDict."""

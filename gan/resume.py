@@ -34,8 +34,13 @@ def with_config_of_run(args: list[str]) -> tuple[list[str], set[str]]:
     config = config_of_run(given.run_dir, given.resume if args[0] == "fit" else given.ckpt_path)
     if config is None:
         return args, trust
-    text = config.read_text()
-    settings = yaml.safe_load(text) or {}
+    try:
+        text = config.read_text()
+        settings = yaml.safe_load(text) or {}
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{config} cannot be read: {error}") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"{config} is no config of a run")
     if given.resume == "auto" and is_own(text):
         trust |= named_in(settings)
     check_names(settings, trust, str(config), config.parent)
@@ -52,6 +57,11 @@ def of_this_run(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
     return parser.parse_known_args(args)
 
 
+def is_resumed(words: list[str]) -> bool:
+    """Whether the words of a `fit` say that it goes on with a run."""
+    return of_this_run(words)[0].resume != "never"
+
+
 def named_by(words: list[str]) -> set[str]:
     """The packages that a command itself names, in its words and in the configs that it gives."""
     return named_in([word.partition("=")[2] if word.startswith("--") else word for word in words])
@@ -59,14 +69,17 @@ def named_by(words: list[str]) -> set[str]:
 
 def remember_own(config: str) -> None:
     """Keeps a mark, in the user's cache, of a config that a run has written: to go on from there needs no --trust."""
-    with suppress(OSError):  # then it does ask
+    with suppress(OSError, RuntimeError):  # then it does ask; the second is of a user without a home
         mark(config).parent.mkdir(parents=True, exist_ok=True)
         mark(config).touch()
 
 
 def is_own(config: str) -> bool:
     """Whether a run of this user has written the config, to the letter."""
-    return mark(config).is_file()
+    try:
+        return mark(config).is_file()
+    except (OSError, RuntimeError):
+        return False
 
 
 def mark(config: str) -> Path:

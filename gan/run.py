@@ -8,7 +8,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,12 @@ from gan.resume import (
     check_fits,
     checkpoint_to_resume,
     config_of_run,
+    is_resumed,
     other_processes,
     remember_own,
     with_config_of_run,
 )
-from gan.trust import check_hyper_parameters, named_in
+from gan.trust import check_hyper_parameters, imports_of, named_in
 
 PACKAGE = Path(__file__).parent
 CONFIGS = next(path for path in (PACKAGE / "configs", PACKAGE.parent / "configs") if path.is_dir())  # wheel, checkout
@@ -51,6 +52,13 @@ def run(args: list[str], callbacks: Sequence[Callback] = ()) -> None:
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
     args, trust = with_config_of_run(args)
     command, *words = args
+    # What a run wrote is read by the same parser as the command: see that it imports nothing more either.
+    with imports_of(trust) if command != "fit" or is_resumed(words) else nullcontext():
+        run_command(command, words, trust, callbacks)
+
+
+def run_command(command: str, words: list[str], trust: Iterable[str], callbacks: Sequence[Callback]) -> None:
+    """Parses the words of a command, makes what they name, and runs it."""
     cli = GANCLI(
         command=command,
         trust=trust,

@@ -6,9 +6,12 @@ imported, and the line that refuses one says how to let it pass.
 """
 
 import importlib
+import json
+import os
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +19,7 @@ from types import MappingProxyType
 from typing import Any
 
 import yaml
+from jsonargparse import set_parsing_settings
 
 PACKAGE = __name__.partition(".")[0]
 LISTED = (
@@ -41,7 +45,7 @@ BASES = {  # what a setting takes, where that is of one kind
     "trainer.callbacks": "lightning.Callback",
     "trainer.logger": "lightning.pytorch.loggers.Logger",
 }
-DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
+PLAIN = re.compile(r"[^\W\d]\w*|[^.+]*\s[^.+]*")  # names of settings; with a space, those of a table
 MOST = 100_000  # settings, of which a run has hundreds
 INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
 
@@ -104,46 +108,80 @@ def check_names(
         check_class(name, is_class, BASES.get(place), trusted, source)
 
 
-def names(value: Any, folder: Path = Path()) -> Iterator[tuple[str, Any, bool]]:
+def names(value: Any, folder: Path = Path(), strict: bool = True) -> Iterator[tuple[str, Any, bool]]:
     """All that settings may have imported: the place in dotted form, the name, and whether it stands as a class path.
 
-    A text counts where a parser could take it for a name, for YAML that has one, or for the path of such a file, in
-    `folder` too. Items of a list are at its place.
+    A text counts where a parser could take it for a name, for YAML or JSON that has one, or for the path of such a
+    file. Items of a list are at its place.
+
+    Args:
+        value: The settings.
+        folder: Where the file lies that they are from.
+        strict: Whether to refuse what no run writes, and a parser would read in its own way.
 
     Raises:
-        ValueError: If there is no end to the settings.
+        ValueError: If there is no end to the settings, or something else than plain data under plain names.
     """
-    left = [("", value)]
+    left = [("", value, folder)]
     for _ in range(MOST):
         if not left:
             return
-        place, value = left.pop()
+        place, value, folder = left.pop()
         match value:
             case Mapping():
                 if "class_path" in value:
                     yield place, value["class_path"], True
-                left += [(f"{place}.{key}" if place else str(key), item) for key, item in value.items()]
+                for key, item in value.items():
+                    if strict and not (isinstance(key, int | float) or (isinstance(key, str) and PLAIN.fullmatch(key))):
+                        raise ValueError(f"the name of a setting, {str(key)[:60]!r}, is not as a run writes it")
+                    left.append((f"{place}.{key}" if place else str(key), item, folder))
             case list() | tuple():
-                left += [(place, item) for item in value]
+                left += [(place, item, folder) for item in value]
             case str() if place.endswith(".class_path"):
                 pass
             case str():
-                if place in BASES or DOTTED.fullmatch(value.strip()):
+                if place in BASES or is_dotted(value.strip()):
                     yield place, value.strip(), place in BASES
-                left += [(place, inner) for inner in hidden(value, folder)]
+                left += [(place, inner, home) for inner, home in hidden(value, folder, strict)]
+            case None | bool() | int() | float():
+                pass
+            case _ if strict:
+                raise ValueError(f"a setting, {place}, is a {type(value).__name__}, which no run writes")
     raise ValueError("the settings are nested without end")
 
 
-def hidden(text: str, folder: Path) -> Iterator[Any]:
-    """What a parser that takes text for YAML, or for the path of such a file, would make of it."""
-    with suppress(ValueError, yaml.YAMLError):
-        inner = yaml.safe_load(text)
-        if isinstance(inner, Mapping | list):
-            yield inner
-    for path in {Path(text), folder / text}:
-        with suppress(OSError, ValueError, yaml.YAMLError):  # no path, no text, no YAML
-            if path.is_file() and b"\0" not in path.open("rb").read(4096):
-                yield yaml.safe_load(path.read_text())
+def hidden(text: str, folder: Path, strict: bool) -> Iterator[tuple[Any, Path]]:
+    """What a parser that takes text for YAML or JSON, or for the path of such a file, would make of it, and its folder.
+
+    Raises:
+        ValueError: If it looks like a mapping, and cannot be read.
+    """
+    yield from ((inner, folder) for inner in structures(text, strict))
+    for path in {Path(text), folder / text, Path(os.path.expanduser(text))}:
+        try:
+            is_text = path.is_file() and b"\0" not in path.open("rb").read(4096)
+            content = path.read_text() if is_text else ""
+        except (OSError, ValueError):  # no path, no text
+            continue
+        yield from ((inner, path.parent) for inner in [content.strip(), *structures(content, strict)] if inner)
+
+
+def structures(text: str, strict: bool) -> list[Any]:
+    """The mappings and lists that a text stands for."""
+    found, failed = [], 0
+    for load in (json.loads, yaml.safe_load):
+        try:
+            found.append(load(text))
+        except (ValueError, RecursionError, yaml.YAMLError):
+            failed += 1
+    if strict and failed == 2 and any(sign in text for sign in ("{", "class_path", "!!")):
+        raise ValueError(f"a text, {text[:60]!r}, looks like settings and cannot be read")
+    return [inner for inner in found if not isinstance(inner, str | int | float | None)]
+
+
+def is_dotted(text: str) -> bool:
+    """Whether a text could be the path of something to import."""
+    return "." in text and all(part.isidentifier() for part in text.split("."))
 
 
 def check_listed(name: Any, is_class: bool, trusted: tuple[str, ...], source: str) -> None:
@@ -151,7 +189,7 @@ def check_listed(name: Any, is_class: bool, trusted: tuple[str, ...], source: st
 
     A text that is no class path passes where importing it would find nothing: then it is only text.
     """
-    if not isinstance(name, str) or not DOTTED.fullmatch(name):
+    if not isinstance(name, str) or not is_dotted(name):
         raise ValueError(f"{source} holds {str(name)[:60]!r} where the path of a class belongs")
     if not within(name, (*LISTED, *trusted)) and (is_class or can_import(name)):
         package = name.partition(".")[0]
@@ -225,6 +263,31 @@ def can_import(name: str) -> bool:
 
 
 def named_in(settings: Any) -> set[str]:
-    """The packages, outside the list, of the classes that settings name."""
-    found = {name for _, name, is_class in names(settings) if isinstance(name, str) and (is_class or can_import(name))}
-    return {name.partition(".")[0] for name in found if "." in name and not within(name, LISTED)}
+    """The packages, outside the list, of the classes that settings of one's own name.
+
+    Of torch, Lightning and Python itself, only the module is: they have much that runs code.
+    """
+    found = {
+        name
+        for _, name, is_class in names(settings, strict=False)
+        if isinstance(name, str) and is_dotted(name) and (is_class or can_import(name)) and not within(name, LISTED)
+    }
+    large = {"torch", "lightning", "pytorch_lightning", "jsonargparse", *sys.stdlib_module_names}
+    return {name.rpartition(".")[0] if (top := name.partition(".")[0]) in large else top for name in found}
+
+
+@contextmanager
+def imports_of(trust: Trust) -> Iterator[None]:
+    """Lets jsonargparse import nothing for a value but what is listed or trusted, however the value is written.
+
+    The names above are looked at to say so in a line, before anything is done. This holds where they are imported.
+    """
+    from jsonargparse._common import parsing_settings  # private: what `set_parsing_settings` adds to cannot be undone
+
+    before = dict(parsing_settings)
+    allowed = [*LISTED, *packages(trust)]
+    set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=allowed)
+    try:
+        yield
+    finally:
+        parsing_settings.update(before)

@@ -148,7 +148,7 @@ def test_relativistic_generator_step_sees_the_real_images(make_gan, make_trainer
     gan, seen = make_gan(loss=RelativisticPaired()), []
     gan.discriminator.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach().clone()))
     make_trainer(max_steps=1).fit(gan, data)
-    real, fake, fresh, again = seen[-4:]  # for D, then for G
+    real, fake, again, fresh = seen[-4:]  # for D, then for G
     assert len(real) == len(fake) == 16
     assert torch.equal(real, again)
     assert not torch.equal(fake, fresh)  # fresh noise

@@ -1,7 +1,12 @@
 """A small file that asks for much memory is refused, and what users keep in a checkpoint is not."""
 
 import os
+import pickle
+import struct
+import zipfile
+from collections import Counter
 from pathlib import Path
+from pickle import UnpicklingError
 
 import pytest
 import torch
@@ -9,6 +14,7 @@ from commands import fit, load
 
 from gan import GAN
 from gan.checkpoints import check_checkpoint
+from gan.pickles import Misfit, check_pickle
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +83,43 @@ def test_what_users_keep_in_a_checkpoint_is_no_greed(checkpoint, tmp_path):
     read = check_checkpoint(tmp_path / "x.ckpt")["callbacks"]["kept"]
     assert read.keys() == kept.keys()
     assert read["bytes"] == kept["bytes"]
+
+
+TEXT = b"X" + struct.pack("<I", 1_000_000) + b"a" * 1_000_000
+
+
+@pytest.mark.parametrize(
+    "calls",
+    [
+        (b"c_codecs\nencode\nq\x02", b"h\x02h\x01X\x06\0\0\0latin1\x86R"),
+        (b"ctorch\nSize\nq\x02", b"h\x02h\x01\x85R"),
+        (b"c__builtin__\nset\nq\x02", b"h\x02h\x01\x85R"),
+    ],
+    ids=["bytes", "size", "set"],
+)
+def test_the_same_part_used_many_times(calls, tmp_path):
+    """A text of 1 MB, and 200 objects made of it."""
+    name, call = calls
+    with zipfile.ZipFile(tmp_path / "x.ckpt", "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02](" + TEXT + b"q\x01" + name + 200 * call + b"e.")
+    with pytest.raises(Misfit, match="more than is in the file"):
+        check_pickle(tmp_path / "x.ckpt")
+
+
+def test_record_that_torch_finds_under_another_name(tmp_path):
+    """Its reader takes DATA.PKL for data.pkl."""
+    with zipfile.ZipFile(tmp_path / "x.ckpt", "w") as archive:
+        archive.writestr("archive/DATA.PKL", pickle.dumps({}, protocol=2))
+        archive.writestr("archive/zz/data.pkl", pickle.dumps({}, protocol=2))
+    with pytest.raises(Misfit, match="mistaken"):
+        check_pickle(tmp_path / "x.ckpt")
+
+
+def test_reading_changes_nothing_in_the_process(tmp_path):
+    """A pickle may set attributes, of a class too."""
+    hack = b"ccollections\nCounter\nN}X\x0b\0\0\0most_commonX\x06\0\0\0hackeds\x86b."
+    with zipfile.ZipFile(tmp_path / "x.ckpt", "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02" + hack)
+    with pytest.raises(UnpicklingError, match="attributes"):
+        check_pickle(tmp_path / "x.ckpt")
+    assert callable(Counter.most_common)

@@ -10,7 +10,7 @@ import yaml
 from commands import command, fit, load
 
 from gan import GAN
-from gan.trust import can_import, check_hyper_parameters, check_names, named_in, packages
+from gan.trust import can_import, check_hyper_parameters, check_names, imports_of, named_in, packages
 
 CODE = "import os\nos.system('touch {mark}')\nfrom torch.nn import Module\ndef forward(self): pass\n"
 SETTINGS = [
@@ -35,7 +35,13 @@ def mark(tmp_path, monkeypatch):
     (tmp_path / "evil.py").write_text(
         f"open({str(mark)!r}, 'w')\nimport os\nfrom torch import nn\nclass Net(nn.Module): pass\n"
     )
+    (tmp_path / "évil.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "hidden.txt").write_text("class_path: evil.Net\n")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "first").write_text("x: second\n")
+    (tmp_path / "sub" / "second").write_text("class_path: evil.Net\n")
     yield mark
     sys.modules.pop("evil", None)
 
@@ -78,6 +84,32 @@ WAYS = {  # a spec, and what the line says
     "a name of one part": (lambda mark: {"class_path": "GraphModule"}, "path of a class"),
     "no name": (lambda mark: {"class_path": ["evil.Net"]}, "path of a class"),
     "spaces": (lambda mark: {"class_path": " evil.Net"}, "path of a class"),
+    "a name with dots": (
+        lambda mark: {"class_path": "torch.nn.Identity", "init_args": {"x.class_path": "evil.Net"}},
+        "is not as a run writes it",
+    ),
+    "a list with a plus": (
+        lambda mark: {"class_path": "torch.nn.Identity", "x+": "evil.Net"},
+        "not as a run writes it",
+    ),
+    "a set": (lambda mark: {"class_path": "torch.nn.Identity", "init_args": {"x": {"evil.Net"}}}, "is a set"),
+    "JSON that YAML refuses": (
+        lambda mark: {"class_path": "torch.nn.Identity", "init_args": {"x": '{"class_path":\t"evil.Net"}'}},
+        "--trust evil",
+    ),
+    "text that nobody reads": (
+        lambda mark: {"class_path": "torch.nn.Identity", "init_args": {"x": '{"class_path": evil.Net'}},
+        "cannot be read",
+    ),
+    "a file at home": (
+        lambda mark: {"class_path": "torch.nn.Identity", "init_args": {"x": "~/hidden.txt"}},
+        "--trust evil",
+    ),
+    "a file that names another": (
+        lambda mark: {"class_path": "torch.nn.Identity", "init_args": {"x": str(mark.parent / "sub" / "first")}},
+        "--trust evil",
+    ),
+    "letters beyond ASCII": (lambda mark: {"class_path": "torch.nn.Identity", "x": "évil.Net"}, "--trust évil"),
     "nothing there": (lambda mark: {"class_path": "gan.losses.Nothing"}, "no such class"),
     "a function of ours": (lambda mark: {"class_path": "gan.checkpoints.remove"}, "not a class"),
 }
@@ -119,6 +151,27 @@ def test_every_way(way, checkpoint, mark):
         with pytest.raises(ValueError, match=says):
             check_hyper_parameters(brought, source="x.ckpt")
     assert not mark.exists()
+
+
+@pytest.mark.parametrize("way", ["function within", "import", "import by a setting", "a name with dots", "a set"])
+def test_second_wall(way, checkpoint, mark, tmp_path, monkeypatch):
+    """Where a way to write a name is found that nobody thought of, the import itself is refused."""
+    make, _ = WAYS[way]
+    for path in ("gan.lifecycle.check_hyper_parameters", "gan.trust.check_names"):
+        monkeypatch.setattr(path, lambda *args, **kwargs: None)
+    path = forged(checkpoint, tmp_path / "x" / "x.ckpt", generator_scheduler=make(mark))
+    with pytest.raises(Exception, match="generator_scheduler"):
+        go_through("python", path, tmp_path)
+    assert not mark.exists()
+
+
+def test_second_wall_is_taken_down_again():
+    from jsonargparse._common import parsing_settings
+
+    before = dict(parsing_settings)
+    with imports_of("one"):
+        assert parsing_settings["import_path_verdicts"]["*"] is False
+    assert parsing_settings == before
 
 
 @pytest.mark.parametrize("door", DOORS)
@@ -340,3 +393,7 @@ def test_names_of_packages():
         with pytest.raises(ValueError, match="--trust must be the name of a package, such as my_package, got '"):
             packages(wrong)
     assert named_in(["--data", "conftest.SmallMNIST", "gan.losses.Hinge", "runs/x.ckpt", "0.5"]) == {"conftest"}
+    assert named_in(["torch.distributions.Normal", "os.path.join"]) == {
+        "torch.distributions",
+        "os.path",
+    }  # not all of it

@@ -88,6 +88,8 @@ class RealAndFakeMetric(Float64Metric):
             raise ValueError(f"dim must be at least 1, got {dim}")
         self.dim = dim
         self.reset_real_features = reset_real_features
+        # A state, so that a MetricCollection does not let one that keeps them stand for one that does not.
+        self.add_state("keeps_real", torch.tensor(not reset_real_features), dist_reduce_fx="max")
 
     @property
     def full_state_update(self) -> bool:
