@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from commands import SHORT, command, equal, fit, load, process, resume, table
+from commands import SHORT, TRUSTED, command, equal, fit, load, process, resume, table
 from lightning import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -328,7 +328,7 @@ def test_changes_are_said_once(capsys):
 
 def test_changes_from_a_path_into_another_folder(capsys):
     path = fit("old")
-    command("fit", "--run_dir", "new", "--resume", path, "--trainer.max_steps", "5")
+    command("fit", "--run_dir", "new", "--resume", path, "--trainer.max_steps", "5", *TRUSTED)
     assert "changed        trainer.max_steps: 3 -> 5" in capsys.readouterr().out.splitlines()
     command("fit", *SHORT, "--run_dir", "fresh")
     assert "changed" not in capsys.readouterr().out

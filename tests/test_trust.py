@@ -32,11 +32,7 @@ def checkpoint(tmp_path_factory) -> Path:
 def mark(tmp_path, monkeypatch):
     """The file that appears when code has run. `evil` is a module that makes it when it is imported."""
     mark = tmp_path / "mark"
-    code = f"open({str(mark)!r}, 'w')
-import os
-from torch import nn
-class Net(nn.Module): pass
-"
+    code = f"open({str(mark)!r}, 'w')\nfrom torch import nn\nclass Net(nn.Module): pass\n"
     (tmp_path / "evil.py").write_text(code)
     (tmp_path / "évil.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)

@@ -226,6 +226,7 @@ class FIDTracker(Callback):
         return generated
 
     def draw_classes(self, trainer: Trainer, generated: Generated) -> None:
+        """Draws how many of the generated images the extractor's classifier takes for each class."""
         logits = self.evaluator.logits(generated.features)
         if logits is None:
             return

@@ -106,7 +106,7 @@ class Evaluator:
         """`num` images as the extractor sees them.
 
         Raises:
-            NotFinite: On every process, if images or features are NaN or infinite.
+            NotFinite: If images or features are NaN or infinite; on every process alike.
         """
         made, broken = [], torch.zeros((), device=self.device)
         for number in turns(num):

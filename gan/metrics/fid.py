@@ -66,7 +66,7 @@ class FID(RealAndFakeMetric):
         """The distance, float64 (), at least 0.
 
         Raises:
-            ValueError: With fewer than 2 feature vectors of a kind, or if one was NaN or infinite.
+            ValueError: If there are fewer than 2 feature vectors of a kind, or one was NaN or infinite.
         """
         return self.score(frechet_distance(*self.moments(real=True), *self.moments(real=False)))
 
@@ -76,7 +76,7 @@ class FID(RealAndFakeMetric):
         The covariance is unbiased: divided by the number of vectors less 1.
 
         Raises:
-            ValueError: With fewer than 2 feature vectors, or if one was NaN or infinite.
+            ValueError: If there are fewer than 2 feature vectors, or one was NaN or infinite.
         """
         images = "real" if real else "fake"
         num, total, outer = (getattr(self, f"{images}_{name}") for name in ("num", "sum", "outer"))

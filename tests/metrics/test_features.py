@@ -132,13 +132,15 @@ def test_autocast_changes_nothing(extractor, digits):
 def test_damage_raises_the_score_by_its_strength(damage, extractor, real, training_digits):
     _, function, strengths = damage
     images, labels = training_digits
-    reference = script.moments(real)
-    scores = [script.frechet_distance(*script.moments(script.features_of(extractor, images[:2000])), *reference)]
+    reference = script.mean_and_covariance(real)
+    scores = [
+        script.frechet_distance(*script.mean_and_covariance(script.features_of(extractor, images[:2000])), *reference)
+    ]
     for strength in strengths:
         damaged = function(images, labels, 1000, strength, torch.Generator().manual_seed(0))
         assert damaged.shape == (1000, 1, 28, 28)
         assert damaged.abs().max() <= 1
-        values = script.moments(script.features_of(extractor, damaged))
+        values = script.mean_and_covariance(script.features_of(extractor, damaged))
         scores.append(script.frechet_distance(*values, *reference))
     assert scores == sorted(scores)
     assert scores[1] > 1.05 * scores[0], "the least damage must show already"
