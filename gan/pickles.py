@@ -148,11 +148,12 @@ class Structure(pickle._Unpickler):  # the one in Python: the one in C makes roo
         Raises:
             UnpicklingError: If they are of something else.
         """
-        self.stack.pop()
-        if type(self.stack[-1]) is not Built:
+        stack: list[Any] = self.stack  # pyright: ignore[reportAttributeAccessIssue] # not in the stubs
+        stack.pop()
+        if type(stack[-1]) is not Built:
             raise UnpicklingError("attributes")
 
-    dispatch: ClassVar = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: build}
+    dispatch: ClassVar[dict[int, Any]] = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: build}
 
     def tensor(self, storage: Any, offset: int, size: tuple, stride: tuple, grad: bool, hooks: Any, *more: Any) -> None:
         """Looks whether a tensor lies within its storage, and how much memory it would fill.

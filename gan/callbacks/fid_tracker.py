@@ -14,8 +14,8 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from lightning import Callback, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_warn
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.seed import isolate_rng
 from rich.console import Console
 from rich.table import Table
@@ -28,6 +28,7 @@ from gan.metrics import fingerprint, load_features
 from gan.metrics.evaluator import Evaluator, Generated, NotFinite
 from gan.metrics.feature_cache import CHUNK
 from gan.module import GAN
+from gan.order import callbacks_of
 from gan.parallel.fsdp2 import shard_like
 
 ROWS = {  # of the table: a score, what it is called, and how it is written
@@ -92,7 +93,7 @@ class FIDTracker(Callback):
         self.unit = unit
         self.num_samples = num_samples
         self.final_samples = final_samples
-        self.evaluator: Evaluator | None = None
+        self.evaluator: Evaluator = None  # pyright: ignore[reportAttributeAccessIssue] # until `prepare`
         self.best: float | None = None  # the lowest FID in training
         self.best_step = -1  # the batches completed when it was measured
         self.latest: dict[str, float] = {}  # the latest scores in training, and their `step`
@@ -122,7 +123,7 @@ class FIDTracker(Callback):
             return
         if trainer is not self._trainer:
             self._trainer, self.best, self.best_step, self._scored_at, self.latest = trainer, None, -1, -1, {}
-        choice, data = self.extractor, trainer.datamodule
+        choice, data = self.extractor, trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere
         if choice == "auto":
             choice = getattr(data, "extractor", None)
             if choice is None:
@@ -133,9 +134,9 @@ class FIDTracker(Callback):
         if stage == "validate" and trainer.limit_val_batches == 0:
             raise ValueError("there is nothing to validate on: set data.validation_size above 0, or use `test`")
         with isolate_rng():  # a network draws the weights that it starts with
-            self._module = load_features(choice) if isinstance(choice, str) else choice
-        self._module.eval().requires_grad_(False)
-        self.name, self._id = name_of(choice), fingerprint(self._module)
+            module = load_features(choice) if isinstance(choice, str) else choice
+        self._module = module.eval().requires_grad_(False)
+        self.name, self._id = name_of(choice), fingerprint(module)
         loop = {"validate": trainer.validate_loop, "test": trainer.test_loop}.get(stage)
         if loop is not None and active_trackers(trainer)[0] is self:
             # Lightning's table would show the same scores, without saying what they are.
@@ -148,7 +149,8 @@ class FIDTracker(Callback):
 
     def prepare(self, trainer: Trainer) -> None:
         """Measures the real images, unless that is done."""
-        data = trainer.datamodule
+        assert self._module is not None
+        data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere
         now = trainer, self._module, data
         if self.evaluator is not None and self._measured == now:
             return
@@ -177,7 +179,8 @@ class FIDTracker(Callback):
         if self.active:
             say(trainer, f"FID            of {self.terms(self.num_samples)}")
         else:
-            data = "these images" if trainer.datamodule is None else type(trainer.datamodule).__name__
+            module = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere
+            data = "these images" if module is None else type(module).__name__
             reason = f"no features are shipped for {data}; scripts/train_features.py trains some"
             say(trainer, f"FID            none: {reason}")
 
@@ -273,11 +276,11 @@ class FIDTracker(Callback):
         pl_module.log_dict(self.named(scores), sync_dist=True)
         self.table = scores, self.evaluator.real_scores(self.final_samples)
 
-    on_test_epoch_end = on_validation_epoch_end
+    on_test_epoch_end = on_validation_epoch_end  # pyright: ignore[reportAssignmentType] # a GAN, see pyproject
 
     def accuracy_score(self, pl_module: GAN) -> float | None:
         """CAS; None for a generator without a method `labels(latents) -> int64 (N,)`, which says what images are of."""
-        generator = pl_module.generator
+        generator: Any = pl_module.generator
         if not hasattr(generator, "labels"):
             return None
 
@@ -303,7 +306,7 @@ class FIDTracker(Callback):
             loss = float(trainer.callback_metrics["validation/discriminator"])
             console.print(f"Loss of the discriminator on images it has not seen: {loss:.3f}")
 
-    on_test_end = on_validation_end
+    on_test_end = on_validation_end  # pyright: ignore[reportAssignmentType] # likewise
 
     # ------------------------------------------------------------------ words
 
@@ -319,7 +322,7 @@ class FIDTracker(Callback):
 
 def active_trackers(trainer: Trainer) -> list[FIDTracker]:
     """The trackers of a trainer that have something to see images with."""
-    return [callback for callback in trainer.callbacks if isinstance(callback, FIDTracker) and callback.active]
+    return [tracker for tracker in callbacks_of(trainer, FIDTracker) if tracker.active]
 
 
 def latents(gan: GAN, noise: str, number: int) -> Tensor:

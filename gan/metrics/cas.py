@@ -64,8 +64,9 @@ class CAS(Float64Metric):
         Raises:
             ValueError: If there are no images of a kind, a label is below 0, or an image is not finite.
         """
-        names = ("fake_images", "fake_labels", "real_images", "real_labels")
-        return self.score(classification_accuracy_score(*map(self.rows, names), self.steps, self.seed))
+        fake = self.rows("fake_images"), self.rows("fake_labels")
+        real = self.rows("real_images"), self.rows("real_labels")
+        return self.score(classification_accuracy_score(*fake, *real, self.steps, self.seed))
 
 
 def classification_accuracy_score(
@@ -103,12 +104,13 @@ def classification_accuracy_score(
             f"images and test_images must have one shape (C, H, W), "
             f"got {tuple(images.shape[1:])} and {tuple(test_images.shape[1:])}"
         )
-    size = [min(side, LARGEST) for side in images.shape[2:]]
+    height, width = (min(side, LARGEST) for side in images.shape[2:])
+    size = [height, width]
     classes = 1 + int(max(labels.max(), test_labels.max()))
     with torch.inference_mode(False), torch.autocast(images.device.type, enabled=False):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs too
-            classifier = _classifier(images.shape[1], *size, classes).to(images.device)
+            classifier = _classifier(images.shape[1], height, width, classes).to(images.device)
         _train(classifier, images, labels, size, steps, torch.Generator().manual_seed(seed))
     with torch.inference_mode(), torch.autocast(images.device.type, enabled=False):
         classifier.eval()

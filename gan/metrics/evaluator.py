@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import mean
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -91,7 +91,7 @@ class Evaluator:
         self._fid.update(self.real, real=True)
         logits = self.logits(self.real)
         self.num_classes = None if logits is None else logits.shape[1]
-        self._classes = None
+        self._classes: MetricCollection | None = None
         if logits is not None:
             kinds = {"modes_covered": ModesCovered, "entropy": ClassEntropy, "inception_score": InceptionScore}
             self._classes = MetricCollection(
@@ -156,6 +156,7 @@ class Evaluator:
 
     def class_scores(self, logits: Tensor) -> dict[str, float]:
         """What the extractor's classifier makes of the classes, by its logits (N, K)."""
+        assert self._classes is not None
         self._classes.reset()
         self._classes.update(logits)
         return {name: value.item() for name, value in self._classes.compute().items()}
@@ -165,7 +166,7 @@ class Evaluator:
         if not hasattr(self.extractor, "classify"):
             return None
         with torch.no_grad():
-            return self.extractor.classify(features)
+            return cast(Callable[[Tensor], Tensor], self.extractor.classify)(features)
 
     def real_scores(self, num: int) -> dict[str, float]:
         """The scores of `num` training images: what a generator can hope for."""
@@ -192,7 +193,7 @@ class Evaluator:
         labels = gather([part for _, part in chunks], num)
         score = error = None
         if processes()[0] == 0:
-            cas = CAS(real.shape[1:], sync_on_compute=False).to(self.device)
+            cas = CAS((real.shape[1], real.shape[2], real.shape[3]), sync_on_compute=False).to(self.device)
             try:
                 cas.update(to_float(images), labels, real=False)
                 cas.update(to_float(real), self.test.labels, real=True)

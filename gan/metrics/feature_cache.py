@@ -173,7 +173,7 @@ def cache_folder() -> Path:
 
 def key(images: Tensor, extractor: nn.Module, limit: int) -> str:
     """The name that features are kept under: by the images, the extractor and how images come to it."""
-    digest = hashlib.blake2b(images.cpu().contiguous().numpy(), digest_size=16)
+    digest = hashlib.blake2b(images.cpu().contiguous().numpy().data, digest_size=16)
     digest.update(repr((tuple(images.shape), fingerprint(extractor), limit, PREPROCESSING)).encode())
     return digest.hexdigest()
 

@@ -71,7 +71,7 @@ class Inception(Inception3):
         """Does nothing: batch norm over generated images would score them by statistics of their own."""
         return self
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride] # features alone
         """The features that FID compares.
 
         Args:
