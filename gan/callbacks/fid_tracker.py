@@ -311,6 +311,7 @@ class FIDTracker(Callback):
     # ------------------------------------------------------------------ words
 
     def named(self, scores: dict[str, float]) -> dict[str, float]:
+        """Scores under the names that they are logged by, which say what sees the images."""
         return {f"{metric}/{self.name}": value for metric, value in scores.items()}
 
     def terms(self, num: int) -> str:
