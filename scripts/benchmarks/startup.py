@@ -24,11 +24,12 @@ def measure(settings: argparse.Namespace) -> None:
             IMPORTS: ["-c", "import torch, lightning"],
             "gan.cli --help": [*gan, "--help"],
             "gan.cli fit --help": [*gan, "fit", "--help"],
-            "a run of one batch": [*fit, "--run_dir", f"{folder}/run", "--resume", "never"],
+            "a run of one batch": [*fit, "--run_dir"],  # and a folder of its own
         }
         seconds = {what: [] for what in commands}
-        for _ in range(settings.rounds + 1):
+        for turn in range(settings.rounds + 1):
             for what, words in commands.items():
+                words = [*words, f"{folder}/{turn}"] if words[-1] == "--run_dir" else words
                 start = time.perf_counter()
                 subprocess.run([sys.executable, *words], check=True, capture_output=True)
                 seconds[what].append(time.perf_counter() - start)
