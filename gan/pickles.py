@@ -48,11 +48,10 @@ def check_pickle(path: Path | IO[bytes]) -> None:
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         folder = names[0].partition("/")[0] + "/"
-        # Torch's reader takes names for equal that differ in case.
-        if len({name.lower() for name in names}) < len(names) or f"{folder}data.pkl" not in names:
-            raise Misfit("parts under names that can be mistaken for each other")
         record = f"{folder}data.pkl"
-        if sum(name.lower().endswith("/data.pkl") for name in names) > 1:
+        # Torch's reader takes names for equal that differ in case, and Python's does not.
+        distinct = len({name.lower() for name in names}) == len(names)
+        if not distinct or [name for name in names if name.lower().endswith("/data.pkl")] != [record]:
             raise Misfit("parts under names that can be mistaken for each other")
         sizes = {part.filename.removeprefix(folder): part.file_size for part in archive.infolist()}
         Structure(io.BytesIO(archive.read(record)), sizes).load()
