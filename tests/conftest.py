@@ -43,6 +43,18 @@ class SmallMNIST(InMemoryDataModule):
         return mnist()
 
 
+class Halves(SmallMNIST):
+    """256 digits to train on, and 256 others to test on."""
+
+    def load(self, train: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        return tuple(part[:256] if train else part[256:] for part in mnist())
+
+
+@pytest.fixture
+def halves() -> Halves:
+    return Halves(batch_size=16, validation_size=0)
+
+
 @pytest.fixture
 def data() -> SmallMNIST:
     return SmallMNIST(batch_size=16, validation_size=0)

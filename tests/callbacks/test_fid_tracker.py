@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from commands import Pooled
-from conftest import SmallMNIST, mnist, same_weights
+from conftest import Halves, SmallMNIST, mnist, same_weights
 from lightning import Callback, LightningDataModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -73,13 +73,6 @@ class Labelled(Fixed):
         return mnist()[1][latents[:, 0].mul(1e4).long().remainder(len(self.images))]
 
 
-class Halves(SmallMNIST):
-    """256 digits to train on, and 256 others to test on."""
-
-    def load(self, train: bool) -> tuple[Tensor, Tensor]:
-        return tuple(part[:256] if train else part[256:] for part in mnist())
-
-
 def floats(images: Tensor) -> Tensor:
     return images.float() / 127.5 - 1
 
@@ -88,11 +81,6 @@ def floats(images: Tensor) -> Tensor:
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("GAN_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
-
-
-@pytest.fixture
-def halves() -> Halves:
-    return Halves(batch_size=16, validation_size=0)
 
 
 def tracker(**settings) -> FIDTracker:

@@ -5,18 +5,11 @@ import warnings
 import pytest
 import torch
 from commands import Pooled
-from conftest import SmallMNIST, mnist
+from conftest import mnist
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from gan.metrics.feature_cache import extract, images_at, real_features
-
-
-class Halves(SmallMNIST):
-    """256 digits to train on, and 256 others to test on."""
-
-    def load(self, train: bool) -> tuple[Tensor, Tensor]:
-        return tuple(part[:256] if train else part[256:] for part in mnist())
 
 
 def floats(images: Tensor) -> Tensor:
@@ -27,11 +20,6 @@ def floats(images: Tensor) -> Tensor:
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("GAN_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
-
-
-@pytest.fixture
-def halves() -> Halves:
-    return Halves(batch_size=16, validation_size=0)
 
 
 @pytest.mark.parametrize("damage", [b"", b"no archive", None])
