@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from gan.checkpoints import check_checkpoint
 from gan.networks import check_pair
 from gan.noise import Noise, keyed, seed_layers
-from gan.optim import OPTIMIZER_ORDER
+from gan.optim import OPTIMIZER_ORDER, Resumed, class_of
 from gan.order import check_order, skip_idle_hooks
 from gan.parallel import check_manual, check_strategy, is_sharded, shard
 from gan.penalties import Penalty, mixes_batch
@@ -35,6 +35,7 @@ class Lifecycle(L.LightningModule):
         penalties: Terms of the discriminator's loss.
         seed: Of all randomness in training.
         scalars: The latest value of each scalar of training, between two log entries.
+        resumed: What a run that goes on takes of its checkpoint's optimizers.
     """
 
     generator: nn.Module
@@ -43,6 +44,7 @@ class Lifecycle(L.LightningModule):
     penalties: list[Penalty]
     seed: int
     scalars: dict[str, Tensor]
+    resumed: Resumed
     numbered = False  # whether Lightning logs something of batches, by the number that it is told
 
     # ------------------------------------------------------------------ what the steps call
@@ -185,6 +187,11 @@ class Lifecycle(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what a run that goes on needs to log as before, and to know whether it is the same bit for bit."""
         checkpoint["world_size"] = self.trainer.world_size
+        schedules = {id(config.scheduler.optimizer): config.scheduler for config in self.trainer.lr_scheduler_configs}
+        checkpoint["optimizer_classes"] = {
+            name: [class_of(optimizer), class_of(schedules.get(id(optimizer)))]
+            for name, optimizer in zip(OPTIMIZER_ORDER, self.trainer.optimizers, strict=False)  # none in a `validate`
+        }
         self.scalars = checkpoint["scalars"] = self.over_processes(self.scalars)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -195,6 +202,8 @@ class Lifecycle(L.LightningModule):
         state = checkpoint["state_dict"]
         average = {key for key in state if key.startswith("generator_ema.")}
         training = self._trainer is not None and self.trainer.state.fn == "fit"
+        if training:
+            self.resumed.read(checkpoint, self.hparams)
         if average and self.generator_ema is None and training:
             rank_zero_warn("the checkpoint's averaged generator is dropped: this run has no GeneratorEMA")
             for key in average:

@@ -16,7 +16,7 @@ from gan.lifecycle import Lifecycle
 from gan.losses import Loss, NonSaturating
 from gan.networks import evaluating, frozen
 from gan.noise import Noise
-from gan.optim import OPTIMIZER_ORDER, in_passes, make_optimizers, mean
+from gan.optim import OPTIMIZER_ORDER, Resumed, in_passes, make_optimizers, mean
 from gan.penalties import Penalty, add_penalties, clip_weights, due
 from gan.spec import save_hparams
 
@@ -103,6 +103,7 @@ class GAN(Lifecycle):
         self.seed = seed
         self.register_buffer("fixed_latents", self.latents(num_fixed_latents, self.rng("fixed latents")))
         self.scalars = {}
+        self.resumed = Resumed()
 
     # ------------------------------------------------------------------ training
 
@@ -166,7 +167,7 @@ class GAN(Lifecycle):
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
         """The optimizers, the discriminator's first, and their schedules."""
         networks = {name: self.get_submodule(name) for name in OPTIMIZER_ORDER}
-        return make_optimizers(networks, self.make_optimizer, self.make_scheduler, self.trainer.max_steps)
+        return make_optimizers(networks, self.make_optimizer, self.make_scheduler, self.trainer.max_steps, self.resumed)
 
     # ------------------------------------------------------------------ validation and sampling
 

@@ -1,10 +1,13 @@
 """The optimizers of two networks, their schedules, and the passes of a batch that make one step."""
 
+import inspect
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -22,6 +25,7 @@ def make_optimizers(
     make_optimizer: Sequence[Callable[..., Optimizer]],
     make_scheduler: Sequence[Callable[[Optimizer], LRScheduler] | None],
     max_steps: int,
+    resumed: "Resumed",
 ) -> tuple[list[Optimizer], list[LRScheduler]]:
     """An optimizer for each of the networks, and the schedulers that are wanted.
 
@@ -37,24 +41,145 @@ def make_optimizers(
         if isinstance(optimizers[-1], LBFGS):
             raise ValueError(f"model.{name}_optimizer: LBFGS evaluates a batch several times, which a GAN cannot")
     pairs = zip(make_scheduler, optimizers, strict=True)
-    schedulers = [make(optimizer) for make, optimizer in pairs if make is not None]
+    of_networks = [None if make is None else make(optimizer) for make, optimizer in pairs]
+    schedulers = [scheduler for scheduler in of_networks if scheduler is not None]
     for scheduler in schedulers:
         if isinstance(scheduler, ReduceLROnPlateau):
             raise ValueError("ReduceLROnPlateau waits for a loss to fall, and those of a GAN do not: choose another")
         if isinstance(scheduler, WarmupCosine):
             scheduler.end(max_steps)
-    # Torch's own schedulers compute a rate from the one before it: those take the checkpoint's settings.
-    foreign = [scheduler.optimizer for scheduler in schedulers if not isinstance(scheduler, WarmupCosine)]
-    for optimizer in optimizers:
-        if optimizer not in foreign:
-            optimizer.register_load_state_dict_pre_hook(keep_settings)
+    for arguments in zip(networks, make_optimizer, optimizers, of_networks, strict=True):
+        resumed.watch(*arguments)
     return optimizers, schedulers
 
 
-def keep_settings(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-    """The state to load, with the optimizer's own rates and betas: a run that is resumed with others follows those."""
-    pairs = zip(optimizer.param_groups, state["param_groups"], strict=False)  # torch complains of another number
-    return state | {"param_groups": [own | {"params": saved["params"]} for own, saved in pairs]}
+# ---------------------------------------------------------------------- in a run that goes on
+
+
+class Resumed:
+    """What a run that goes on takes of the optimizers and schedules in its checkpoint.
+
+    The settings are those of the run as it is now. Where they are what they were, everything goes on bit for bit. A
+    schedule with other settings is brought to the batch that it was at; an optimizer whose state is of another kind
+    starts anew.
+    """
+
+    def __init__(self) -> None:
+        self.classes: dict[str, list[str | None]] = {}
+        self.schedules: dict[str, dict[str, Any]] = {}
+        self.same: set[str] = set()
+        self.known: set[str] = set()
+        self.batches = 0
+
+    def read(self, checkpoint: dict[str, Any], settings: Mapping[str, Any]) -> None:
+        """Looks into a checkpoint.
+
+        Args:
+            checkpoint: Its schedules are taken out: Lightning would give them to the networks in turn, though one may
+                have had none.
+            settings: Of the module as it is now, as plain data; what is missing has no such form.
+        """
+        before = checkpoint["hyper_parameters"]
+        keys = {name: (f"{name}_optimizer", f"{name}_scheduler") for name in OPTIMIZER_ORDER}
+        self.known = {name for name in OPTIMIZER_ORDER if all(key in settings for key in keys[name])}
+        self.same = {
+            name for name in OPTIMIZER_ORDER if all(before.get(key) == settings.get(key) for key in keys[name])
+        }
+        self.classes = checkpoint.get("optimizer_classes", {})
+        states = iter(checkpoint.get("lr_schedulers", []))
+        self.schedules = {name: next(states, {}) for name, (_, schedule) in self.classes.items() if schedule}
+        checkpoint["lr_schedulers"] = []
+        self.batches = checkpoint.get("global_step", 0)
+
+    def watch(
+        self, name: str, make: Callable[..., Optimizer], optimizer: Optimizer, scheduler: LRScheduler | None
+    ) -> None:
+        """Lets a network's optimizer, when it loads its state, take what it should, and its schedule after it."""
+
+        def before(_: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+            reason = self.misfit(name, make, optimizer, state)
+            if reason is not None:
+                rank_zero_warn(f"model.{name}_optimizer: {reason}; its state starts anew")
+                return optimizer.state_dict()
+            return state if self.goes_on(name, scheduler) else with_own_settings(optimizer, state)
+
+        def after(_: Optimizer) -> None:
+            if scheduler is not None:
+                self.set_schedule(name, scheduler)
+
+        optimizer.register_load_state_dict_pre_hook(before)
+        optimizer.register_load_state_dict_post_hook(after)
+
+    def goes_on(self, name: str, scheduler: LRScheduler | None) -> bool:
+        """Whether a network's optimizer and schedule are those of the checkpoint, settings and all."""
+        if self.classes.get(name, [None, None])[1] != class_of(scheduler):
+            return False
+        # What has no plain form cannot be compared: a schedule then counts as the same, as torch's own loading has it.
+        return name in self.same and (name in self.known or scheduler is not None)
+
+    def misfit(
+        self, name: str, make: Callable[..., Optimizer], optimizer: Optimizer, state: dict[str, Any]
+    ) -> str | None:
+        """Why the state in the checkpoint is not one of this optimizer, if it is not."""
+        before, now = self.classes.get(name, [None])[0], class_of(optimizer)
+        if before not in (None, now):
+            return f"{now} in place of {before}"
+        if len(state["param_groups"]) != len(optimizer.param_groups):
+            return f"{len(optimizer.param_groups)} groups of parameters in place of {len(state['param_groups'])}"
+        saved = {key for values in state["state"].values() for key in values}
+        lacking = sorted(state_keys(make) - saved)
+        return f"the checkpoint has no {', '.join(lacking)}" if saved and lacking else None
+
+    def set_schedule(self, name: str, scheduler: LRScheduler) -> None:
+        """Brings the schedule of a network to the batch that the run goes on from.
+
+        Raises:
+            ValueError: If it cannot go as far.
+        """
+        saved = self.schedules.get(name, {})
+        if saved and self.goes_on(name, scheduler):
+            scheduler.load_state_dict(saved)
+            return
+        if self.classes and (name not in self.schedules or self.classes[name][1] != class_of(scheduler)):
+            rank_zero_warn(
+                f"model.{name}_scheduler: {class_of(scheduler)} in place of {self.classes[name][1]}; its state starts "
+                f"anew, and is brought to batch {self.batches:,}"
+            )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"Detected call of `lr_scheduler\.step\(\)` before")
+            for _ in range(saved.get("last_epoch", self.batches)):  # torch's name for the steps done
+                scheduler.step()
+
+
+def class_of(value: object) -> str | None:
+    """The dotted name of an object's class."""
+    return None if value is None else f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+def with_own_settings(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """The state to load, with the optimizer's own settings in its groups."""
+    # Some keep counters in a group too: what is a default and no argument of the constructor.
+    counters = optimizer.defaults.keys() - inspect.signature(type(optimizer).__init__).parameters.keys()
+    groups = [
+        own | {key: value for key, value in saved.items() if key in counters or key == "params"}
+        for own, saved in zip(optimizer.param_groups, state["param_groups"], strict=True)
+    ]
+    return state | {"param_groups": groups}
+
+
+def state_keys(make: Callable[..., Optimizer]) -> set[str]:
+    """What an optimizer keeps of each parameter, by a step of its like; nothing if it cannot be tried so."""
+    parameter = nn.Parameter(torch.zeros(2, 2))
+    parameter.grad = torch.zeros_like(parameter)
+    try:
+        like = make([parameter])
+        like.step()
+    except Exception:  # of a stranger's class, which may want more than one parameter
+        return set()
+    return set(like.state[parameter])
+
+
+# ---------------------------------------------------------------------- passes
 
 
 def in_passes(passes: int, *tensors: Tensor | None) -> Iterator[tuple[Any, ...]]:

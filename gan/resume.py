@@ -48,13 +48,31 @@ def with_config_of_run(args: list[str]) -> tuple[list[str], set[str]]:
 
 
 def of_this_run(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """What arguments say of the run that they belong to, and the others."""
+    """What arguments, and the configs that they give, say of the run that they belong to; and the other arguments."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config", action=OfConfig)
     parser.add_argument("--run_dir")
     parser.add_argument("--resume", default="never")
     parser.add_argument("--ckpt_path", default="never")
     parser.add_argument("--trust", action="append", default=[])
     return parser.parse_known_args(args)
+
+
+class OfConfig(argparse.Action):
+    """Takes what a config says of the run, in its turn among the arguments, and leaves the rest to the command."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, value: Any, *_: Any) -> None:
+        try:
+            settings = yaml.safe_load(Path(value).read_text("utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):
+            return  # the command's own parser says what is wrong with it
+        if not isinstance(settings, dict):
+            return
+        for name in ("run_dir", "resume", "ckpt_path"):
+            if isinstance(settings.get(name), str):
+                setattr(namespace, name, settings[name])
+        trust = settings.get("trust") or []
+        namespace.trust = [*namespace.trust, *([trust] if isinstance(trust, str) else trust)]
 
 
 def is_resumed(words: list[str]) -> bool:

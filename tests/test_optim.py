@@ -1,13 +1,15 @@
 """The schedule against its closed form, and the order of optimizers. A resumed run's schedule is tested in test_cli."""
 
 import math
+from copy import deepcopy
 from functools import partial
 
 import pytest
 import torch
-from torch.optim import SGD
+from torch.optim import SGD, Adam, AdamW, RMSprop, lr_scheduler
 
-from gan.optim import OPTIMIZER_ORDER, WarmupCosine, network_of
+from gan.optim import OPTIMIZER_ORDER, Resumed, WarmupCosine, class_of, make_optimizers, network_of
+from gan.spec import described
 
 
 def make(warmup: int, total: int | None, rates=(2.0,)) -> tuple[SGD, WarmupCosine]:
@@ -120,3 +122,151 @@ def test_the_optimizer_of_a_network_moves_that_network(make_gan):
     assert tuple(names) == OPTIMIZER_ORDER
     for name, optimizer in zip(names, optimizers, strict=True):
         assert optimizer.param_groups[0]["params"] == list(getattr(gan, name).parameters())
+
+
+SCHEDULES = {
+    "StepLR": ({"step_size": 2, "gamma": 0.5}, {"step_size": 3, "gamma": 0.1}),
+    "ExponentialLR": ({"gamma": 0.9}, {"gamma": 0.5}),
+    "CosineAnnealingLR": ({"T_max": 20}, {"T_max": 40, "eta_min": 0.001}),
+    "OneCycleLR": ({"max_lr": 0.1, "total_steps": 20}, {"max_lr": 0.3, "total_steps": 30}),  # moves betas too
+    "CyclicLR": ({"base_lr": 0.01, "max_lr": 0.1, "cycle_momentum": False}, {"base_lr": 0.02, "max_lr": 0.3}),
+    "WarmupCosine": ({"warmup": 3, "total": 20}, {"warmup": 6, "total": 40}),
+}
+SCHEDULES["CyclicLR"][1]["cycle_momentum"] = False
+
+
+def scheduler(name: str, settings: dict):
+    return partial(WarmupCosine if name == "WarmupCosine" else getattr(lr_scheduler, name), **settings)
+
+
+class Trained:
+    """The optimizers and schedules of two networks after some steps, and what a checkpoint holds of them."""
+
+    def __init__(self, make_optimizer, make_scheduler, steps: int = 0, before: "Trained | None" = None, known=True):
+        torch.manual_seed(0)
+        self.networks = {name: torch.nn.Linear(2, 2) for name in OPTIMIZER_ORDER}
+        resumed = Resumed()
+        self.optimizers, self.schedulers = make_optimizers(
+            self.networks, (make_optimizer,) * 2, make_scheduler, 100, resumed
+        )
+        settings = {}
+        for name, schedule in zip(OPTIMIZER_ORDER, make_scheduler, strict=True):
+            settings |= {f"{name}_optimizer": described(make_optimizer), f"{name}_scheduler": described(schedule)}
+        self.settings = settings if known else {}
+        if before is not None:
+            for network, other in zip(self.networks.values(), before.networks.values(), strict=True):
+                network.load_state_dict(other.state_dict())
+            checkpoint = before.checkpoint()
+            resumed.read(checkpoint, self.settings)
+            assert checkpoint["lr_schedulers"] == []
+            for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+                optimizer.load_state_dict(state)
+        self.rates = [self.step() for _ in range(steps)]
+        self.steps = steps + (before.steps if before else 0)
+
+    def step(self) -> list[dict]:
+        for network, optimizer in zip(self.networks.values(), self.optimizers, strict=True):
+            for parameter in network.parameters():
+                parameter.grad = parameter.detach().clone()
+            optimizer.step()
+        groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
+        taken = [{key: value for key, value in group.items() if key != "params"} for group in groups]
+        for schedule in self.schedulers:
+            schedule.step()
+        return taken
+
+    def checkpoint(self) -> dict:
+        by_network = {schedule.optimizer: schedule for schedule in self.schedulers}
+        return deepcopy(
+            {
+                "hyper_parameters": self.settings,
+                "global_step": self.steps,
+                "optimizer_states": [optimizer.state_dict() for optimizer in self.optimizers],
+                "lr_schedulers": [schedule.state_dict() for schedule in self.schedulers],
+                "optimizer_classes": {
+                    name: [class_of(optimizer), class_of(by_network.get(optimizer))]
+                    for name, optimizer in zip(OPTIMIZER_ORDER, self.optimizers, strict=True)
+                },
+            }
+        )
+
+    @property
+    def weights(self) -> list[torch.Tensor]:
+        return [parameter for network in self.networks.values() for parameter in network.parameters()]
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["from a config", "from Python, without a plain form"])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_unchanged_settings_go_on_bit_for_bit(name, known):
+    makers = partial(Adam, lr=0.01), (scheduler(name, SCHEDULES[name][0]),) * 2
+    whole = Trained(*makers, steps=12, known=known)
+    half = Trained(*makers, steps=7, known=known)
+    rest = Trained(*makers, steps=5, before=half, known=known)
+    assert rest.rates == whole.rates[7:]
+    assert all(map(torch.equal, rest.weights, whole.weights))
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_other_settings_of_a_schedule_and_its_optimizer_are_followed(name):
+    """As if the run had had them from its start, at the batch that it goes on from."""
+    old, new = (scheduler(name, settings) for settings in SCHEDULES[name])
+    half = Trained(partial(Adam, lr=0.01), (old, old), steps=7)
+    make = partial(Adam, lr=0.002, betas=(0.3, 0.7))
+    rest = Trained(make, (new, new), steps=5, before=half)
+    assert rest.rates == Trained(make, (new, new), steps=12).rates[7:]
+    assert all(state["step"] == 12 for optimizer in rest.optimizers for state in optimizer.state.values())
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [(("StepLR", None), (None, "StepLR")), ((None, "StepLR"), ("ExponentialLR", "StepLR"))]
+)
+def test_schedule_of_one_network_is_not_given_to_the_other(before, after):
+    def makers(names):
+        return tuple(name and scheduler(name, SCHEDULES[name][0]) for name in names)
+
+    half = Trained(partial(Adam, lr=0.01), makers(before), steps=7)
+    with pytest.warns(UserWarning, match="StepLR in place of None|ExponentialLR in place of None"):
+        rest = Trained(partial(Adam, lr=0.01), makers(after), steps=5, before=half)
+    assert rest.rates == Trained(partial(Adam, lr=0.01), makers(after), steps=12).rates[7:]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "reason"),
+    [
+        (partial(Adam, lr=0.01), partial(SGD, lr=0.01, momentum=0.9), "SGD in place of torch.optim.adam.Adam"),
+        (partial(Adam, lr=0.01), partial(AdamW, lr=0.01), "AdamW in place of torch.optim.adam.Adam"),
+        (partial(SGD, lr=0.01), partial(Adam, lr=0.01), "Adam in place of torch.optim.sgd.SGD"),
+        (partial(Adam, lr=0.01), partial(Adam, lr=0.01, amsgrad=True), "has no max_exp_avg_sq"),
+        (partial(RMSprop, lr=0.01), partial(RMSprop, lr=0.01, centered=True), "has no grad_avg"),
+    ],
+)
+def test_state_of_another_optimizer_starts_anew(before, after, reason):
+    half = Trained(before, (None, None), steps=7)
+    with pytest.warns(UserWarning, match=f"{reason}; its state starts anew"):
+        rest = Trained(after, (None, None), steps=1, before=half)
+    fresh = Trained(after, (None, None))
+    for network, other in zip(fresh.networks.values(), half.networks.values(), strict=True):
+        network.load_state_dict(other.state_dict())
+    fresh.step()
+    assert all(map(torch.equal, rest.weights, fresh.weights))
+
+
+class Counting(SGD):
+    """Counts its steps in its groups, as some optimizers do."""
+
+    def __init__(self, params, lr=0.1):
+        super().__init__(params, lr)
+        self.defaults["count"] = 0
+        for group in self.param_groups:
+            group["count"] = 0
+
+    def step(self):
+        super().step()
+        for group in self.param_groups:
+            group["count"] += 1
+
+
+def test_counters_that_an_optimizer_keeps_in_its_groups_go_on():
+    half = Trained(partial(Counting, lr=0.01), (None, None), steps=7)
+    rest = Trained(partial(Counting, lr=0.5), (None, None), steps=2, before=half)
+    assert [(group["lr"], group["count"]) for group in rest.rates[-1]] == [(0.5, 9)] * 2

@@ -18,6 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from gan.checkpoints import newest_whole
 from gan.cli import main
 from gan.networks import MLPDiscriminator
+from gan.optim import OPTIMIZER_ORDER
 from gan.resume import changes
 
 # Four batches an epoch. Critic steps, lazy penalty and saves do not come at the same batches.
@@ -358,3 +359,75 @@ def test_other_number_of_processes_is_said(capsys):
     torch.save(content | {"world_size": 4}, path)
     words = ["--trainer.max_steps", "4", "--data.batch_size", "32"]
     assert [line.split()[0] for line in said(capsys, "run", *words)] == ["changed", "processes"]
+
+
+def groups(path) -> dict[str, dict]:
+    """The first group of each optimizer in a checkpoint, by the network's name."""
+    return {
+        name: state["param_groups"][0]
+        for name, state in zip(OPTIMIZER_ORDER, load(path)["optimizer_states"], strict=True)
+    }
+
+
+STEPS = [word for name in OPTIMIZER_ORDER for word in (f"--model.{name}_scheduler", "torch.optim.lr_scheduler.StepLR")]
+STEPS += [word for name in OPTIMIZER_ORDER for word in (f"--model.{name}_scheduler.step_size", "2")]
+
+
+def test_settings_that_a_resumed_run_says_it_has_changed_are_changed(capsys):
+    """Those of an optimizer under a schedule of torch's, and those of the schedule."""
+    fit("run", *STEPS)
+    words = ["--model.generator_optimizer.lr", "1e-6", "--model.discriminator_optimizer.betas", "[0.5, 0.9]"]
+    words += ["--model.discriminator_scheduler.step_size", "5", "--model.discriminator_scheduler.gamma", "0.5"]
+    capsys.readouterr()
+    path = resume("run", "--trainer.max_steps", "4", *words)
+    said = capsys.readouterr().out
+    for line in (
+        "changed        model.generator_optimizer.lr: 0.004 -> 1e-06",
+        "changed        model.discriminator_optimizer.betas: [0.0, 0.9] -> [0.5, 0.9]",
+        "changed        model.discriminator_scheduler.step_size: 2 -> 5",
+        "changed        model.discriminator_scheduler.gamma: 0.1 -> 0.5",
+    ):
+        assert line in said.splitlines()
+    after = groups(path)
+    assert after["generator"]["lr"] == pytest.approx(1e-8)  # twice a tenth, by batch 4
+    assert after["discriminator"]["lr"] == 0.004
+    assert tuple(after["discriminator"]["betas"]) == (0.5, 0.9)
+    assert tuple(after["generator"]["betas"]) == (0.0, 0.9)
+    assert [state["step_size"] for state in load(path)["lr_schedulers"]] == [5, 2]
+
+
+@pytest.mark.parametrize("cls", ["SGD", "AdamW"])
+def test_another_class_of_optimizer_starts_anew_and_says_so(cls, capsys):
+    fit("run")
+    with pytest.warns(UserWarning, match=rf"model.generator_optimizer: .*{cls} in place of torch.optim.adam.Adam; its"):
+        resume("run", "--trainer.max_steps", "4", "--model.generator_optimizer", f"torch.optim.{cls}")
+    states = load("run/checkpoints/last.ckpt")["optimizer_states"]
+    assert {int(state["step"]) for state in states[0]["state"].values()} == {4}
+    assert {int(state.get("step", 1)) for state in states[1]["state"].values()} <= {1}
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+def test_run_dir_and_resume_in_a_config_are_as_flags(order, capsys):
+    """They bring in the run's own config, which the config's other settings win over."""
+    fit("run", "--model.n_critic", "3", "--model.penalties", "[]")
+    Path("go_on.yaml").write_text("run_dir: run\nresume: auto\ntrainer:\n  max_steps: 5\n", "utf-8")
+    capsys.readouterr()
+    words = ["--config", "go_on.yaml"], ["--model.n_critic", "2"]
+    first, second = words if order == "before" else words[::-1]
+    command("fit", *first, *second)
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("changed")] == [
+        "changed        trainer.max_steps: 3 -> 5",
+        "changed        model.n_critic: 3 -> 2",
+    ]
+    content = load("run/checkpoints/last.ckpt")
+    assert (content["global_step"], content["hyper_parameters"]["penalties"]) == (5, [])
+
+
+def test_a_checkpoint_in_a_config_is_as_one_in_a_flag(capsys):
+    path = fit("run", "--model.n_critic", "3")
+    Path("new.yaml").write_text(f"resume: {path}\nrun_dir: new\ntrust: [conftest]\n", "utf-8")
+    command("fit", "--config", "new.yaml", "--trainer.max_steps", "4")
+    assert load("new/checkpoints/last.ckpt")["hyper_parameters"]["n_critic"] == 3
+    Path("score.yaml").write_text("ckpt_path: new/checkpoints/last.ckpt\ntrust: [conftest]\n", "utf-8")
+    command("validate", "--config", "score.yaml")
+    assert "SmallMNIST" in capsys.readouterr().out
