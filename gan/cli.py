@@ -7,12 +7,16 @@ checkpoint (`gan.generate`); lab runs the experiments on vanishing gradients (`g
 import ctypes
 import errno
 import gc
+import io
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 COMMANDS = {
     "fit": "train a GAN; without a word more, on MNIST",
@@ -40,8 +44,12 @@ def main(args: list[str] | None = None) -> None:
         sys.exit(0)
     share_cores()
     keep_memory()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal may lack the letters of a path
     try:
         command, *words = args
+        check_texts(words)
         if command not in COMMANDS:
             raise ValueError(f"the command must be one of {', '.join(COMMANDS)}, got {command!r}")
         if command == "lab":
@@ -61,12 +69,32 @@ def main(args: list[str] | None = None) -> None:
                 from gan.run import run
 
             run(args)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)  # what shells expect after Ctrl-C
     except Exception as error:
         complaint = for_people(error)
         if complaint is None:
             raise
         print(f"error{in_process()}: {one_line(complaint)}", file=sys.stderr)
         sys.exit(2)
+
+
+def check_texts(words: list[str]) -> None:
+    """Refuses configs that are no text, which the parser would not name.
+
+    Raises:
+        ValueError: If one is not.
+    """
+    for word in words:
+        path = Path(word.partition("=")[2] if word.startswith("--") else word)
+        try:
+            if path.suffix in (".yaml", ".yml", ".json") and path.is_file():
+                path.read_text("utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not a text in UTF-8 (byte {error.start:,}): save it as one") from error
+        except OSError as error:
+            raise ValueError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def print_help() -> None:
@@ -83,17 +111,28 @@ def quick_import() -> Iterator[None]:
     """Imports without the garbage collector, which would go through the growing library again and again.
 
     Nor does it go through the library later: of the time to import torch and Lightning, and to leave again, both
-    together save a quarter.
+    together save a quarter. Ctrl-C ends the process at once: there is nothing to clear up yet, and an exception amid
+    the loading of a library comes out as another one.
     """
     if "torch" in sys.modules or not gc.isenabled():  # the caller's process
         yield
         return
     gc.disable()
+    in_main = threading.current_thread() is threading.main_thread()  # elsewhere signals are not ours to handle
+    before = signal.signal(signal.SIGINT, leave) if in_main else None
     try:
         yield
         gc.freeze()
     finally:
         gc.enable()
+        if in_main:
+            signal.signal(signal.SIGINT, before)
+
+
+def leave(*_: object) -> NoReturn:
+    """Ends the process as Ctrl-C does, without clearing up."""
+    os.write(2, b"stopped\n")
+    os._exit(128 + signal.SIGINT)
 
 
 def for_people(error: BaseException) -> BaseException | None:

@@ -87,24 +87,26 @@ def named_by(words: list[str]) -> set[str]:
 
 def remember_own(config: str) -> None:
     """Keeps a mark, in the user's cache, of a config that a run has written: to go on from there needs no --trust."""
-    with suppress(OSError, RuntimeError):  # then it does ask; the second is of a user without a home
-        mark(config).parent.mkdir(parents=True, exist_ok=True)
-        mark(config).touch()
+    path = mark(config)
+    if path is not None:
+        with suppress(OSError):  # then it does ask
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
 
 
 def is_own(config: str) -> bool:
     """Whether a run of this user has written the config, to the letter."""
-    try:
-        return mark(config).is_file()
-    except (OSError, RuntimeError):
-        return False
+    path = mark(config)
+    return path is not None and path.is_file()
 
 
-def mark(config: str) -> Path:
-    """Where that mark lies."""
+def mark(config: str) -> Path | None:
+    """Where that mark lies, if the user has a cache."""
     from gan.metrics.feature_cache import cache_folder
 
-    return cache_folder() / "own_runs" / hashlib.blake2b(config.encode(), digest_size=16).hexdigest()
+    folder = cache_folder()
+    digest = hashlib.blake2b(config.encode(), digest_size=16).hexdigest()
+    return None if folder is None else folder / "own_runs" / digest
 
 
 def config_of_run(run_dir: str | None, checkpoint: str) -> Path | None:

@@ -106,6 +106,12 @@ class GANCLI(LightningCLI):
         self.trust = trust  # packages whose classes a checkpoint may name
         super().__init__(**settings)
 
+    def parse_arguments(self, parser: Any, args: Any) -> None:
+        super().parse_arguments(parser, args)
+        if self.config.trainer is None:
+            raise ValueError("trainer holds the settings of Lightning's Trainer, and is null here: leave it out")
+        seed(self.config.seed_everything)
+
     def add_arguments_to_parser(self, parser: Any) -> None:
         for network in ("generator", "discriminator"):
             parser.link_arguments("data.image_shape", f"model.{network}.init_args.image_shape", apply_on="instantiate")
@@ -156,6 +162,7 @@ class GANCLI(LightningCLI):
             check_settings(config.trainer)
             config.trainer.callbacks = without_repeated(as_list(config.trainer.callbacks))
             self.run_dir = Path(config.run_dir) if config.run_dir else default_run_dir(config)
+            check_encodable(self.run_dir)
             self.ckpt_path, self.checkpoint = checkpoint_to_resume(self.run_dir, config.resume)
             if self.ckpt_path is not None:
                 check_hyper_parameters(self.checkpoint, self.trust, str(self.ckpt_path))
@@ -240,6 +247,20 @@ def default_run_dir(config: Any) -> Path:
     return chosen
 
 
+def check_encodable(run_dir: Path) -> None:
+    """Refuses a folder whose name is no text: what is written there is named by it.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    try:
+        str(run_dir).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"--run_dir {str(run_dir)!a} cannot be read in this locale: set PYTHONUTF8=1, or choose another"
+        ) from error
+
+
 def without_repeated(callbacks: list[Any]) -> list[Any]:
     """The callbacks of a config, each once: of what there can be but one of, the last one, in the place of the first.
 
@@ -296,10 +317,15 @@ def run_folder(run_dir: Path, trainer: Trainer) -> Iterator[None]:
 
 
 def seed(seed_everything: bool | int) -> int:
-    """The seed as a number: a run without one could not be repeated or resumed."""
-    if isinstance(seed_everything, bool):
+    """The seed as a number: a run without one could not be repeated or resumed.
+
+    Raises:
+        ValueError: If it is no such number.
+    """
+    if isinstance(seed_everything, bool) or not 0 <= seed_everything < 2**32:
         raise ValueError(
-            f"seed_everything must be a number, so that the run can be repeated and resumed, got {seed_everything}"
+            "seed_everything must be a number of at least 0 and below 2^32, so that the run can be repeated and "
+            f"resumed, got {seed_everything}"
         )
     return seed_everything
 

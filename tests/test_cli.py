@@ -3,20 +3,23 @@
 import gc
 import inspect
 import json
+import os
 import re
 import shlex
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from commands import FAST, MLPS, SHORT, TRUSTED, At, Watch, command, equal, fit, load, process, resume, table
-from conftest import same_weights
+from conftest import ROOT, same_weights
 from torch import nn
 
 from gan import GAN
+from gan.cli import main
 from gan.losses import Hinge
 from gan.networks import DCGANDiscriminator, DCGANGenerator, MLPGenerator
 from gan.run import GANCLI
@@ -624,3 +627,40 @@ def test_ctrl_c_in_a_real_process_and_the_command_it_prints(here):
     assert "__main__" not in repr(checkpoint["hyper_parameters"])  # the program was gan.cli itself
     steps = [int(row["step"]) for row in table("a run")]
     assert steps == [1, *range(5, 301, 5)]  # GradientMonitor begins with the first batch
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux to see what is loaded")
+@pytest.mark.parametrize("library", ["libtorch_cpu", "numpy"])
+def test_ctrl_c_while_libraries_load_is_a_line(here, library):
+    run = process(["python", "-m", "gan.cli", "fit", "--config", FAST, "--run_dir", "run"])
+    maps = Path(f"/proc/{run.pid}/maps")
+    while library not in maps.read_text():
+        assert run.poll() is None
+        time.sleep(0.01)
+    run.send_signal(signal.SIGINT)
+    assert run.communicate(timeout=60) == ("", "stopped\n")
+    assert run.returncode == 130
+    assert not Path("run").exists()
+
+
+def test_ctrl_c_before_the_run_is_a_line(monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gan.run.replace_lightnings", interrupted)
+    with pytest.raises(SystemExit, match="130"):
+        main(["fit", *SHORT])
+    assert capsys.readouterr().err == "stopped\n"
+
+
+def test_a_terminal_without_the_letters_of_a_path(here):
+    """An ASCII terminal is shown the letters' numbers."""
+    words = ["python", "-m", "gan.cli", "fit", *SHORT, "--run_dir", "caf\u00e9"]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    run = process(
+        words, env=os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONPATH": str(ROOT / "tests"), "PATH": path}
+    )
+    output, errors = run.communicate()
+    assert (run.returncode, errors) == (0, "")
+    assert "caf\\xe9/checkpoints/last.ckpt" in output
+    assert Path("caf\u00e9/checkpoints/last.ckpt").is_file()

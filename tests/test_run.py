@@ -93,6 +93,8 @@ SETTINGS = {
         "needs trainer.max_steps above its warmup=3, got 3",
     ),
     "no seed": (["--seed_everything", "true"], "seed_everything must be a number"),
+    "seed below the range": (["--seed_everything", "-1"], "at least 0 and below 2^32"),
+    "seed above the range": (["--seed_everything", str(2**32)], "at least 0 and below 2^32"),
     "Lightning's clipping": (["--trainer.gradient_clip_val", "1"], "add the callback GradientClipping"),
     "Lightning's way to clip": (["--trainer.gradient_clip_algorithm", "value"], "add the callback GradientClipping"),
     "clipping of nothing": (CLIPPING, "GradientClipping has nothing to clip"),
@@ -128,11 +130,25 @@ def test_no_such_device(refused):
         ("model: {generator: {class_path: no.such.Thing}}", "no.such.Thing"),
         ("model: [", "parsing config"),
         ("just words", "Unexpected config: just words"),
+        ("trainer: null", "trainer holds the settings of Lightning's Trainer, and is null"),
     ],
 )
 def test_bad_config_file(refused, text, message):
     Path("mine.yaml").write_text(text)
     assert message in refused("fit", *SHORT, "--config", "mine.yaml")
+
+
+@pytest.mark.parametrize("setting", ["--config", "--data", "--model.generator="])
+@pytest.mark.parametrize("content", ["seed_everything: 1 # caf\u00e9".encode("latin1"), bytes(range(256))])
+def test_config_that_is_no_text(refused, setting, content):
+    Path("mine.yaml").write_bytes(content)
+    words = [f"{setting}mine.yaml"] if setting.endswith("=") else [setting, "mine.yaml"]
+    assert "mine.yaml is not a text in UTF-8" in refused("fit", *SHORT, *words)
+
+
+def test_folder_that_has_no_name_in_this_locale(refused):
+    """What the system hands over where it does not know the letters."""
+    assert "cannot be read in this locale: set PYTHONUTF8=1" in refused("fit", *SHORT, "--run_dir", "\udce6\udc97")
 
 
 def test_unknown_command(refused):

@@ -21,6 +21,8 @@ CHUNK = 250  # images that go through a network together, whatever the number of
 # Part of the key of what is kept. Change it with anything that changes the features of the same images.
 PREPROCESSING = "256 grey levels as float32 in [-1, 1]"
 
+CACHE_HINT = "Every run measures them anew; set the environment variable GAN_CACHE to a folder that can be written"
+
 
 def real_features(
     loader: Any,
@@ -53,9 +55,15 @@ def real_features(
     chunks = order.split(CHUNK)
     path = kept = None
     if images is not None and rank == 0:  # on several machines each may have another cache
-        path = cache_folder() / f"{key(images, extractor, limit)}.pt"
-        (first,) = images_at(loader, chunks[:1])
-        kept = recall(path, len(order), extract(extractor, first.to(device)))
+        folder = cache_folder()
+        if folder is None:
+            warnings.warn(
+                f"cannot keep the features of the real images: this user has no home. {CACHE_HINT}", stacklevel=2
+            )
+        else:
+            path = folder / f"{key(images, extractor, limit)}.pt"
+            (first,) = images_at(loader, chunks[:1])
+            kept = recall(path, len(order), extract(extractor, first.to(device)))
     kept = broadcast(kept)
     if kept is not None:
         return kept.to(device), order
@@ -163,12 +171,14 @@ def gather(made: Iterable[Tensor], num: int) -> Tensor:
 # ---------------------------------------------------------------------- on the disk
 
 
-def cache_folder() -> Path:
-    """Where features of real images are kept: $GAN_CACHE, or `gan` in the user's cache folder."""
+def cache_folder() -> Path | None:
+    """Where features of real images are kept: $GAN_CACHE, or `gan` in the cache of the user, if that has a home."""
     if own := os.environ.get("GAN_CACHE"):
         return Path(own)
-    home = os.environ.get("XDG_CACHE_HOME")
-    return Path(home or Path.home() / ".cache") / "gan"
+    if cache := os.environ.get("XDG_CACHE_HOME"):
+        return Path(cache, "gan")
+    home = os.path.expanduser("~")
+    return None if home == "~" else Path(home, ".cache", "gan")
 
 
 def key(images: Tensor, extractor: nn.Module, limit: int) -> str:
@@ -206,7 +216,6 @@ def keep(path: Path, features: Tensor) -> None:
         os.replace(partial, path)
     except OSError as error:
         warnings.warn(
-            f"cannot keep the features of the real images: {error}. Every run measures them anew; "
-            "set the environment variable GAN_CACHE to a folder that can be written",
+            f"cannot keep the features of the real images: {error}. {CACHE_HINT}",
             stacklevel=2,
         )

@@ -9,7 +9,8 @@ from conftest import mnist
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from gan.metrics.feature_cache import extract, images_at, real_features
+from gan.metrics.feature_cache import cache_folder, extract, images_at, real_features
+from gan.resume import is_own, remember_own
 
 
 def floats(images: Tensor) -> Tensor:
@@ -62,6 +63,19 @@ def test_a_cache_that_cannot_be_written_is_a_warning(halves, tmp_path, monkeypat
     with pytest.warns(UserWarning, match="set the environment variable GAN_CACHE"):
         features, _ = real_features(halves.test_dataloader(), Pooled(), 1000)
     assert len(features) == 256
+
+
+def test_a_user_without_a_home_has_no_cache(halves, monkeypatch):
+    """As in a container that runs by a number that no passwd entry knows."""
+    for name in ("GAN_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", dict[int, None]().__getitem__)
+    assert cache_folder() is None
+    with pytest.warns(UserWarning, match="this user has no home. .* set the environment variable GAN_CACHE"):
+        features, _ = real_features(halves.test_dataloader(), Pooled(), 1000)
+    assert len(features) == 256
+    remember_own("config")
+    assert not is_own("config")
 
 
 def test_a_loader_of_ones_own(halves):
