@@ -43,6 +43,7 @@ def total_norm(tensors: Iterable[Tensor]) -> float:
     Returns:
         0 without any, infinity or NaN if a value is not finite. If they are in shards, all processes must ask.
     """
+    tensors = [tensor.coalesce().values() if tensor.is_sparse else tensor for tensor in tensors]
     tensors = [tensor if tensor.dtype.itemsize >= 4 else tensor.float() for tensor in tensors]
     norm = norm_by_rows(tensors)
     if 1e-15 < norm < 1e15:

@@ -108,6 +108,15 @@ class RealAndFakeMetric(Float64Metric):
             for name, state in kept.items():
                 setattr(self, name, state)
 
+    def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
+        """Adds the states of another metric, real features included."""
+        # Torchmetrics refuses where `full_state_update` is set, which is about `forward` alone.
+        keeps, self.reset_real_features = self.reset_real_features, True
+        try:
+            super().merge_state(incoming_state)
+        finally:
+            self.reset_real_features = keeps
+
     def check(self, features: Tensor) -> None:
         """Raises a ValueError unless features are (N, dim)."""
         if features.ndim != 2 or features.shape[1] != self.dim:

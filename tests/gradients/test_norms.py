@@ -40,6 +40,20 @@ def test_total_norm_of_what_is_not_finite(bad):
     assert total_norm([torch.zeros(3), torch.zeros(0)]) == 0
 
 
+def test_sparse_gradients_are_counted_once_and_scaled():
+    """Of an embedding of classes, where one class came twice."""
+    embedding = nn.Embedding(5, 3, sparse=True)
+    embedding(torch.tensor([1, 1, 4])).sum().backward()
+    gradients = Gradients(embedding)
+    expected = embedding.weight.grad.to_dense().norm().item()
+    assert gradients.norm() == pytest.approx(expected)
+    assert gradients.finite()
+    gradients.scale(0.5)
+    assert gradients.norm() == pytest.approx(expected / 2)
+    embedding.weight.grad._values()[0] = math.inf
+    assert not gradients.finite()
+
+
 def test_updates():
     network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1, bias=False)).double()
     network[2].weight.requires_grad_(False)

@@ -128,6 +128,30 @@ def test_merged_states_are_those_of_all(name):
     assert of(first) == pytest.approx(of(merged), rel=1e-12)
 
 
+@pytest.mark.parametrize("name", OF_FEATURES, indirect=True)
+def test_merged_where_real_features_are_kept(name):
+    """And in one collection with a metric that does not keep them."""
+    calls = updates(name)
+    first, second = (fed(name, part, reset_real_features=False) for part in (calls[::2], calls[1::2]))
+    first.merge_state(second)
+    assert of(first) == pytest.approx(of(fed(name, calls[::2] + calls[1::2])), rel=1e-12)
+    fakes = [call for call in calls if not call[1]]
+    first.reset()
+    for call in fakes:
+        first.update(*call)
+    assert of(first) == pytest.approx(of(fed(name, calls)), rel=1e-12)  # it keeps them as before
+
+
+def test_a_metric_that_keeps_real_features_does_not_stand_for_one_that_does_not():
+    collection = MetricCollection({"keeps": MAKE["fid"](reset_real_features=False), "forgets": MAKE["fid"]()})
+    for call in updates("fid"):
+        collection.update(*call)
+    expected = values(collection.compute())
+    assert expected[0] == expected[1]
+    collection.reset()
+    assert [int(metric.real_num) for metric in (collection["keeps"], collection["forgets"])] == [70, 0]
+
+
 def test_saved_loaded_pickled_and_copied(name, tmp_path):
     metric = fed(name)
     expected = of(metric)
