@@ -13,10 +13,11 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 COMMANDS = {
     "fit": "train a GAN; without a word more, on MNIST",
@@ -44,6 +45,7 @@ def main(args: list[str] | None = None) -> None:
         sys.exit(0)
     share_cores()
     keep_memory()
+    warnings.formatwarning = as_line
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal may lack the letters of a path
@@ -173,6 +175,16 @@ def in_process() -> str:
 
     process = getattr(rank_zero_only, "rank", 0)
     return f" in process {process}" if process else ""
+
+
+def as_line(message: Warning | str, category: type[Warning], filename: str, *where: Any, **line: Any) -> str:
+    """A warning of ours as the line that it is, and any other as Python shows it."""
+    if issubclass(category, UserWarning) and Path(filename).is_relative_to(Path(__file__).parent):
+        return f"warning: {message}\n"
+    return show_warning(message, category, filename, *where, **line)
+
+
+show_warning = warnings.formatwarning
 
 
 def one_line(error: BaseException) -> str:

@@ -1,12 +1,15 @@
 """What surrounds a GAN's two steps: checks, shards, schedules, scalars, the generator's average, checkpoints."""
 
+import math
 from collections.abc import Mapping
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Self, cast
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
@@ -15,8 +18,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from gan.checkpoints import check_checkpoint
 from gan.networks import check_pair
 from gan.noise import Noise, keyed, seed_layers
-from gan.optim import OPTIMIZER_ORDER, Resumed, class_of
-from gan.order import check_order, skip_idle_hooks
+from gan.optim import OPTIMIZER_ORDER, Length, Resumed, class_of
+from gan.order import callbacks_of, check_order, skip_idle_hooks
 from gan.parallel import check_manual, check_strategy, is_sharded, shard
 from gan.penalties import Penalty, mixes_batch
 from gan.trust import Trust, check_hyper_parameters, imports_of
@@ -87,9 +90,14 @@ class Lifecycle(L.LightningModule):
         self.scalars |= scalars
         if self.numbered:
             self.number()
-        every = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere
-        if self.global_step % every == 0:
+        if self.logs_now:
             self.log_scalars(self.over_processes(self.scalars))
+
+    @property
+    def logs_now(self) -> bool:
+        """Whether this is one of the batches that are logged: every `trainer.log_every_n_steps`; of 0, none is."""
+        every = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere
+        return every > 0 and self.global_step % every == 0
 
     def log_scalars(self, scalars: Mapping[str, Tensor | float]) -> None:
         """Logs scalars of the present batch, numbered by the batches completed; callbacks log theirs by it too.
@@ -133,6 +141,20 @@ class Lifecycle(L.LightningModule):
             loss.backward(*args, **kwargs)
 
     # ------------------------------------------------------------------ start
+
+    def length(self) -> Length:
+        """How long the run is that is about to start."""
+        batches = self.trainer.estimated_stepping_batches  # epochs times batches, where epochs end it
+        if 0 < batches < math.inf:
+            return Length(int(batches))
+        timer = next((timer for timer in callbacks_of(self.trainer, Timer) if timer.time_remaining() is not None), None)
+        return Length() if timer is None else Length(elapsed=partial(self.elapsed, timer))
+
+    def elapsed(self, timer: Timer) -> float:
+        """The share of a timer's time that is over, the same for all processes."""
+        over, left = timer.time_elapsed(), cast(float, timer.time_remaining())
+        share = torch.tensor(over / max(over + left, 1e-9), device=self.device)
+        return float(self.trainer.strategy.reduce(share, reduce_op="mean"))
 
     def configure_callbacks(self) -> list[L.Callback]:
         """Adds none. It is the last hook before Lightning refuses settings without telling the way out."""

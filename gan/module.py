@@ -167,7 +167,7 @@ class GAN(Lifecycle):
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
         """The optimizers, the discriminator's first, and their schedules."""
         networks = {name: self.get_submodule(name) for name in OPTIMIZER_ORDER}
-        return make_optimizers(networks, self.make_optimizer, self.make_scheduler, self.trainer.max_steps, self.resumed)
+        return make_optimizers(networks, self.make_optimizer, self.make_scheduler, self.length(), self.resumed)
 
     # ------------------------------------------------------------------ validation and sampling
 

@@ -4,7 +4,7 @@ import inspect
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -24,7 +24,7 @@ def make_optimizers(
     networks: Mapping[str, nn.Module],
     make_optimizer: Sequence[Callable[..., Optimizer]],
     make_scheduler: Sequence[Callable[[Optimizer], LRScheduler] | None],
-    max_steps: int,
+    length: "Length",
     resumed: "Resumed",
 ) -> tuple[list[Optimizer], list[LRScheduler]]:
     """An optimizer for each of the networks, and the schedulers that are wanted.
@@ -47,7 +47,7 @@ def make_optimizers(
         if isinstance(scheduler, ReduceLROnPlateau):
             raise ValueError("ReduceLROnPlateau waits for a loss to fall, and those of a GAN do not: choose another")
         if isinstance(scheduler, WarmupCosine):
-            scheduler.end(max_steps)
+            scheduler.end(length)
     for arguments in zip(networks, make_optimizer, optimizers, of_networks, strict=True):
         resumed.watch(*arguments)
     return optimizers, schedulers
@@ -207,6 +207,14 @@ def mean(passes: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.stack([scalars[name].detach() for scalars in passes]).mean() for name in passes[0]}
 
 
+class Length(NamedTuple):
+    """How long a run is: in batches, or by the clock where only its time ends it; neither where nothing tells."""
+
+    batches: int | None = None
+    elapsed: Callable[[], float] | None = None
+    """The share of the time that is over, 0 to 1."""
+
+
 class WarmupCosine(LRScheduler):
     """Linear warm-up, then half a cosine down to zero (Loshchilov and Hutter 2017, arXiv:1608.03983).
 
@@ -214,39 +222,59 @@ class WarmupCosine(LRScheduler):
 
     Args:
         optimizer: The optimizer whose learning rates are scaled.
-        warmup: Steps (in a GAN, training batches) over which the rate rises from zero.
-        total: Steps after which the rate is zero; a GAN takes `trainer.max_steps` if it is not given.
+        warmup: Steps (in a GAN, training batches) over which the rate rises from zero; in a run that `total` is taken
+            from, at most a tenth of it.
+        total: Steps after which the rate is zero; a GAN takes the length of the run if it is not given: its batches,
+            or, where only `trainer.max_time` ends it, its time.
+
+    Raises:
+        ValueError: If `warmup` is negative, or `total` not above it.
     """
 
     def __init__(self, optimizer: Optimizer, warmup: int = 100, total: int | None = None):
         if warmup < 0:
             raise ValueError(f"WarmupCosine: warmup must be at least 0 steps, got {warmup}")
+        if total is not None and total <= warmup:
+            raise ValueError(f"WarmupCosine: total must be above warmup={warmup}, got {total}")
         self.warmup = warmup
         self.total = total
+        self.elapsed: Callable[[], float] | None = None
         super().__init__(optimizer)
 
-    def end(self, max_steps: int) -> None:
-        """Sets `total` where it was not given.
-
-        Raises:
-            ValueError: If no step would be left after the warm-up.
-        """
-        self.total = max_steps if self.total is None else self.total
-        if self.total <= self.warmup:
-            raise ValueError(
-                f"WarmupCosine falls to zero over the whole run: it needs trainer.max_steps above its "
-                f"warmup={self.warmup}, got {self.total}. Set trainer.max_steps, or choose another scheduler"
+    def end(self, length: Length) -> None:
+        """Sets where the rate is zero, if `total` does not say it."""
+        if self.total is not None:
+            return
+        if length.batches is not None:
+            self.total = length.batches
+            if self.warmup > self.total // 10:
+                tenth = self.total // 10
+                rank_zero_warn(f"WarmupCosine: warmup is shortened from {self.warmup} to {tenth}, a tenth of this run")
+                self.warmup = tenth
+        elif length.elapsed is not None:
+            self.elapsed = length.elapsed
+            rank_zero_warn(
+                "WarmupCosine: only trainer.max_time ends this run, so the learning rate follows the clock, and a run "
+                "that goes on from a checkpoint is not the same bit for bit; trainer.max_steps would make it so"
             )
+        else:
+            rank_zero_warn(
+                "WarmupCosine: nothing tells how long this run is, so the learning rate does not fall after the "
+                "warm-up: set trainer.max_steps, or total"
+            )
+        for group, rate in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
+            group["lr"] = rate  # that of the first step, which construction has set by another warm-up
 
     def get_lr(self) -> list[float | Tensor]:
         step = self.last_epoch  # torch's name for the steps done
-        if step < self.warmup:
-            scale = (step + 1) / (self.warmup + 1)
-        elif self.total is None:  # during construction, before `end`
-            scale = 1.0
-        else:
+        warm = 1.0 if step >= self.warmup else (step + 1) / (self.warmup + 1)
+        progress = 0.0
+        if self.total is not None and step > self.warmup:
             progress = min(1.0, (step - self.warmup) / (self.total - self.warmup))
-            scale = 0.5 * (1 + math.cos(math.pi * progress))
+        elif self.elapsed is not None:
+            progress = min(1.0, self.elapsed())
+            warm = max(warm, min(1.0, 10 * progress))
+        scale = warm * 0.5 * (1 + math.cos(math.pi * progress))
         return [scale * rate for rate in self.base_lrs]
 
     def state_dict(self) -> dict[str, Any]:

@@ -36,6 +36,7 @@ from gan.resume import (
     remember_own,
     with_config_of_run,
 )
+from gan.settings import classes_first, own_defaults, taken
 from gan.trust import check_hyper_parameters, imports_of, named_in
 
 PACKAGE = Path(__file__).parent
@@ -107,7 +108,8 @@ class GANCLI(LightningCLI):
         super().__init__(**settings)
 
     def parse_arguments(self, parser: Any, args: Any) -> None:
-        super().parse_arguments(parser, args)
+        with own_defaults():
+            super().parse_arguments(parser, classes_first(args))
         if self.config.trainer is None:
             raise ValueError("trainer holds the settings of Lightning's Trainer, and is null here: leave it out")
         seed(self.config.seed_everything)
@@ -147,7 +149,8 @@ class GANCLI(LightningCLI):
             self.ckpt_path = path
             networks = dict(self.checkpoint["hyper_parameters"])
             del networks["_instantiator"]
-            self.config = self.parser.parse_object({"model": networks}, self.config)
+            with own_defaults():
+                self.config = self.parser.parse_object({"model": networks}, self.config)
 
     def _dump_config(self) -> None:  # private: Lightning's checks anew what has just been parsed, which takes long
         if not hasattr(self, "config_dump"):
@@ -200,6 +203,9 @@ class GANCLI(LightningCLI):
         for name in ("run_dir", "resume", "config", "trust"):
             del config[name]
         text = self.parser.dump(config, skip_none=False, skip_validation=True)
+        if self.ckpt_path is None:
+            for line in taken(yaml.safe_load(text), yaml.safe_load((CONFIGS / "default.yaml").read_text("utf-8"))):
+                print(line)
         before = config_of_run(self.config.run_dir, self.config.resume)
         if self.ckpt_path is not None and before is not None:
             old, new = yaml.safe_load(before.read_text()), yaml.safe_load(text)

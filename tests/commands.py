@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from gan.callbacks import GradientMonitor
 from gan.cli import main
 from gan.data import InMemoryDataModule
+from gan.optim import WarmupCosine
 from gan.run import run
 
 FAST = str(ROOT / "configs" / "debug" / "fast.yaml")
@@ -91,6 +92,13 @@ def process(words, **settings) -> subprocess.Popen:
     env = os.environ | {"OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     defaults = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": env}
     return subprocess.Popen(words, **(defaults | settings))
+
+
+class OtherWarmup(WarmupCosine):
+    """A schedule of one's own."""
+
+    def __init__(self, optimizer, warmup: int = 7):
+        super().__init__(optimizer, warmup)
 
 
 class Watch(Callback):

@@ -321,7 +321,7 @@ def test_six_lines_at_the_start_and_two_at_the_end(capsys):
     lines = capsys.readouterr().out.splitlines()
     first = next(number for number, line in enumerate(lines) if line.startswith("batch "))
     words = ["device", "data", "generator", "discriminator", "run", "FID"]
-    assert [line.split()[0] for line in lines[:first]] == words
+    assert [line.split()[0] for line in lines[:first]] == [*words, *["taken"] * 3]  # data and networks are not MNIST's
     assert "SmallMNIST 1x28x28, 62 batches an epoch" in lines[1]
     assert lines[4].endswith("(watch: tensorboard --logdir 'a run')")
     assert [line.split(maxsplit=1) for line in lines[-2:]] == [
@@ -608,7 +608,7 @@ def test_ctrl_c_in_a_real_process_and_the_command_it_prints(here):
     assert run.returncode == 130, errors
     assert errors == ""
     lines = [line for line in lines if not line.startswith("features")]  # measured once, by whichever test is the first
-    assert len(lines) == 9  # six to start, a tenth of the run, two to stop
+    assert len(lines) == 11  # six to start, two networks, a tenth of the run, two to stop
     stopped = int(re.fullmatch(r"stopped after batch (\d+); saved as of batch \1\. Go on with:", lines[-2]).group(1))
     assert stopped < 300
     assert load(Path("a run/checkpoints/last.ckpt"))["global_step"] == stopped

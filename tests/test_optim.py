@@ -2,13 +2,19 @@
 
 import math
 from copy import deepcopy
+from datetime import timedelta
 from functools import partial
 
 import pytest
 import torch
+from lightning import Callback
+from lightning.pytorch.callbacks import Timer
 from torch.optim import SGD, Adam, AdamW, RMSprop, lr_scheduler
+from torch.utils.data import DataLoader, IterableDataset
 
-from gan.optim import OPTIMIZER_ORDER, Resumed, WarmupCosine, class_of, make_optimizers, network_of
+from gan.callbacks import NonFiniteGuard, RunProgress
+from gan.loggers import MetricsTable
+from gan.optim import OPTIMIZER_ORDER, Length, Resumed, WarmupCosine, class_of, make_optimizers, network_of
 from gan.spec import described
 
 
@@ -38,7 +44,7 @@ def closed_form(step: int, warmup: int, total: int) -> float:
 def test_closed_form(warmup, total):
     """No step at rate zero, the first included; the full rate right after the warm-up; zero at the end and after."""
     optimizer, schedule = make(warmup, total)
-    schedule.end(max_steps=10**6)  # `total` is given, and stays
+    schedule.end(Length(10**6))  # `total` is given, and stays
     taken = rates(optimizer, schedule, total + 3)
     assert taken == pytest.approx([closed_form(step, warmup, total) for step in range(total + 3)], abs=1e-12)
     assert taken[0] > 0
@@ -47,15 +53,15 @@ def test_closed_form(warmup, total):
     assert min(taken[:total]) > 0
 
 
-def test_total_is_max_steps_if_not_given():
+def test_total_is_the_length_of_the_run_if_not_given():
     optimizer, schedule = make(4, None)
-    schedule.end(max_steps=12)
-    assert rates(optimizer, schedule, 13) == pytest.approx([closed_form(step, 4, 12) for step in range(13)], abs=1e-12)
+    schedule.end(Length(40))
+    assert rates(optimizer, schedule, 41) == pytest.approx([closed_form(step, 4, 40) for step in range(41)], abs=1e-12)
 
 
 def test_every_group_keeps_its_own_rate():
     optimizer, schedule = make(0, 4, rates=(2.0, 0.5))
-    schedule.end(max_steps=4)
+    schedule.end(Length(4))
     rates(optimizer, schedule, 2)
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([1.0, 0.25])
 
@@ -63,16 +69,16 @@ def test_every_group_keeps_its_own_rate():
 def test_state_is_the_position_alone():
     """So that a run that is resumed with another end, warm-up or rate follows that, at once."""
     optimizer, schedule = make(2, None)
-    schedule.end(max_steps=6)
+    schedule.end(Length(20))
     rates(optimizer, schedule, 4)
     state = schedule.state_dict()
     assert set(state) == {"last_epoch", "_step_count"}
 
     optimizer, schedule = make(3, None, rates=(1.0,))
-    schedule.end(max_steps=9)
+    schedule.end(Length(30))
     schedule.load_state_dict(state)
-    assert schedule.total == 9
-    expected = [0.5 * closed_form(step, 3, 9) for step in range(4, 10)]
+    assert schedule.total == 30
+    expected = [0.5 * closed_form(step, 3, 30) for step in range(4, 10)]
     assert rates(optimizer, schedule, 6) == pytest.approx(expected, abs=1e-12)
     assert schedule.get_last_lr() == [optimizer.param_groups[0]["lr"]]
 
@@ -93,30 +99,121 @@ def test_in_a_run(make_gan, make_trainer, data):
     gan = make_gan(
         generator_optimizer=partial(SGD, lr=2.0), generator_scheduler=partial(WarmupCosine, warmup=2), n_critic=3
     )
-    trainer = make_trainer(max_steps=7)
+    trainer = make_trainer(max_steps=22)
     with pytest.warns(UserWarning, match="before `optimizer.step"):  # torch expects a step in each
         trainer.fit(gan, data)
     (config,) = trainer.lr_scheduler_configs
-    assert config.scheduler.last_epoch == 7
-    assert trainer.optimizers[1].param_groups[0]["lr"] == pytest.approx(closed_form(7, 2, 7), abs=1e-12)
+    assert config.scheduler.last_epoch == 22
+    assert trainer.optimizers[1].param_groups[0]["lr"] == pytest.approx(closed_form(22, 2, 22), abs=1e-12)
 
 
-@pytest.mark.parametrize("max_steps", [-1, 4, 3])
-def test_no_step_left(max_steps):
-    """-1 is Lightning's word for a run without an end."""
-    _, schedule = make(4, None)
-    with pytest.raises(ValueError, match=rf"trainer.max_steps above its warmup=4, got {max_steps}"):
-        schedule.end(max_steps)
+@pytest.mark.parametrize(("total", "warmup"), [(1, 0), (9, 0), (39, 3), (40, 4), (400, 4)])
+def test_warm_up_takes_at_most_a_tenth_of_a_run(total, warmup, recwarn):
+    optimizer, schedule = make(4, None)
+    schedule.end(Length(total))
+    taken = rates(optimizer, schedule, total + 1)
+    expected = [closed_form(step, warmup, total) for step in range(total + 1)]
+    assert taken == pytest.approx(expected, abs=1e-12)
+    said = [f"WarmupCosine: warmup is shortened from 4 to {warmup}, a tenth of this run"] if warmup < 4 else []
+    assert [str(warning.message) for warning in recwarn if "WarmupCosine" in str(warning.message)] == said
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"max_steps": 13}, 13),
+        ({"max_epochs": 2, "max_steps": -1}, 64),  # of 512 images by 16
+        ({"max_epochs": 2, "max_steps": -1, "limit_train_batches": 5}, 10),
+        ({"max_epochs": 3, "max_steps": 40}, 40),
+        ({"max_epochs": 1, "max_steps": 40}, 32),
+        ({"fast_dev_run": True}, 1),
+        ({"fast_dev_run": 3}, 3),
+    ],
+)
+def test_the_rate_is_zero_where_the_run_ends(make_gan, make_trainer, data, settings, expected):
+    gan = make_gan(generator_optimizer=partial(SGD, lr=2.0), generator_scheduler=WarmupCosine)
+    trainer = make_trainer(**settings)
+    with pytest.warns(UserWarning, match="warmup is shortened from 100 to"):
+        trainer.fit(gan, data)
+    assert trainer.global_step == expected
+    assert trainer.optimizers[1].param_groups[0]["lr"] == pytest.approx(0, abs=1e-12)
+
+
+def test_a_run_that_its_time_ends_follows_the_clock(make_gan, make_trainer, data, tmp_path):
+    """From the checkpoint on too: the time before it counts."""
+    rates = {}
+
+    class Rates(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            timer = next(callback for callback in trainer.callbacks if isinstance(callback, Timer))
+            rates[timer.time_elapsed()] = trainer.optimizers[1].param_groups[0]["lr"]
+
+    def train(seconds, **settings):
+        gan = make_gan(generator_optimizer=partial(SGD, lr=2.0), generator_scheduler=partial(WarmupCosine, warmup=3))
+        trainer = make_trainer(max_steps=-1, callbacks=[Rates(), Timer(timedelta(seconds=seconds), interval="step")])
+        with pytest.warns(UserWarning, match="follows the clock, and a run that goes on .* not the same bit for bit"):
+            trainer.fit(gan, data, **settings)
+        return trainer
+
+    trainer = train(1.5)
+    early = [rate for at, rate in rates.items() if 0.2 < at < 0.5]
+    late = [rate for at, rate in rates.items() if at > 1.4]
+    assert min(early) > 1
+    assert max(late) < 0.1
+    path = tmp_path / "clock.ckpt"
+    trainer.save_checkpoint(path)
+    rates.clear()
+    train(3, ckpt_path=path, weights_only=True)
+    assert min(rates) >= 1.5
+    assert max(rates.values()) < 1.2  # half the time was over
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        for number in range(40):
+            yield torch.full((1, 28, 28), number / 40), 0
+
+
+@pytest.mark.parametrize("settings", [{"max_steps": -1, "max_epochs": 9}, {"max_steps": -1, "max_epochs": -1}])
+def test_a_run_of_unknown_length_keeps_its_rate(make_gan, make_trainer, settings):
+    class Stop(Callback):
+        def on_train_batch_end(self, trainer, *_):
+            trainer.should_stop = trainer.global_step >= 20
+
+    gan = make_gan(generator_optimizer=partial(SGD, lr=2.0), generator_scheduler=partial(WarmupCosine, warmup=3))
+    trainer = make_trainer(callbacks=[Stop(), RunProgress()], enable_progress_bar=True, **settings)
+    with pytest.warns(UserWarning, match="nothing tells how long this run is, .* set trainer.max_steps, or total"):
+        trainer.fit(gan, DataLoader(Stream(), batch_size=4))
+    assert trainer.global_step == 20
+    assert trainer.optimizers[1].param_groups[0]["lr"] == 2.0
+
+
+@pytest.mark.parametrize("every", [0, 1, 2])
+def test_nothing_is_logged_every_0_batches(make_gan, make_trainer, data, every, tmp_path):
+    table = MetricsTable(tmp_path)
+    trainer = make_trainer(
+        max_steps=4,
+        log_every_n_steps=every,
+        logger=table,
+        callbacks=[RunProgress(), NonFiniteGuard()],
+        enable_progress_bar=True,
+    )
+    trainer.fit(make_gan(), data)
+    rows = (tmp_path / "metrics.csv").read_text("utf-8").splitlines()[1:] if every else []
+    assert len(rows) == (4 // every if every else 0)
+    assert (tmp_path / "metrics.csv").exists() == bool(every)
 
 
 def test_bad_warmup():
     with pytest.raises(ValueError, match="warmup must be at least 0"):
         make(-1, 5)
+    with pytest.raises(ValueError, match="total must be above warmup=5, got 5"):
+        make(5, 5)
 
 
 def test_the_optimizer_of_a_network_moves_that_network(make_gan):
     gan = make_gan()
-    gan.trainer = type("Trainer", (), {"max_steps": 10})()
+    gan.trainer = type("Trainer", (), {"estimated_stepping_batches": 10})()
     optimizers, _ = gan.configure_optimizers()
     names = [network_of(optimizer, optimizers) for optimizer in optimizers]
     assert tuple(names) == OPTIMIZER_ORDER
@@ -147,7 +244,7 @@ class Trained:
         self.networks = {name: torch.nn.Linear(2, 2) for name in OPTIMIZER_ORDER}
         resumed = Resumed()
         self.optimizers, self.schedulers = make_optimizers(
-            self.networks, (make_optimizer,) * 2, make_scheduler, 100, resumed
+            self.networks, (make_optimizer,) * 2, make_scheduler, Length(100), resumed
         )
         settings = {}
         for name, schedule in zip(OPTIMIZER_ORDER, make_scheduler, strict=True):

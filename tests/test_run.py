@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import SHORT, TRUSTED, At, command, equal, fit, load, resume, table
+from commands import SHORT, TRUSTED, At, command, equal, fit, load, process, resume, table
 from conftest import ROOT
 
 from gan import GAN
@@ -88,9 +88,9 @@ SETTINGS = {
     ),
     "penalty": (["--model.penalties", "[{class_path: gan.penalties.R1, init_args: {weight: -1}}]"], "R1: weight must"),
     "callback": (["--trainer.callbacks", "[{class_path: ImageLogger, init_args: {every: 0}}]"], "ImageLogger's every"),
-    "warm-up without end": (
-        ["--model.generator_scheduler", "WarmupCosine", "--model.generator_scheduler.warmup", "3"],
-        "needs trainer.max_steps above its warmup=3, got 3",
+    "warm-up beyond the end": (
+        ["--model.generator_scheduler", "WarmupCosine", "--model.generator_scheduler.total", "3"],
+        "total must be above warmup=100, got 3",
     ),
     "no seed": (["--seed_everything", "true"], "seed_everything must be a number"),
     "seed below the range": (["--seed_everything", "-1"], "at least 0 and below 2^32"),
@@ -493,3 +493,15 @@ def test_traceback_on_request(monkeypatch, capsys):
     with pytest.raises(ValueError, match="latent_dim must be at least 1"):
         main(["fit", *SHORT, "--model.generator.latent_dim", "0"])
     assert capsys.readouterr().err == ""
+
+
+def test_a_warning_of_ours_is_a_line_and_others_are_as_python_shows_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["fit", *SHORT, "--model.generator_scheduler", "WarmupCosine", "--run_dir", "run"]
+    program = f"import warnings; from gan.cli import main; main({words!r}); warnings.warn('of the user')"
+    run = process([sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": str(ROOT / "tests")})
+    _, errors = run.communicate()
+    assert errors.splitlines() == [
+        "warning: WarmupCosine: warmup is shortened from 100 to 0, a tenth of this run",
+        "<string>:1: UserWarning: of the user",
+    ]

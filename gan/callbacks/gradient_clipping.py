@@ -67,7 +67,7 @@ class GradientClipping(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: GAN, outputs: Any, batch: Any, batch_idx: int) -> None:
         # pyright does not see what Lightning's connectors give a trainer.
-        if trainer.global_step % trainer.log_every_n_steps:  # pyright: ignore[reportAttributeAccessIssue]
+        if not pl_module.logs_now:
             return
         scalars = {}
         for network, measured in self.latest.items():

@@ -126,7 +126,7 @@ class NonFiniteGuard(Callback):
         if self.policy == "rollback" and step % self.every == 0 and not self.failed:
             self.keep(trainer, pl_module)
         # pyright does not see what Lightning's connectors give a trainer.
-        if step % trainer.log_every_n_steps == 0:  # pyright: ignore[reportAttributeAccessIssue]
+        if pl_module.logs_now:
             pl_module.log_scalars({f"non_finite/{network}": float(count) for network, count in self.counts.items()})
 
     def stop_watching(self) -> None:

@@ -1,5 +1,6 @@
 """What a run says on the terminal, and how fast it goes."""
 
+import math
 import shlex
 import time
 from pathlib import Path
@@ -17,12 +18,15 @@ from gan.module import GAN
 from gan.networks import evaluating
 from gan.parallel import class_name
 
+UNKNOWN_EVERY = 10  # seconds between two lines of a run whose length is not known
+
 
 class RunProgress(ProgressBar):
     """Says what runs, shows one bar over all training batches, and says where the results are.
 
     Also logs `images_per_second`: real images trained on, over all processes, with all that a run does besides.
-    Where the output is no terminal, the bar is a line every tenth of the run.
+    Where the output is no terminal, the bar is a line every tenth of the run, or every ten seconds of one of unknown
+    length.
 
     Args:
         refresh: Seconds between two redraws of the bar; each takes time from training.
@@ -50,7 +54,7 @@ class RunProgress(ProgressBar):
         for line in report(trainer, pl_module):
             self.print(line)
         self.images, self.since = 0, time.perf_counter()
-        self.drawn_at = 0.0
+        self.drawn_at = self.since if self.total is None else 0.0
         self.tenths = trainer.global_step * 10 // self.total if self.total else 0
         if self.enabled and self.console.is_terminal:
             self.bar = Progress(
@@ -69,14 +73,18 @@ class RunProgress(ProgressBar):
         self.images += len(batch[0]) * trainer.world_size
         now = time.perf_counter()
         # pyright does not see what Lightning's connectors give a trainer.
-        if trainer.global_step % trainer.log_every_n_steps == 0:  # pyright: ignore[reportAttributeAccessIssue]
+        if pl_module.logs_now:
             pl_module.log_scalars({"images_per_second": self.images / (now - self.since)})
             self.images, self.since = 0, now
         if self.bar is not None:
             if now - self.drawn_at > self.refresh:
                 self.drawn_at = now
                 self.draw(trainer)
-        elif self.total and trainer.global_step * 10 // self.total > self.tenths:
+        elif self.total is None:
+            if now - self.drawn_at > UNKNOWN_EVERY:
+                self.drawn_at = now
+                self.print(f"batch {trainer.global_step:,}/?  {scalars(trainer)}")
+        elif trainer.global_step * 10 // self.total > self.tenths:
             self.tenths = trainer.global_step * 10 // self.total
             self.print(f"batch {trainer.global_step:,}/{self.total:,}  {scalars(trainer)}")
 
@@ -111,9 +119,10 @@ def report(trainer: Trainer, gan: GAN) -> list[str]:
     folder, data = trainer.default_root_dir, trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue] # as above
     name = "given data loaders" if data is None else type(data).__name__
     shape = "x".join(map(str, getattr(data, "image_shape", ())))
+    batches = trainer.num_training_batches
     return [
         f"device         {device_name(trainer)}, precision {trainer.precision}",
-        f"data           {name} {shape}, {trainer.num_training_batches:,} batches an epoch",
+        f"data           {name} {shape}, {'?' if batches == math.inf else f'{batches:,}'} batches an epoch",
         f"generator      {describe(gan.generator, gan.fixed_latents[:1])}",
         f"discriminator  {describe(gan.discriminator, gan(gan.fixed_latents[:1]))}",
         f"run            {folder}   (watch: tensorboard --logdir {shlex.quote(str(folder))})",
@@ -144,8 +153,8 @@ def total_batches(trainer: Trainer) -> int | None:
     if trainer.max_steps > 0:
         ends.append(trainer.max_steps)
     if trainer.max_epochs is not None and trainer.max_epochs > 0:
-        ends.append(trainer.max_epochs * trainer.num_training_batches)
-    return int(min(ends)) if ends else None
+        ends.append(trainer.max_epochs * trainer.num_training_batches)  # infinite for a stream of unknown length
+    return int(min(ends)) if ends and min(ends) < math.inf else None
 
 
 def scalars(trainer: Trainer) -> str:

@@ -1,0 +1,133 @@
+"""A class that is swapped begins with its own defaults, whichever way it is named; what is given beside it applies."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from commands import SHORT, command, fit
+from conftest import ROOT
+
+from gan.cli import main
+from gan.settings import classes_first, taken
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def printed(capsys, *words) -> dict:
+    """What `--print_config` shows of a command."""
+    with pytest.raises(SystemExit, match="0"):
+        main(["fit", *words, "--print_config"])
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+# A setting, the class to swap in, and its own defaults, where the default config has others of the same name.
+SWAPS = {
+    "optimizer": ("model.generator_optimizer", "torch.optim.AdamW", {"weight_decay": 0.01, "lr": 0.001, "fused": None}),
+    "other optimizer": ("model.discriminator_optimizer", "torch.optim.RMSprop", {"lr": 0.01, "weight_decay": 0.0}),
+    "network": ("model.generator", "gan.networks.MLPGenerator", {"latent_dim": 100}),
+    "own network": ("model.generator", "commands.OwnGenerator", {"latent_dim": 8}),
+    "data": ("data", "conftest.SmallMNIST", {"batch_size": 32, "validation_size": 5000}),
+    "schedule": ("model.generator_scheduler", "commands.OtherWarmup", {"warmup": 7}),
+}
+
+
+def init_args(config: dict, setting: str) -> dict:
+    for name in setting.split("."):
+        config = config[name]
+    return config["init_args"]
+
+
+@pytest.mark.parametrize("way", ["flag", "flag with equals sign", "config", "config over config"])
+@pytest.mark.parametrize("case", SWAPS)
+def test_another_class_begins_with_its_own_defaults(capsys, case, way):
+    setting, cls, defaults = SWAPS[case]
+    nested = {"class_path": cls}
+    for name in reversed(setting.split(".")):
+        nested = {name: nested}
+    Path("mine.yaml").write_text(yaml.safe_dump(nested), "utf-8")
+    words = {
+        "flag": [f"--{setting}", cls],
+        "flag with equals sign": [f"--{setting}={cls}"],
+        "config": ["--config", "mine.yaml"],
+        "config over config": ["--config", str(ROOT / "configs" / "wgan_gp.yaml"), "--config", "mine.yaml"],
+    }[way]
+    found = init_args(printed(capsys, *words), setting)
+    assert {name: found[name] for name in defaults} == defaults
+
+
+@pytest.mark.parametrize(
+    "words", [["--model.penalties", "[{class_path: gan.penalties.GradientPenalty}]"], ["mine.yaml"]]
+)
+def test_another_class_in_a_list(capsys, words):
+    Path("mine.yaml").write_text("model: {penalties: [{class_path: gan.penalties.GradientPenalty}]}", "utf-8")
+    config = printed(capsys, *(["--config", *words] if len(words) == 1 else words))
+    (penalty,) = config["model"]["penalties"]
+    assert penalty["init_args"]["weight"] == 10
+    assert penalty["init_args"]["every"] == 1
+
+
+def test_the_same_class_keeps_its_settings(capsys):
+    words = ["--model.generator_optimizer", "torch.optim.Adam", "--model.generator_optimizer.lr", "0.1"]
+    found = init_args(printed(capsys, *words), "model.generator_optimizer")
+    assert (found["lr"], found["betas"], found["fused"]) == (0.1, [0.0, 0.9], True)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize(
+    ("setting", "cls", "name", "value"),
+    [
+        ("model.generator_optimizer", "torch.optim.AdamW", "lr", 0.25),
+        ("model.generator", "gan.networks.MLPGenerator", "latent_dim", 9),
+        ("data", "conftest.SmallMNIST", "batch_size", 5),
+    ],
+)
+def test_settings_beside_a_class_apply_before_it_and_after_it(capsys, setting, cls, name, value, order):
+    words = [[f"--{setting}", cls], [f"--{setting}.{name}", str(value)]][::order]
+    assert init_args(printed(capsys, *words[0], *words[1]), setting)[name] == value
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("--a.b.c 1 --a.b X", "--a.b X --a.b.c 1"),
+        ("--a.b.init_args.c=1 --z 2 --a.b=X", "--a.b=X --a.b.init_args.c=1 --z 2"),
+        ("--a.b X --a.b.c 1", "--a.b X --a.b.c 1"),
+        ("--a.b.c 1 --config f.yaml --a.b X", "--a.b.c 1 --config f.yaml --a.b X"),  # the file may say more
+        ("--t.callbacks.every 1 --t.callbacks+ X", "--t.callbacks.every 1 --t.callbacks+ X"),  # of the one before
+        ("--flag", "--flag"),
+    ],
+)
+def test_classes_first(words, expected):
+    assert classes_first(words.split()) == expected.split()
+
+
+def test_first_lines_say_what_was_taken(capsys):
+    fit("run", "--model.generator_optimizer", "torch.optim.AdamW", "--model.generator_optimizer.betas", "[0.1, 0.9]")
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "model.generator_optimizer" in line]
+    assert line.startswith(
+        "taken          model.generator_optimizer: torch.optim.AdamW lr 0.001, betas [0.1, 0.9], eps"
+    )
+    assert "weight_decay 0.01" in line
+    state = torch.load("run/checkpoints/last.ckpt", weights_only=True)["optimizer_states"][1]
+    assert state["param_groups"][0]["weight_decay"] == 0.01
+    command("fit", "--run_dir", "run", "--resume", "auto", "--trainer.max_steps", "4")
+    assert "taken" not in capsys.readouterr().out  # it says what has changed
+
+
+def test_nothing_is_taken_by_the_default():
+    config = yaml.safe_load((ROOT / "configs" / "default.yaml").read_text("utf-8"))
+    assert taken(config, config) == []
+
+
+def test_a_checkpoint_keeps_the_arguments_of_its_own_networks(capsys):
+    """They do not get what the default config has for others."""
+    fit("run")
+    command("validate", "--ckpt_path", "run/checkpoints/last.ckpt", "--trust", "conftest")
+    assert "latent_dim" not in capsys.readouterr().err
+    assert SHORT[SHORT.index("--model.generator.latent_dim") + 1] == "8"
+    saved = yaml.safe_load(Path("run/config.yaml").read_text("utf-8"))
+    assert saved["model"]["generator"]["init_args"]["latent_dim"] == 8
