@@ -26,7 +26,7 @@ FLOORS = [
     {"lab", "loggers", "order", "parallel"},
     {"lifecycle"},
     {"module"},
-    {"callbacks", "generate", "resume"},
+    {"callbacks", "generate", "resume", "settings"},
     {"run"},
     {"cli"},
     {""},  # gan/__init__.py, which hands out GAN; who is inside asks gan.module for it
