@@ -30,7 +30,7 @@ def with_config_of_run(args: list[str]) -> tuple[list[str], set[str]]:
     if args[:1] not in (["fit"], ["validate"], ["test"]):
         return args, set()
     given, rest = of_this_run(args[1:])
-    trust = {*given.trust, *named_by(rest)}
+    trust = {*given.trust, *named_by([*rest, *given.configs])}
     config = config_of_run(given.run_dir, given.resume if args[0] == "fit" else given.ckpt_path)
     if config is None:
         return args, trust
@@ -48,9 +48,9 @@ def with_config_of_run(args: list[str]) -> tuple[list[str], set[str]]:
 
 
 def of_this_run(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """What arguments, and the configs that they give, say of the run that they belong to; and the other arguments."""
+    """What arguments, and the configs that they give, say of the run that they belong to; and the other words."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--config", action=OfConfig)
+    parser.add_argument("--config", action=OfConfig, dest="configs", default=[])
     parser.add_argument("--run_dir")
     parser.add_argument("--resume", default="never")
     parser.add_argument("--ckpt_path", default="never")
@@ -62,6 +62,7 @@ class OfConfig(argparse.Action):
     """Takes what a config says of the run, in its turn among the arguments, and leaves the rest to the command."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, value: Any, *_: Any) -> None:
+        namespace.configs = [*namespace.configs, value]
         try:
             settings = yaml.safe_load(Path(value).read_text("utf-8"))
         except (OSError, ValueError, yaml.YAMLError):
