@@ -33,20 +33,23 @@ def classes_first(words: list[str]) -> list[str]:
 
     `--model.generator.latent_dim 8 --model.generator MLPGenerator` would give 8 to the class before.
     """
-    ordered = list(words)
+    settings: list[list[str]] = []  # each with its value, which may be in the same word
     for word in words:
-        name, equals, _ = word.partition("=")
-        if not name.startswith("--") or name.endswith("+"):
-            continue
-        at = ordered.index(word)
-        size = 1 if equals or at + 1 == len(ordered) else 2
-        arguments = [i for i in range(at) if ordered[i].startswith((f"{name}.", f"{name}.init_args."))]
-        configs = [i for i in range(at) if ordered[i].partition("=")[0] == "--config"]
-        if arguments and not any(arguments[0] < config for config in configs):
-            moved = ordered[at : at + size]
-            del ordered[at : at + size]
-            ordered[arguments[0] : arguments[0]] = moved
-    return ordered
+        if word.startswith("--") or not settings or len(settings[-1]) == 2 or "=" in settings[-1][0]:
+            settings.append([word])
+        else:
+            settings[-1].append(word)
+    ordered: list[list[str]] = []
+    for setting in settings:
+        name, place = setting[0].partition("=")[0], len(ordered)
+        for position in reversed(range(len(ordered))):
+            other = ordered[position][0].partition("=")[0]
+            if other == "--config":  # which may say more of it
+                break
+            if other.startswith(f"{name}."):
+                place = position
+        ordered.insert(place, setting)
+    return [word for setting in ordered for word in setting]
 
 
 def taken(config: dict[str, Any], defaults: dict[str, Any]) -> list[str]:

@@ -98,6 +98,7 @@ def test_settings_beside_a_class_apply_before_it_and_after_it(capsys, setting, c
         ("--a.b X --a.b.c 1", "--a.b X --a.b.c 1"),
         ("--a.b.c 1 --config f.yaml --a.b X", "--a.b.c 1 --config f.yaml --a.b X"),  # the file may say more
         ("--t.callbacks.every 1 --t.callbacks+ X", "--t.callbacks.every 1 --t.callbacks+ X"),  # of the one before
+        ("--d A --d.x 1 --d.y=2 --d B", "--d A --d B --d.x 1 --d.y=2"),
         ("--flag", "--flag"),
     ],
 )
