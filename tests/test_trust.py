@@ -131,7 +131,7 @@ def go_through(door: str, path: Path, out: Path, trust: tuple[str, ...] = ()) ->
         case "export":
             command("export", "--ckpt", path, "--out", out / "x.pt2", *words)
         case "validate" | "test":
-            command(door, "--ckpt_path", path, "--data", "conftest.SmallMNIST", *words)
+            command(door, "--ckpt_path", path, *SMALL, *words)
         case "resume":
             command("fit", "--run_dir", out / "new", "--resume", path, "--trainer.max_steps", "4", *words)
         case "auto":
