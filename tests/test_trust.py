@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from commands import command, fit, load
+from commands import SMALL, command, fit, load
 
 from gan import GAN
 from gan.trust import can_import, check_hyper_parameters, check_names, imports_of, named_in, packages
