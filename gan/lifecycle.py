@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from gan.checkpoints import check_checkpoint
+from gan.data.batch import as_pair, check_batch
 from gan.networks import check_pair
 from gan.noise import Noise, keyed, seed_layers
 from gan.optim import OPTIMIZER_ORDER, Length, Resumed, class_of
@@ -48,6 +49,7 @@ class Lifecycle(L.LightningModule):
     seed: int
     scalars: dict[str, Tensor]
     resumed: Resumed
+    looked_at: set[str | None]  # the stages whose first batch has been
     numbered = False  # whether Lightning logs something of batches, by the number that it is told
 
     # ------------------------------------------------------------------ what the steps call
@@ -165,6 +167,7 @@ class Lifecycle(L.LightningModule):
     def setup(self, stage: str) -> None:
         """Checks, before anything is trained, that networks and data fit."""
         check_strategy(self.trainer, self.penalties)
+        self.looked_at = set()
         if is_sharded(self.generator):  # a second `fit`, or scores after it: neither network is new
             return
         data = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere
@@ -194,6 +197,19 @@ class Lifecycle(L.LightningModule):
     def on_fit_start(self) -> None:
         """Spares each batch the calls of hooks that do nothing."""
         skip_idle_hooks(self.trainer.callbacks)  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere
+
+    def _apply_batch_transfer_handler(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
+        # Private: the one place where every batch comes before any callback sees it, and that data modules leave alone.
+        batch = super()._apply_batch_transfer_handler(batch, *args, **kwargs)
+        stage = self.trainer.state.stage
+        if stage not in self.looked_at:
+            self.looked_at.add(stage)
+            data = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere
+            name = "the data loader" if data is None else type(data).__name__
+            kind = "training" if self.trainer.training else "test" if self.trainer.testing else "validation"
+            check_batch(batch, self(cast(Tensor, self.fixed_latents)[:1]).shape[1:], f"a {kind} batch of {name}")
+        images, condition = as_pair(batch)
+        return images.to(cast(torch.dtype, self.dtype)), condition
 
     def on_validation_epoch_end(self) -> None:
         """Numbers what validation logs by the batches completed; Lightning would put it beside the batch before."""

@@ -116,7 +116,8 @@ class GANCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: Any) -> None:
         for network in ("generator", "discriminator"):
-            parser.link_arguments("data.image_shape", f"model.{network}.init_args.image_shape", apply_on="instantiate")
+            target = f"model.{network}.init_args.image_shape"
+            parser.link_arguments("data", target, compute_fn=image_shape, apply_on="instantiate")
         parser.link_arguments("seed_everything", "model.seed", compute_fn=seed)
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=seed)
         if self.command == "fit":
@@ -320,6 +321,20 @@ def run_folder(run_dir: Path, trainer: Trainer) -> Iterator[None]:
             with suppress(OSError):  # another run may have come in
                 for parent in made[1:]:
                     parent.rmdir()
+
+
+def image_shape(data: LightningDataModule) -> tuple[int, int, int]:
+    """Channels, height and width of the images of a data module, which the networks are made for.
+
+    Raises:
+        ValueError: If it does not state them.
+    """
+    shape = getattr(data, "image_shape", None)
+    if not isinstance(shape, Sequence) or len(shape) != 3 or not all(isinstance(size, int) for size in shape):
+        raise ValueError(
+            f"{type(data).__name__} must state image_shape, the channels, height and width of its images, got {shape}"
+        )
+    return tuple(shape)
 
 
 def seed(seed_everything: bool | int) -> int:

@@ -8,6 +8,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from gan.data.batch import described
 from gan.images import SCALE
 
 SPLIT_SEED = 0  # of the validation split: a constant, so that scores of runs with different seeds compare
@@ -170,9 +171,9 @@ class InMemoryDataModule(L.LightningDataModule):
                 data = torch.load("train.pt" if train else "test.pt")
                 return data["images"], data["labels"]  # uint8 (N, 3, 64, 64), int64 (N,) of 0 to 4
 
-    Images without classes have `num_classes = 1` and labels of zeros. The validation images are split from
-    the training images by a permutation that is the same for every run. The test images are loaded only for
-    testing. All batches are float32 in [-1, 1] with their int64 labels, see `InMemoryLoader`.
+    Of images without classes, `load` returns the images alone, and their labels are zeros. The validation images are
+    split from the training images by a permutation that is the same for every run. The test images are loaded only
+    for testing. All batches are float32 in [-1, 1] with their int64 labels, see `InMemoryLoader`.
 
     Args:
         batch_size: Training images per process and pass; a batch is one pass unless `model.accumulate` is set.
@@ -186,7 +187,7 @@ class InMemoryDataModule(L.LightningDataModule):
     image_shape: tuple[int, int, int]
     """Channels, height and width of an image."""
 
-    num_classes: int
+    num_classes: int = 1
     """Labels are 0 to `num_classes - 1`."""
 
     extractor: str | None = None
@@ -203,14 +204,14 @@ class InMemoryDataModule(L.LightningDataModule):
         self.seed = seed
         self._subsets: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def load(self, train: bool) -> tuple[Tensor, Tensor]:
+    def load(self, train: bool) -> tuple[Tensor, Tensor] | Tensor:
         """The images and labels of the training set or the test set; a subclass implements it.
 
         Args:
             train: Whether the training set is wanted.
 
         Returns:
-            uint8 images `(N, *image_shape)` and int64 labels `(N,)` from 0 to `num_classes - 1`.
+            uint8 images `(N, *image_shape)` and int64 labels `(N,)` from 0 to `num_classes - 1`; or images alone.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement load(train), see InMemoryDataModule")
 
@@ -272,8 +273,20 @@ class InMemoryDataModule(L.LightningDataModule):
 
     def _load_checked(self, train: bool) -> tuple[Tensor, Tensor]:
         """What `load` returns, refused if it is not what `load` promises."""
-        images, labels = self.load(train)
         what = f"{type(self).__name__}.load(train={train})"
+        if len(getattr(self, "image_shape", None) or ()) != 3:
+            raise ValueError(
+                f"{type(self).__name__} must state image_shape, the channels, height and width of an image"
+            )
+        match self.load(train):
+            case Tensor() as images:
+                labels = torch.zeros(len(images), dtype=torch.int64)
+            case (images, labels):
+                pass
+            case other:
+                raise ValueError(
+                    f"{what} must return (images, labels), or images alone, and returns {described(other)}"
+                )
         for name, value, dtype in (("images", images, torch.uint8), ("labels", labels, torch.int64)):
             if not isinstance(value, Tensor) or value.dtype != dtype:
                 got = value.dtype if isinstance(value, Tensor) else type(value).__name__

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from gan.checkpoints import damaged_record, write
+from gan.data.batch import as_pair
 from gan.images import to_float, to_uint8
 from gan.metrics.features import fingerprint
 
@@ -92,7 +93,7 @@ def images_at(loader: Any, chunks: Sequence[Tensor]) -> Iterator[Tensor]:
     settings = {"num_workers": loader.num_workers, "collate_fn": loader.collate_fn}
     # A generator of its own: a DataLoader draws from the global one even where nothing is left to chance.
     for batch in DataLoader(indexed(loader), batch_sampler=batches, generator=torch.Generator(), **settings):
-        yield to_uint8(batch[0])
+        yield to_uint8(as_pair(batch)[0])
 
 
 def indexed(loader: Any) -> Any:

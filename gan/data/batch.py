@@ -1,0 +1,66 @@
+"""What a batch must be: images in [-1, 1], alone or with what they are of; looked at before anything is trained."""
+
+from typing import Any
+
+from torch import Tensor
+
+FAR = 10.0  # beyond it, values are no images in [-1, 1] that somebody has normalised in another way
+
+
+def as_pair(batch: Any) -> tuple[Any, Any]:
+    """The images of a batch, and what they are of: None where they come alone."""
+    match batch:
+        case Tensor() as images:
+            return images, None
+        case (Tensor() as images,):  # a TensorDataset of images
+            return images, None
+        case (images, condition):
+            return images, condition
+    return batch, None
+
+
+def check_batch(batch: Any, image_shape: tuple[int, ...], whose: str) -> None:
+    """Refuses a batch that a GAN cannot be trained on.
+
+    Args:
+        batch: As a data loader gives it, on any device.
+        image_shape: Channels, height and width that the networks are made for.
+        whose: What the batch is called, as in "a training batch of Flowers".
+
+    Raises:
+        ValueError: If it is not images, floating (N, *image_shape), finite and about in [-1, 1], alone or with as many
+            labels.
+    """
+    images, condition = as_pair(batch)
+    if not isinstance(images, Tensor):
+        raise ValueError(f"{whose} must be (images, labels), or images alone, and is {described(batch)}")
+    shape = f"(N, {', '.join(map(str, image_shape))})"
+    if images.ndim != 4 or tuple(images.shape[1:]) != tuple(image_shape):
+        raise ValueError(f"{whose} must have images of shape {shape}, and has {tuple(images.shape)}")
+    if len(images) == 0:
+        raise ValueError(f"{whose} has no images")
+    if not images.is_floating_point():
+        raise ValueError(
+            f"{whose} has images of {images.dtype}: scale them to floating values in [-1, 1], as images / 127.5 - 1 "
+            "does from 0 to 255"
+        )
+    low, high = images.min().item(), images.max().item()
+    if not abs(low) < float("inf") or not abs(high) < float("inf"):
+        raise ValueError(f"{whose} has images that are not finite")
+    if low < -FAR or high > FAR:
+        raise ValueError(
+            f"{whose} has images from {low:.4g} to {high:.4g}: scale them to [-1, 1], as images / 127.5 - 1 does from "
+            "0 to 255"
+        )
+    if isinstance(condition, Tensor) and (condition.ndim == 0 or len(condition) != len(images)):
+        raise ValueError(f"{whose} has {len(images)} images and labels of shape {tuple(condition.shape)}: one for each")
+
+
+def described(value: Any) -> str:
+    """What somebody's batch is, in a few words."""
+    if isinstance(value, dict):
+        return f"a dict of {', '.join(map(str, value))}"
+    if isinstance(value, list | tuple):
+        kinds = (f"{tuple(item.shape)}" if isinstance(item, Tensor) else type(item).__name__ for item in value)
+        return f"a {type(value).__name__} of {', '.join(kinds)}"
+    return f"a {type(value).__name__}"
