@@ -225,6 +225,7 @@ class Lifecycle(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what a run that goes on needs to log as before, and to know whether it is the same bit for bit."""
         checkpoint["world_size"] = self.trainer.world_size
+        checkpoint["epoch_batches"] = self.trainer.num_training_batches
         schedules = {id(config.scheduler.optimizer): config.scheduler for config in self.trainer.lr_scheduler_configs}
         checkpoint["optimizer_classes"] = {
             name: [class_of(optimizer), class_of(schedules.get(id(optimizer)))]

@@ -12,6 +12,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 from gan.checkpoints import check_checkpoint, newest_whole
+from gan.data import InMemoryLoader
 from gan.trust import check_names, named_in
 
 # ---------------------------------------------------------------------- the config of a run
@@ -190,17 +191,24 @@ def settings(config: Any, name: str = "") -> dict[str, Any]:
     return {key: value for part in parts for key, value in part.items()}
 
 
-def other_processes(checkpoint: dict[str, Any], trainer: Trainer, old: Any, new: Any) -> list[str]:
-    """What it means to go on with another number of processes, if it is another."""
+def other_counts(checkpoint: dict[str, Any], trainer: Trainer, old: Any, new: Any) -> list[str]:
+    """What it means to go on with other processes, or with other batches in an epoch, if they are others."""
+    lines, step = [], trainer.global_step
     before, now = checkpoint.get("world_size", trainer.world_size), trainer.world_size
-    if before == now:
-        return []
-    step = trainer.global_step
-    lines = [f"processes      {before} -> {now}: goes on correctly from batch {step:,}, but not bit for bit as before"]
-    sizes = [config["data"].get("init_args", {}).get("batch_size") for config in (old, new)]
-    if None not in sizes and sizes[0] * before != sizes[1] * now:
+    if before != now:
         lines.append(
-            f"images/batch   {sizes[0] * before} -> {sizes[1] * now} over all processes; to keep it, "
-            f"set data.batch_size to {sizes[0] * before / now:g}"
+            f"processes      {before} -> {now}: goes on correctly from batch {step:,}, but not bit for bit as before"
+        )
+        sizes = [config["data"].get("init_args", {}).get("batch_size") for config in (old, new)]
+        if None not in sizes and sizes[0] * before != sizes[1] * now:
+            lines.append(
+                f"images/batch   {sizes[0] * before} -> {sizes[1] * now} over all processes; to keep it, "
+                f"set data.batch_size to {sizes[0] * before / now:g}"
+            )
+    epochs = checkpoint.get("epoch_batches", trainer.num_training_batches), trainer.num_training_batches
+    if epochs[0] != epochs[1] and isinstance(trainer.train_dataloader, InMemoryLoader):
+        lines.append(
+            f"batches/epoch  {epochs[0]:,} -> {epochs[1]:,}: from batch {step:,} on, images come in the order of a run "
+            f"that had {epochs[1]:,} from its start"
         )
     return lines

@@ -32,7 +32,7 @@ from gan.resume import (
     checkpoint_to_resume,
     config_of_run,
     is_resumed,
-    other_processes,
+    other_counts,
     remember_own,
     with_config_of_run,
 )
@@ -90,7 +90,6 @@ def quiet() -> None:
     for message in (
         "LightningCLI's args parameter is intended",  # `main` takes arguments, so that tests call it in process
         r"Detected call of `lr_scheduler\.step\(\)` before",  # n_critic: a schedule counts all batches, steps or not
-        "You requested to overfit but enabled",  # not so: the loader does not shuffle then
         "The number of training batches .* is smaller than the logging interval",  # steps are counted over epochs
         "FSDP2-wrapped module .* returned a view tensor",  # which nothing here writes into
         r"You called `self\.log\(.*, logger=True\)` but have no logger",  # `validate` prints its scores
@@ -210,7 +209,7 @@ class GANCLI(LightningCLI):
         before = config_of_run(self.config.run_dir, self.config.resume)
         if self.ckpt_path is not None and before is not None:
             old, new = yaml.safe_load(before.read_text()), yaml.safe_load(text)
-            for line in [*changes(old, new), *other_processes(self.checkpoint, trainer, old, new)]:
+            for line in [*changes(old, new), *other_counts(self.checkpoint, trainer, old, new)]:
                 print(line)
         with replacing(self.run_dir / "config.yaml") as partial:
             partial.write_text(text)

@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from commands import SHORT, TRUSTED, command, equal, fit, load, process, resume, table
+from conftest import ROOT
 from lightning import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -120,7 +121,7 @@ def test_killed_and_resumed_equals_uninterrupted(batch):
     check_same("whole", "parts")
     content = load("parts/checkpoints/last.ckpt")
     assert {"optimizer_states", "lr_schedulers", "loops", "callbacks", "scalars", "world_size"} <= content.keys()
-    assert content["loops"]["fit_loop"]["state_dict"]["combined_loader"] == [{"epoch": 6, "position": 200}]
+    assert content["loops"]["fit_loop"]["state_dict"]["combined_loader"] == [{}]  # the order is a matter of the batch
 
 
 class Dropout(MLPDiscriminator):
@@ -181,6 +182,31 @@ def test_killed_around_the_end_of_an_epoch(validation):
     assert done >= 5
 
 
+# Batches of an epoch, and what makes them so many.
+CUT_SHORT = {
+    "batches": (3, ["--trainer.limit_train_batches", "3"]),
+    "share": (4, ["--trainer.limit_train_batches", "0.5", "--data.batch_size", "50"]),
+    "overfit": (1, ["--config", ROOT / "configs" / "debug" / "overfit.yaml", *RUN]),
+    "overfit share": (2, ["--trainer.overfit_batches", "0.5"]),
+}
+
+
+@pytest.mark.parametrize(
+    "cut", ["overfit", *(pytest.param(cut, marks=pytest.mark.slow) for cut in CUT_SHORT if cut != "overfit")]
+)
+def test_killed_where_epochs_are_cut_short(cut):
+    """After the last batch of the second epoch, and again in the middle of the next."""
+    length, cut_short = CUT_SHORT[cut]
+    words = [*RUN, *cut_short, *every(1), "--trainer.max_steps", "11"]
+    fit("whole", *words)
+    killed(lambda: fit("parts", *words, callbacks=[KillAt(START, 2 * length)]))
+    age("parts")
+    killed(lambda: resume("parts", callbacks=[KillAt(START, 2 * length + 1)]))
+    age("parts")
+    resume("parts")
+    check_same("whole", "parts")
+
+
 def test_longer_run_goes_on_in_the_middle_of_an_epoch():
     """A run that came to its end, and is given more batches, counts its epochs as one that had them from the start."""
     words = [*RUN, "--trainer.check_val_every_n_epoch", "1"]
@@ -196,7 +222,8 @@ def test_checkpoint_of_an_earlier_version_still_loads():
     """Without the keys that came later."""
     path = fit("run")
     content = load(path)
-    del content["scalars"], content["world_size"]
+    del content["scalars"], content["world_size"], content["epoch_batches"]
+    content["loops"]["fit_loop"]["state_dict"]["combined_loader"] = [{"epoch": 0, "position": 24}]
     Path("run/checkpoints/step_000003.ckpt").unlink()
     torch.save(content, path)
     assert load(resume("run", "--trainer.max_steps", "5"))["global_step"] == 5
@@ -359,6 +386,24 @@ def test_other_number_of_processes_is_said(capsys):
     torch.save(content | {"world_size": 4}, path)
     words = ["--trainer.max_steps", "4", "--data.batch_size", "32"]
     assert [line.split()[0] for line in said(capsys, "run", *words)] == ["changed", "processes"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "now"),
+    [
+        (["--data.batch_size", "16"], 31),
+        pytest.param(["--trainer.limit_train_batches", "2"], 2, marks=pytest.mark.slow),
+    ],
+)
+def test_other_batches_in_an_epoch_are_said(capsys, setting, now):
+    """Of eight images each, 496 make 62."""
+    fit("run")
+    capsys.readouterr()
+    resume("run", "--trainer.max_steps", "4", *setting)
+    resume("run", "--trainer.max_steps", "5")
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("batches/epoch")] == [
+        f"batches/epoch  62 -> {now}: from batch 3 on, images come in the order of a run that had {now} from its start"
+    ]
 
 
 def groups(path) -> dict[str, dict]:

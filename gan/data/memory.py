@@ -1,8 +1,8 @@
 """A data set that fits in memory: no files, no worker processes, one gather and one add per batch."""
 
 import hashlib
-from collections.abc import Iterator
-from typing import Never
+from collections.abc import Callable, Iterator
+from typing import Any, Never
 
 import lightning as L
 import torch
@@ -27,11 +27,9 @@ class InMemoryLoader:
     the last batches may be short, two ranks may differ by one image, and have the same number of batches.
 
     With `shuffle`, the order of epoch e depends on `(seed, e)` alone and is the same on every rank. An epoch
-    that is iterated to its end is followed by the next one; an epoch left early starts again from its first
-    batch, unless `set_epoch` names another (Lightning does so before each).
-
-    `state_dict` and `load_state_dict` resume in the middle of an epoch with exactly the batches that were
-    left. The position counts images over all ranks, so another batch size or number of processes is fine.
+    that is iterated to its end is followed by the next one, an epoch left early by itself again. With a
+    `counter` an iteration begins at the batch that is next in training, wherever in an epoch that is: what
+    batch b holds depends on the seed and b alone, and a run that is resumed has no place to be remembered.
 
     Args:
         images: uint8 `(N, C, H, W)`.
@@ -42,12 +40,11 @@ class InMemoryLoader:
         seed: Seed of the orders.
         rank: Index of this process, 0 to `world_size - 1`.
         world_size: Number of processes that share each epoch.
+        counter: Gives the batches trained on so far, and how many make an epoch there: no more than there are.
 
     Raises:
         ValueError: If `batch_size` is below 1, or a rank would get nothing.
     """
-
-    batch_sampler = None  # Lightning asks for it wherever there is a `sampler`
 
     def __init__(
         self,
@@ -59,6 +56,7 @@ class InMemoryLoader:
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        counter: Callable[[], tuple[int, float]] | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -77,68 +75,50 @@ class InMemoryLoader:
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
+        self.counter = counter
         self._global_batch = batch_size * world_size
-        self.epoch = 0
-        self.position = 0  # images of this epoch handed out so far, over all ranks
-        self._resume = False  # whether the next iteration goes on from a loaded state
-        self._announced: int | None = None  # the last `set_epoch` since a state was loaded
-        self._ahead = 0  # how far the epochs of `set_epoch` are ahead of ours
+        self._epochs = 0  # iterated to their end, where nobody else counts
         self._minus_one = torch.tensor(-1.0, device=images.device)
 
-    @property
-    def sampler(self) -> "InMemoryLoader":
-        """The loader itself: Lightning calls `loader.sampler.set_epoch` before each epoch."""
-        return self
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing. Without the method, Lightning warns that a run cannot go on in the middle of an epoch."""
+        return {}
 
-    def set_epoch(self, epoch: int) -> None:
-        """Go to the start of `epoch`, unless a state was loaded: the next iteration goes on from that."""
-        # Under max_steps, Lightning 2.6.6 counts one epoch too many when it resumes from the end of one: it
-        # announces the next one, draws nothing, and announces another. Hence its count does not move a state.
-        self._announced = epoch
-        if not self._resume and epoch - self._ahead != self.epoch:
-            self.epoch, self.position = epoch - self._ahead, 0
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Loads nothing, whatever an earlier version has saved.
 
-    def state_dict(self) -> dict[str, int]:
-        """The epoch, and the images of it that were handed out so far over all ranks."""
-        return {"epoch": self.epoch, "position": self.position}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Let the next iteration begin where `state` was taken."""
-        self.epoch, self.position = state["epoch"], state["position"]
-        self._resume, self._announced = True, None
+        Raises:
+            ValueError: If the loader cannot know where to go on.
+        """
+        if self.counter is None:
+            raise ValueError(
+                "an InMemoryLoader without a counter would begin its epochs anew: give the trainer an "
+                "InMemoryDataModule, or the loader counter=lambda: (trainer.global_step, trainer.num_training_batches)"
+            )
 
     def __len__(self) -> int:
-        """Batches of this rank in a whole epoch, wherever in it the loader stands."""
+        """Batches of this rank in a whole epoch."""
         if self.drop_last:
             return len(self.images) // self._global_batch
         most = -(-len(self.images) // self.world_size)  # of one rank: all have as many batches as that one
         return -(-most // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        # A generator begins at the first `next`, and must: Lightning calls `iter` before `set_epoch`.
-        epoch, position = self._begin()
-        mine = self._mine(self._order(epoch)[position:]).to(self.images.device)
-        labels = self.labels.index_select(0, mine)
-        ends = [*range(self.batch_size, len(mine), self.batch_size), len(mine)]
-        if not self.drop_last and position == 0 and len(ends) < len(self):
-            ends.insert(-1, len(mine) - 1)  # another rank has an image more, and a batch more for it
-        for start, end in zip([0, *ends], ends, strict=False):
-            batch = slice(start, end)
-            position = min(position + self._global_batch, len(self.images))
-            self.epoch, self.position = epoch, position
-            images = self.images.index_select(0, mine[batch])
-            yield torch.add(self._minus_one, images, alpha=SCALE), labels[batch]
-        self.epoch, self.position = epoch + 1, 0
-
-    def _begin(self) -> tuple[int, int]:
-        """The epoch and the position where an iteration starts."""
-        if not self._resume:
-            return self.epoch, 0
-        self._resume = False
-        if len(self.images) - self.position < (self._global_batch if self.drop_last else 1):
-            self.epoch, self.position = self.epoch + 1, 0
-        self._ahead = 0 if self._announced is None else self._announced - self.epoch
-        return self.epoch, self.position
+        # A generator begins at the first `next`, and must: Lightning calls `iter` before it knows the epoch's length.
+        done, length = (self._epochs * len(self), len(self)) if self.counter is None else self.counter()
+        length = int(min(length, len(self)))
+        for epoch in range(done // length, -(-done // length) + 1):  # two, where it begins in the middle of one
+            mine = self._mine(self._order(epoch)).to(self.images.device)
+            labels = self.labels.index_select(0, mine)
+            bounds = [*range(0, len(mine), self.batch_size), len(mine)]
+            if len(bounds) <= len(self):
+                bounds.insert(-1, len(mine) - 1)  # another rank has an image more, and a batch more for it
+            first = done - epoch * length  # of the iteration, seen from this epoch
+            for index in range(max(first, 0), min(first + length, length)):
+                batch = slice(bounds[index], bounds[index + 1])
+                images = self.images.index_select(0, mine[batch])
+                yield torch.add(self._minus_one, images, alpha=SCALE), labels[batch]
+        self._epochs = done // length + 1
 
     def _order(self, epoch: int) -> Tensor:
         """The images of one epoch over all ranks: int64 `(N,)`."""
@@ -246,13 +226,14 @@ class InMemoryDataModule(L.LightningDataModule):
     def train_dataloader(self) -> InMemoryLoader:
         """Batches of `batch_size` times the passes of a model that accumulates, in a new order each epoch.
 
-        The order stays as it is where the trainer overfits batches.
+        The order stays as it is where the trainer overfits batches. While it trains, an iteration begins at its batch.
         """
         self.setup("fit")
         # Lightning's Trainer has `overfit_batches`, and does not declare it.
         overfit = self.trainer and self.trainer.overfit_batches  # pyright: ignore[reportAttributeAccessIssue]
         passes = getattr(self.trainer.lightning_module, "accumulate", 1) if self.trainer else 1
-        return self._loader("train", self.batch_size * passes, shuffle=not overfit, drop_last=True)
+        counter = self._counter if self.trainer and self.trainer.training else None
+        return self._loader("train", self.batch_size * passes, shuffle=not overfit, drop_last=True, counter=counter)
 
     def val_dataloader(self) -> InMemoryLoader | list[Never]:
         """Each validation image once. Empty if `validation_size` is 0, when Lightning skips validation."""
@@ -266,7 +247,11 @@ class InMemoryDataModule(L.LightningDataModule):
         self.setup("test")
         return self._loader("test", max(self.batch_size, EVAL_BATCH_SIZE))
 
-    def _loader(self, subset: str, batch_size: int, **options: bool) -> InMemoryLoader:
+    def _counter(self) -> tuple[int, float]:
+        assert self.trainer is not None  # whose loader asks
+        return self.trainer.global_step, self.trainer.num_training_batches
+
+    def _loader(self, subset: str, batch_size: int, **options: Any) -> InMemoryLoader:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         images, labels = self._subsets[subset]
         return InMemoryLoader(images, labels, batch_size, seed=self.seed, rank=rank, world_size=world_size, **options)

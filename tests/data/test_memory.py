@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import math
 import warnings
 from types import SimpleNamespace
 
@@ -65,11 +66,9 @@ def test_order_depends_on_seed_and_epoch_alone():
     state = torch.get_rng_state()
     orders = {}
     for seed, epoch in itertools.product(range(3), range(3)):
-        one, other = loader(seed=seed), loader(seed=seed)
+        one, other = (loader(seed=seed, counter=lambda: (6 * epoch, 6)) for _ in range(2))  # noqa: B023
         list(other)
         torch.rand(3)
-        one.set_epoch(epoch)
-        other.set_epoch(epoch)
         torch.set_rng_state(state)
         orders[seed, epoch] = labels(one)
         assert torch.equal(torch.get_rng_state(), state), "the order drew from the global generator"
@@ -77,9 +76,10 @@ def test_order_depends_on_seed_and_epoch_alone():
     assert len({str(order) for order in orders.values()}) == 9, "two (seed, epoch) share an order"
 
 
-def test_processes_share_the_batches_that_one_process_would_see():
-    one = labels(loader(batch_size=8))
-    ranks = [labels(loader(batch_size=2, rank=rank, world_size=4)) for rank in range(4)]
+@pytest.mark.parametrize("counter", [None, lambda: (0, 4), lambda: (9, 4), lambda: (14, math.inf)])
+def test_processes_share_the_batches_that_one_process_would_see(counter):
+    one = labels(loader(batch_size=8, counter=counter))
+    ranks = [labels(loader(batch_size=2, rank=rank, world_size=4, counter=counter)) for rank in range(4)]
     assert one == [list(itertools.chain(*parts)) for parts in zip(*ranks, strict=True)]
 
 
@@ -105,50 +105,44 @@ def test_evaluation_of_fewer_images_than_ranks_is_refused():
 
 
 def test_epochs_follow_each_other_and_a_broken_one_starts_again():
-    raw = loader()
+    raw, again = loader(), loader()
     first, second = labels(raw), labels(raw)
     assert len(first) == len(raw) == 6
     assert first != second
     next(iter(raw))
     third = labels(raw)
-    named = loader()
-    named.set_epoch(1)
-    assert labels(named) == second
-    assert labels(named) == third
-    named.set_epoch(0)
-    assert labels(named) == first
+    assert [labels(again) for _ in range(3)] == [first, second, third]
 
 
 @pytest.mark.parametrize("drop_last", [True, False])
-@pytest.mark.parametrize("drawn", range(14))
-def test_state_resumes_at_the_very_next_batch(drawn, drop_last):
-    original = loader(drop_last=drop_last)
-    endless = itertools.chain.from_iterable(iter(lambda: original, None))
-    labels(itertools.islice(endless, drawn))
-    state = original.state_dict()
-    resumed = loader(drop_last=drop_last)
-    resumed.load_state_dict(state)
-    assert resumed.state_dict() == state
-    assert len(resumed) == len(original), "Lightning needs the length of a whole epoch"
-    rest, following = labels(resumed), labels(resumed)
-    assert rest, "an epoch without a batch"
-    assert rest + following == labels(itertools.islice(endless, len(rest + following)))
+@pytest.mark.parametrize("length", [1, 4, math.inf])
+def test_an_iteration_begins_at_the_batch_that_is_next(length, drop_last):
+    """An epoch of training may be shorter than the loader's."""
+    plain = loader(drop_last=drop_last)
+    length = min(length, len(plain))
+    whole = [batch for _ in range(14) for batch in labels(plain)[:length]]
+    for done in range(12):
+        resumed = loader(drop_last=drop_last, counter=lambda: (done, length))  # noqa: B023
+        assert len(resumed) == len(plain), "Lightning needs the length of a whole epoch"
+        assert labels(resumed) == labels(resumed) == whole[done : done + length]
 
 
-def test_position_is_in_images_so_another_batch_size_goes_on_with_what_is_left():
-    original = loader(batch_size=4, rank=1, world_size=2)
-    labels(itertools.islice(original, 2))
-    state = original.state_dict()
-    assert state == {"epoch": 0, "position": 16}
-    order = flat(loader(batch_size=1))
-    seen, rest = order[:16], order[16:]
-    resumed = []
-    for rank in range(2):
-        part = loader(batch_size=3, rank=rank, world_size=2)
-        part.load_state_dict(state)
-        resumed += flat(itertools.islice(part, 5))
-    assert sorted(resumed) == sorted(rest[:30])
-    assert not set(seen) & set(resumed)
+def test_the_counter_is_asked_when_a_batch_is():
+    """Lightning calls `iter` before it knows the batches of an epoch, and long before it wants one."""
+    now = [0, math.inf]
+    iterator = iter(loader(counter=lambda: tuple(now)))
+    now[:] = [9, 4]
+    assert labels([next(iterator)]) == [labels(loader(counter=lambda: (8, 4)))[1]]
+
+
+def test_nothing_is_kept_and_who_cannot_know_the_place_says_so():
+    following, alone = loader(counter=lambda: (3, 6)), loader()
+    expected = labels(following)
+    assert following.state_dict() == {}
+    following.load_state_dict({"epoch": 5, "position": 16})  # of an earlier version
+    assert labels(following) == expected
+    with pytest.raises(ValueError, match=r"without a counter would begin its epochs anew: .*InMemoryDataModule"):
+        alone.load_state_dict({})
 
 
 def test_batches_larger_than_the_data_are_refused():
@@ -188,6 +182,7 @@ def test_device_rank_and_passes_are_the_trainers():
         strategy=SimpleNamespace(root_device=torch.device("meta")),
         global_rank=1,
         world_size=3,
+        training=False,
         overfit_batches=0,
         lightning_module=SimpleNamespace(accumulate=2),
     )
@@ -286,8 +281,8 @@ class KillAt(L.Callback):
         setattr(self, hook, save)
 
 
-def fit(limit: dict[str, int], callbacks=(), ckpt_path=None, validation_size=4, **options) -> Recorder:
-    trainer = L.Trainer(
+def make_trainer(limit: dict[str, int], callbacks=(), **options) -> L.Trainer:
+    return L.Trainer(
         **limit,
         **options,
         callbacks=list(callbacks),
@@ -297,9 +292,13 @@ def fit(limit: dict[str, int], callbacks=(), ckpt_path=None, validation_size=4, 
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+
+
+def fit(limit, callbacks=(), ckpt_path=None, validation_size=4, batch_size=8, **options) -> Recorder:
     model = Recorder()
     with contextlib.suppress(Killed):
-        trainer.fit(model, datamodule=Numbers(8, validation_size), ckpt_path=ckpt_path)
+        trainer = make_trainer(limit, callbacks, **options)
+        trainer.fit(model, datamodule=Numbers(batch_size, validation_size), ckpt_path=ckpt_path)
     return model
 
 
@@ -336,6 +335,66 @@ def test_lightning_resumes_with_exactly_the_batches_that_were_left(limit, kills,
     assert seen == straight
 
 
+HALF = EPOCH_BATCHES // 2
+
+
+@pytest.mark.parametrize("limit", [{"max_epochs": 4}, {"max_steps": 4 * HALF}], ids=["max_epochs", "max_steps"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"limit_train_batches": HALF},
+        {"limit_train_batches": 0.5, "reload_dataloaders_every_n_epochs": 1},
+        {"overfit_batches": HALF},
+        {"overfit_batches": 0.5, "validation_size": 0},
+    ],
+    ids=lambda options: "+".join(options),
+)
+def test_epochs_cut_short_resume_too(limit, options, tmp_path):
+    """At their end, in their middle, and from what was resumed."""
+    straight = fit(limit, **options).seen
+    assert len(straight) == 4 * HALF
+    orders = {str(sorted(straight[i : i + HALF])) for i in range(0, 4 * HALF, HALF)}
+    assert len(orders) == (1 if "overfit_batches" in options else 4)
+    seen, path = [], None
+    for hook, step in (("on_train_epoch_end", 3), ("on_train_batch_end", 5), ("on_train_batch_end", 9)):
+        kill = KillAt(hook, step, tmp_path / f"{step}.ckpt")
+        seen += fit(limit, [kill], path, **options).seen
+        path = kill.path
+    assert seen + fit(limit, ckpt_path=path, **options).seen == straight
+
+
+@pytest.mark.parametrize("batch_size", [4, 16])
+def test_other_batches_go_on_as_if_they_had_always_been(batch_size, tmp_path):
+    straight = fit({"max_steps": 20}, batch_size=batch_size).seen
+    for hook, step in (("on_train_batch_end", 8), ("on_train_epoch_end", 6)):
+        kill = KillAt(hook, step, tmp_path / f"{step}.ckpt")
+        fit({"max_steps": 20}, [kill])
+        assert fit({"max_steps": 20}, ckpt_path=kill.path, batch_size=batch_size).seen == straight[step:]
+
+
+def test_a_second_fit_goes_on():
+    """In the middle of an epoch of ours, with which Lightning begins one of its own."""
+    straight = fit({"max_steps": 20}).seen
+    trainer, model, data = make_trainer({"max_steps": 8}), Recorder(), Numbers(8, 4)
+    trainer.fit(model, datamodule=data)
+    trainer.fit_loop.epoch_loop.max_steps = 20
+    trainer.fit(model, datamodule=data)
+    assert model.seen == straight
+
+
+def test_a_loader_outside_of_training_is_whole():
+    data = Numbers(8, 4)
+    make_trainer({"max_steps": 5}, limit_train_batches=3).fit(Recorder(), datamodule=data)
+    assert labels(data.train_dataloader()) == labels(Numbers(8, 4).train_dataloader())
+
+
+@pytest.mark.filterwarnings("error:.*resuming from a checkpoint that ended before")
+def test_a_resume_in_the_middle_of_an_epoch_is_silent(tmp_path):
+    kill = KillAt("on_train_batch_end", 4, tmp_path / "x.ckpt")
+    fit({"max_steps": 9}, [kill])
+    assert len(fit({"max_steps": 9}, ckpt_path=kill.path).seen) == 5
+
+
 def test_no_validation_is_silent():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -344,8 +403,9 @@ def test_no_validation_is_silent():
         assert fit({"max_epochs": 2}, num_sanity_val_steps=0).validated == 8
 
 
-@pytest.mark.filterwarnings("ignore:You requested to overfit")
 def test_overfit_batches_shows_the_same_batches_every_epoch():
-    seen = fit({"max_epochs": 3}, overfit_batches=2).seen
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "You requested to overfit")  # Lightning would say that it stops the shuffling
+        seen = fit({"max_epochs": 3}, overfit_batches=2).seen
     assert len(seen) == 6
     assert seen[:2] == seen[2:4] == seen[4:]
