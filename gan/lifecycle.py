@@ -37,6 +37,7 @@ class Lifecycle(L.LightningModule):
         discriminator: The discriminator.
         generator_ema: The generator's average; set by the GeneratorEMA callback, or from a checkpoint.
         penalties: Terms of the discriminator's loss.
+        fixed_latents: Latents (N, latent_dim) whose images are drawn again and again.
         seed: Of all randomness in training.
         scalars: The latest value of each scalar of training, between two log entries.
         resumed: What a run that goes on takes of its checkpoint's optimizers.
@@ -46,6 +47,7 @@ class Lifecycle(L.LightningModule):
     discriminator: nn.Module
     generator_ema: nn.Module | None
     penalties: list[Penalty]
+    fixed_latents: Tensor
     seed: int
     scalars: dict[str, Tensor]
     resumed: Resumed
@@ -219,8 +221,23 @@ class Lifecycle(L.LightningModule):
     # ------------------------------------------------------------------ checkpoints
 
     def add_ema(self) -> None:
-        """Adds `generator_ema`, a copy of the generator that no gradient reaches."""
+        """Adds `generator_ema`, a copy of the generator that no gradient reaches, in float32 at least.
+
+        In 16 bits, steps as small as those of an average are rounded away.
+        """
         self.generator_ema = deepcopy(self.generator).requires_grad_(False)
+        for tensor in (*self.generator_ema.parameters(), *self.generator_ema.buffers()):
+            if tensor.is_floating_point():
+                tensor.data = tensor.data.to(torch.promote_types(tensor.dtype, torch.float32))
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Lightning's, by which precisions of 16 bits convert the module: all but the average."""
+        average, self.generator_ema = self.generator_ema, None
+        super().to(*args, **kwargs)
+        if average is not None:
+            narrow = cast(torch.dtype, self.dtype).itemsize < 4
+            self.generator_ema = average.to(self.fixed_latents.device) if narrow else average.to(*args, **kwargs)
+        return self
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what a run that goes on needs to log as before, and to know whether it is the same bit for bit."""

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from gan.lifecycle import Lifecycle
 from gan.losses import Loss, NonSaturating
-from gan.networks import evaluating, frozen
+from gan.networks import evaluating, frozen, in_own_precision
 from gan.noise import Noise
 from gan.optim import OPTIMIZER_ORDER, Resumed, in_passes, make_optimizers, mean
 from gan.penalties import Penalty, add_penalties, clip_weights, due
@@ -54,8 +54,6 @@ class GAN(Lifecycle):
     Raises:
         ValueError: If a setting is out of range, or the networks do not fit each other or the data.
     """
-
-    fixed_latents: Tensor  # a buffer
 
     def __init__(
         self,
@@ -193,4 +191,4 @@ class GAN(Lifecycle):
         """
         network = self.generator if self.generator_ema is None else self.generator_ema
         with evaluating(network):
-            return network(latents)
+            return in_own_precision(network, latents)

@@ -147,3 +147,31 @@ def test_batch_norm_under_a_penalty_warns(make_trainer, data):
     )
     with pytest.warns(UserWarning, match="mixes the images of a batch"):
         make_trainer(max_steps=1).fit(gan, data)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "average"),
+    [
+        (torch.bfloat16, torch.float32),
+        (torch.float16, torch.float32),
+        (torch.float32, torch.float32),
+        (torch.float64, torch.float64),
+    ],
+)
+def test_an_average_has_32_bits_at_least(make_gan, dtype, average):
+    """Whether it comes before the conversion that Lightning makes of the module, or after it, or of networks."""
+    before, after, networks = make_gan(), make_gan(), make_gan()
+    before.add_ema()
+    assert before.to(dtype=dtype) is before
+    after.to(dtype=dtype).add_ema()
+    networks.generator.to(dtype)
+    networks.add_ema()
+    networks.to(torch.device("cpu"))
+    for gan in (before, after, networks):
+        assert all(tensor.dtype == average for tensor in gan.generator_ema.parameters())
+        assert all(tensor.dtype == dtype for tensor in gan.generator.parameters())
+        assert "generator_ema.output.weight" in gan.state_dict()
+        latents = torch.zeros(2, 8, dtype=dtype)
+        assert gan(latents).dtype == dtype
+    assert before.dtype == dtype
+    assert before.to("meta").generator_ema.output.weight.is_meta

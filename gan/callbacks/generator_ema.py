@@ -7,6 +7,7 @@ from lightning import Callback, Trainer
 from torch import Tensor, nn
 
 from gan.gradients.norms import local
+from gan.gradients.places import Places
 from gan.module import GAN
 
 
@@ -32,13 +33,14 @@ class GeneratorEMA(Callback):
             pl_module.add_ema()
 
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:
-        # Walking through the modules in every batch would take longer than the averaging itself.
         assert pl_module.generator_ema is not None  # since `setup`
-        self.average = tensors(pl_module.generator_ema)
-        self.current = tensors(pl_module.generator)
+        self.networks = pl_module.generator_ema, pl_module.generator
+        self.places = Places(self.networks)
         self.processes = trainer.world_size
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: GAN, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self.places.changed():
+            self.average, self.current = map(tensors, self.networks)
         batch_images = len(batch[0]) * self.processes
         half_life = min(self.half_life, batch_images * trainer.global_step / 20)
         average(self.average, self.current, decay=0.5 ** (batch_images / half_life))
@@ -52,6 +54,9 @@ def tensors(network: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
 @torch.no_grad()
 def average(mean: tuple[list[Tensor], list[Tensor]], current: tuple[list[Tensor], list[Tensor]], decay: float) -> None:
     """Moves the parameters of `mean` to `decay * mean + (1 - decay) * current`, and copies the buffers."""
-    torch._foreach_lerp_(mean[0], current[0], 1 - decay)  # pyright: ignore[reportPrivateImportUsage] # no public name
+    parameters = current[0]
+    if any(now.dtype != was.dtype for was, now in zip(mean[0], parameters, strict=True)):  # of 16 bits
+        parameters = [now.to(was.dtype) for was, now in zip(mean[0], parameters, strict=True)]
+    torch._foreach_lerp_(mean[0], parameters, 1 - decay)  # pyright: ignore[reportPrivateImportUsage] # no public name
     if mean[1]:
         torch._foreach_copy_(mean[1], current[1])  # pyright: ignore[reportPrivateImportUsage] # no public name

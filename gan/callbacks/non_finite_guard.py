@@ -13,7 +13,9 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from gan.gradients.clip import Gradients
+from gan.gradients.measure import state_restored
 from gan.gradients.norms import local, unscale
+from gan.gradients.places import Places
 from gan.module import GAN
 from gan.optim import OPTIMIZER_ORDER, network_of
 from gan.parallel.base import TwoNetworkStrategy
@@ -79,7 +81,7 @@ class NonFiniteGuard(Callback):
             raise ValueError(f"{name} is not finite at the start: go on from an older checkpoint")
         self.alone = trainer.world_size == 1
         self.gradients = {name: Gradients(getattr(pl_module, name)) for name in OPTIMIZER_ORDER}
-        self.buffers = [buffer for name in OPTIMIZER_ORDER for buffer in getattr(pl_module, name).buffers()]
+        self.buffers = Places([getattr(pl_module, name) for name in OPTIMIZER_ORDER], parameters=False)
         self.calls: list[Call] = []
         self.hooks = [record(getattr(pl_module, name), name, self.calls) for name in OPTIMIZER_ORDER]
         if self.policy == "rollback":
@@ -93,7 +95,7 @@ class NonFiniteGuard(Callback):
         self.losses: list[Tensor] = []
         self.calls.clear()
         if self.policy == "skip":
-            self.kept = [buffer.clone() for buffer in self.buffers]
+            self.kept = self.buffers.keep()
 
     def on_before_backward(self, trainer: Trainer, pl_module: GAN, loss: Tensor) -> None:
         self.losses.append(loss.detach())
@@ -165,7 +167,7 @@ class NonFiniteGuard(Callback):
             bad = f"That makes {self.bad + 1} bad batches, tries={self.tries}"
             raise NonFiniteGradient(f"{what}. {bad}. {cause.way_out}")
         if self.policy == "skip":
-            restore_bad(self.buffers, self.kept)
+            self.kept.restore(only_bad=True)
             done = "the step is skipped"
         else:
             assert self.state is not None  # rollback keeps one from the start
@@ -258,10 +260,9 @@ class NonFiniteGuard(Callback):
             for name, network in networks.items()
             for key, module in network.named_modules()
         ]
-        kept = [buffer.clone() for buffer in self.buffers]
         calls, device = [*self.calls], pl_module.device
         try:
-            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            with state_restored(networks.values(), device, seed=0):
                 pl_module.seed_layers(self.batch - 1)
                 for call in calls:
                     with torch.autocast(device.type, call.dtype, enabled=call.autocast):
@@ -269,8 +270,6 @@ class NonFiniteGuard(Callback):
         finally:
             for handle in handles:
                 handle.remove()
-            for buffer, before in zip(self.buffers, kept, strict=True):
-                buffer.copy_(before)
         return places[0] if places else None
 
     # ------------------------------------------------------------------ checkpoints
@@ -347,10 +346,9 @@ class State:
     @torch.no_grad()
     def __init__(self, trainer: Trainer, pl_module: GAN):
         self.step = trainer.global_step
-        tensors = [local(tensor) for tensor in (*pl_module.parameters(), *pl_module.buffers())]
-        self.tensors = [(tensor, tensor.clone()) for tensor in tensors]
+        self.tensors = Places([pl_module]).keep()
         self.optimizers = [
-            (optimizer, copies(dict(optimizer.state)), [settings(group) for group in optimizer.param_groups])
+            (optimizer, copies(dict(optimizer.state)), [copy_of(group) for group in optimizer.param_groups])
             for optimizer in trainer.optimizers
         ]
         schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
@@ -359,15 +357,14 @@ class State:
     @torch.no_grad()
     def restore(self) -> None:
         """Puts everything back to what it was; the copy stays."""
-        for tensor, copy in self.tensors:
-            tensor.copy_(copy)
+        self.tensors.restore()
         for scheduler, state in self.schedulers:
             scheduler.load_state_dict(deepcopy(state))
         for optimizer, state, groups in self.optimizers:
             optimizer.state.clear()
             optimizer.state.update(copies(state))
             for group, kept in zip(optimizer.param_groups, groups, strict=True):
-                group.update(deepcopy(kept))
+                group.update(copy_of(kept))
 
 
 def copies(state: dict[Any, Any]) -> dict[Any, Any]:
@@ -375,9 +372,10 @@ def copies(state: dict[Any, Any]) -> dict[Any, Any]:
     return {parameter: tree_map_only(Tensor, torch.clone, each) for parameter, each in state.items()}
 
 
-def settings(group: dict[str, Any]) -> dict[str, Any]:
-    """The rates of a group of parameters."""
-    return deepcopy({key: value for key, value in group.items() if key != "params"})
+def copy_of(group: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a group of parameters, copied, and the parameters themselves."""
+    parameters = [*group["params"]]
+    return deepcopy({key: value for key, value in group.items() if key != "params"}) | {"params": parameters}
 
 
 @torch.no_grad()
@@ -389,11 +387,3 @@ def first_bad(tensors: Iterable[tuple[str, Any]]) -> str | None:
     if not floats or torch.stack([tensor.isfinite().all() for _, tensor in floats]).all():
         return None
     return next(name for name, tensor in floats if not tensor.isfinite().all())
-
-
-@torch.no_grad()
-def restore_bad(buffers: list[Tensor], kept: list[Tensor]) -> None:
-    """Puts back the buffers that are not finite; the others have moved on rightly."""
-    for buffer, before in zip(buffers, kept, strict=True):
-        if not buffer.isfinite().all():
-            buffer.copy_(before)

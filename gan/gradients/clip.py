@@ -18,6 +18,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from gan.gradients.norms import layer_of, local, total_norm
+from gan.gradients.places import Places
 
 
 class NamedParameter(NamedTuple):
@@ -32,12 +33,21 @@ class NamedParameter(NamedTuple):
 class Gradients:
     """The gradients of a network, whole or in shards, as one vector. Made once, it sees those of each step.
 
+    Those of the parameters that the network has then: another may have come into the place of one.
+
     Args:
         network: The network. One in shards (`fully_shard`) must be so already; then all its processes must make every
             call here together.
     """
 
     def __init__(self, network: nn.Module):
+        self.network = network
+        self.places = Places([network], buffers=False)
+        self.present()
+
+    def look(self) -> None:
+        """Takes in the parameters that the network has."""
+        network = self.network
         transposed = {
             parameter: module.groups
             for module in network.modules()
@@ -63,6 +73,8 @@ class Gradients:
 
     def present(self) -> list[Tensor]:
         """The gradients that there are."""
+        if self.places.changed():
+            self.look()
         return [gradient for parameter in self.parameters if (gradient := parameter.grad) is not None]
 
     def local(self) -> list[Tensor]:

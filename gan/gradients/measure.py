@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gan.gradients.norms import OverProcesses, by_layer, one_process, parameter_gradients, parameter_norms
+from gan.gradients.places import Places
 from gan.gradients.probe import SATURATED, Probe, row_norms
 from gan.gradients.stats import GradientStats, NetworkStats
 
@@ -236,11 +237,7 @@ def histogram(norms: Tensor) -> Tensor:
 @contextmanager
 def state_restored(networks: Iterable[nn.Module], device: torch.device, seed: int) -> Iterator[None]:
     """Puts buffers and the random state back; within, random numbers come from the seed."""
-    modules = [module for network in networks for module in network.modules()]
-    buffers = [
-        (module, name, buffer) for module in modules for name, buffer in module._buffers.items() if buffer is not None
-    ]
-    copies = [buffer.clone() for *_, buffer in buffers]
+    buffers = Places(networks, parameters=False).keep()
     accelerator = None if device.type == "cpu" else torch.get_device_module(device)
     states = torch.get_rng_state(), None if accelerator is None else accelerator.get_rng_state()
     torch.default_generator.manual_seed(seed)
@@ -249,9 +246,7 @@ def state_restored(networks: Iterable[nn.Module], device: torch.device, seed: in
     try:
         yield
     finally:
-        with torch.no_grad():
-            for (module, name, buffer), copy in zip(buffers, copies, strict=True):
-                module._buffers[name] = buffer.copy_(copy)
+        buffers.restore()
         torch.set_rng_state(states[0])
         if accelerator is not None:
             accelerator.set_rng_state(states[1])

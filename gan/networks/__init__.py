@@ -5,7 +5,7 @@ from gan.networks.dcgan import DCGANDiscriminator, DCGANGenerator
 from gan.networks.deep import DeepMLPDiscriminator, DeepMLPGenerator, hidden_layers
 from gan.networks.layers import Norm
 from gan.networks.mlp import MLPDiscriminator, MLPGenerator
-from gan.networks.modes import evaluating, frozen
+from gan.networks.modes import evaluating, frozen, in_own_precision
 from gan.networks.network import Discriminator, Generator, Network
 from gan.networks.resnet import ResidualBlock, ResNetDiscriminator, ResNetGenerator
 
@@ -27,4 +27,5 @@ __all__ = [
     "evaluating",
     "frozen",
     "hidden_layers",
+    "in_own_precision",
 ]

@@ -1,9 +1,10 @@
-"""Networks for a while in another state: in evaluation mode, or with no gradient for their parameters."""
+"""Networks in another state than training's: evaluating, without gradients for their parameters, in more bits."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 
 @contextmanager
@@ -29,3 +30,9 @@ def frozen(network: nn.Module) -> Iterator[None]:
     finally:
         for parameter in parameters:
             parameter.requires_grad_(True)
+
+
+def in_own_precision(network: nn.Module, inputs: Tensor) -> Tensor:
+    """What `network` makes of `inputs`, in their precision, where its own is higher, as an average's may be."""
+    dtype = torch.promote_types(inputs.dtype, next(network.parameters(), inputs).dtype)
+    return network(inputs) if dtype == inputs.dtype else network(inputs.to(dtype)).to(inputs.dtype)

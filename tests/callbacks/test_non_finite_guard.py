@@ -194,6 +194,88 @@ def test_rollback(make_trainer, where):
     assert said[0].endswith("; back to the state after batch 4 (try 1 of 3)")
 
 
+class Infinite(NonSaturating):
+    """A loss that is infinite and has a gradient all the same."""
+
+    def generator(self, fake_logits, real_logits=None):
+        return super().generator(fake_logits) + float("inf")
+
+
+class Rebinding(DCGANDiscriminator):
+    """Puts a new buffer into the place of one in each pass of training."""
+
+    def __init__(self):
+        super().__init__(SHAPE, 4, "batch")
+        self.register_buffer("level", torch.ones(1))
+
+    def forward(self, images):
+        if self.training:
+            self.level = 0.9 * self.level + 0.1 * images.detach().mean()
+        return super().forward(images)
+
+
+class ReplaceWeight(Callback):
+    """Puts a new weight into the place of one, once, and tells the optimizer."""
+
+    def __init__(self, batch):
+        self.batch = batch
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        layer, (group,) = pl_module.discriminator.get_submodule("down2"), trainer.optimizers[0].param_groups
+        if trainer.global_step == self.batch:
+            old, new = layer.weight, nn.Parameter(layer.weight.detach().clone())
+            layer.weight = new
+            group["params"] = [new if parameter is old else parameter for parameter in group["params"]]
+            trainer.optimizers[0].state[new] = trainer.optimizers[0].state.pop(old)
+
+
+def rebinding() -> GAN:
+    torch.manual_seed(0)
+    return GAN(DCGANGenerator(SHAPE, 8, 4, "batch"), Rebinding())
+
+
+@pytest.mark.parametrize("where", ["image", "gradient"])
+@pytest.mark.parametrize("policy", ["skip", "rollback"])
+def test_tensors_in_the_place_of_others_are_healed(make_trainer, policy, where):
+    """A buffer that each pass replaces, and a weight that was replaced since the last state."""
+    seen = {}
+
+    class Look(Callback):
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            if trainer.global_step == 6 and optimizer is trainer.optimizers[0]:
+                seen.update(everything(trainer, pl_module))
+
+    gan, keep, guard = rebinding(), Keep(), NonFiniteGuard(policy, every=4)
+    callbacks = [GeneratorEMA(), ReplaceWeight(5), Inject(where, 6), guard, keep, Look()]
+    trainer, ending, said = run(make_trainer, gan, callbacks, max_steps=10)
+    assert ending == "done"
+    assert len(said) == guard.counts["discriminator"] == 1
+    assert finite(gan)
+    level = "discriminator.level"
+    if policy == "rollback":
+        assert equal(seen, keep.kept[4])
+    elif where == "image":
+        assert torch.equal(seen["weights"][level], keep.before[6]["weights"][level])
+    # The optimizer steps what the network has.
+    weights = [*trainer.optimizers[0].param_groups[0]["params"]]
+    assert all(one is other for one, other in zip(weights, gan.discriminator.parameters(), strict=True))
+    for key, parameter in gan.discriminator.named_parameters():
+        assert not torch.equal(parameter, keep.kept[8]["weights"][f"discriminator.{key}"])
+
+
+def test_diagnosis_puts_back_what_a_pass_replaces(make_trainer):
+    gan, states = rebinding(), []
+    gan.loss = Infinite()
+
+    class Look(Callback):
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            states.append({key: (id(buffer), buffer.clone()) for key, buffer in pl_module.named_buffers()})
+
+    run(make_trainer, gan, [Look(), NonFiniteGuard("skip"), Look()], max_steps=1)
+    assert len(states) == 4
+    assert equal(states[2], states[3])  # of the generator's step, which is the one that is diagnosed
+
+
 def test_gives_up(make_trainer):
     """After as many bad batches in a row as it may try; a good one between them ends the row."""
     for policy in ("skip", "rollback"):
@@ -215,13 +297,6 @@ def test_a_row_of_rollbacks_ends_with_as_many_good_batches_as_it_goes_back(make_
     _, ending, said = run(make_trainer, convolutions(), [inject, guard], max_steps=10)
     assert ending == "done"
     assert len(said) == 2
-
-
-class Infinite(NonSaturating):
-    """A loss that is infinite and has a gradient all the same."""
-
-    def generator(self, fake_logits, real_logits=None):
-        return super().generator(fake_logits) + float("inf")
 
 
 def test_a_loss_counts_by_itself(make_gan, make_trainer, data):

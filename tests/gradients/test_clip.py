@@ -52,6 +52,23 @@ def bits(module: nn.Module) -> list[Tensor]:
 # ---------------------------------------------------------------------- the norm
 
 
+@pytest.mark.parametrize("place", [2, 7])
+def test_a_parameter_that_takes_the_place_of_another_counts(place):
+    """A norm and a clip of the gradients that there are: what is replaced has one too, which nothing steps along."""
+    module = network()
+    own = Gradients(module)
+    fill(module, 100.0)
+    old, new = module[place].weight, nn.Parameter(module[place].weight.detach().clone())
+    new.grad, module[place].weight = torch.ones_like(new), new
+    expected = length(gradients(module))
+    assert own.norm() == pytest.approx(expected, rel=1e-6)
+    before = old.grad.clone()
+    assert ByNorm(1.0)(own).before == pytest.approx(expected, rel=1e-6)
+    assert length(gradients(module)) == pytest.approx(1, rel=1e-5)
+    assert torch.equal(old.grad, before)
+    assert {named.name for named in own.named} == {name for name, _ in module.named_parameters()}
+
+
 @pytest.mark.parametrize("scale", [1e-30, 1e-20, 1.0, 1e18, 1e30])
 def test_norm(scale):
     """Of float32 gradients whose squares are 0 or infinite in float32, too."""

@@ -197,6 +197,8 @@ def test_validates_draws_and_reports(folder):
         assert scores[0] == scores[1]
         after_training, from_checkpoint = scores[0]
         assert after_training == from_checkpoint
+        state = load(folder / f"{precision}.ckpt")["state_dict"]
+        assert state["generator_ema.project.weight"].dtype == torch.float32  # in 16 bits, its steps would get lost
         names = {path.name for path in (folder / precision / "samples").iterdir()}
         assert {"fixed_000002.png", "fixed_000004.png", "training.gif"} <= names
     report = (folder / "two-0.txt").read_text()
