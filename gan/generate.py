@@ -27,7 +27,7 @@ def sample(ckpt: str, out: str, num: int = 64, seed: int = 0, trust: str | list[
     Raises:
         ValueError: If the checkpoint cannot be used, or the images cannot be written.
     """
-    if num < 1:
+    if not num >= 1:
         raise ValueError(f"--num must be at least 1 image, got {num}")
     path = Path(out)
     if path.suffix not in (".png", ".npy", ""):

@@ -3,6 +3,7 @@
 Goodfellow et al. 2014, arXiv:1406.2661.
 """
 
+import math
 from functools import partial
 from typing import cast
 
@@ -72,13 +73,13 @@ class GAN(Lifecycle):
         seed: int = 42,
     ):
         super().__init__()
-        if num_fixed_latents < 2:
+        if not num_fixed_latents >= 2:
             raise ValueError(f"model.num_fixed_latents must be at least 2, got {num_fixed_latents}")
-        if n_critic < 1:
+        if not n_critic >= 1:
             raise ValueError(f"model.n_critic must be at least 1, got {n_critic}")
-        if accumulate < 1:
+        if not accumulate >= 1:
             raise ValueError(f"model.accumulate must be at least 1, got {accumulate}")
-        if weight_clip is not None and weight_clip <= 0:
+        if weight_clip is not None and not 0 < weight_clip < math.inf:
             raise ValueError(f"model.weight_clip must be above 0, got {weight_clip}; leave it out for no clipping")
         save_hparams(self, dict(locals()))
         self.automatic_optimization = False

@@ -232,9 +232,9 @@ class WarmupCosine(LRScheduler):
     """
 
     def __init__(self, optimizer: Optimizer, warmup: int = 100, total: int | None = None):
-        if warmup < 0:
+        if not warmup >= 0:
             raise ValueError(f"WarmupCosine: warmup must be at least 0 steps, got {warmup}")
-        if total is not None and total <= warmup:
+        if total is not None and not total > warmup:
             raise ValueError(f"WarmupCosine: total must be above warmup={warmup}, got {total}")
         self.warmup = warmup
         self.total = total

@@ -42,7 +42,7 @@ class Penalty(Described, ABC):
     def __init__(self, weight: float, every: int = 1) -> None:
         if not (math.isfinite(weight) and weight >= 0):
             raise ValueError(f"{type(self).__name__}: weight must be a finite number >= 0, got {weight}")
-        if every < 1:
+        if not every >= 1:
             raise ValueError(f"{type(self).__name__}: every must be >= 1 batches, got {every}")
         self.weight = weight
         self.every = every

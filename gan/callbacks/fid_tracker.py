@@ -83,10 +83,10 @@ class FIDTracker(Callback):
         num_samples: int = 1000,
         final_samples: int = 10_000,
     ):
-        if every < 1:
+        if not every >= 1:
             raise ValueError(f"FIDTracker's every is a number of {unit} of at least 1, and is {every}")
         for name, number in (("num_samples", num_samples), ("final_samples", final_samples)):
-            if number < 20:
+            if not number >= 20:
                 raise ValueError(f"FIDTracker's {name} is a number of images of at least 20, and is {number}")
         self.extractor = extractor
         self.every = every

@@ -24,7 +24,7 @@ class GeneratorEMA(Callback):
     """
 
     def __init__(self, half_life: float = 5000):
-        if half_life <= 0:
+        if not half_life > 0:
             raise ValueError(f"GeneratorEMA's half_life must be a number of images above 0, got {half_life}")
         self.half_life = half_life
 

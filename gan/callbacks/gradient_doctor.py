@@ -41,7 +41,7 @@ class GradientDoctor(Callback):
     """
 
     def __init__(self, patience: int = 2, thresholds: Thresholds | None = None):
-        if patience < 1:
+        if not patience >= 1:
             raise ValueError(f"GradientDoctor's patience must be at least 1 measurement, got {patience}")
         self.patience = patience
         self.thresholds = thresholds or Thresholds()

@@ -52,9 +52,9 @@ class GradientMonitor(Callback):
     """
 
     def __init__(self, every: int = 250, images: int = 64):
-        if every < 1:
+        if not every >= 1:
             raise ValueError(f"GradientMonitor's every must be at least 1 training batch, got {every}")
-        if images < 2:
+        if not images >= 2:
             raise ValueError(f"GradientMonitor's images must be at least 2, got {images}")
         self.every = every
         self.images = images

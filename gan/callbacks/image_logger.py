@@ -29,7 +29,7 @@ class ImageLogger(Callback):
     """
 
     def __init__(self, every: int = 500):
-        if every < 1:
+        if not every >= 1:
             raise ValueError(f"ImageLogger's every must be at least 1 training batch, got {every}")
         self.every = every
         self.last_drawn = -1

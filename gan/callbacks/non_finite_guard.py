@@ -61,9 +61,9 @@ class NonFiniteGuard(Callback):
     def __init__(self, policy: Policy = "raise", tries: int = 3, every: int = 100):
         if policy not in get_args(Policy):
             raise ValueError(f"NonFiniteGuard's policy must be one of {', '.join(get_args(Policy))}, got {policy!r}")
-        if tries < 1:
+        if not tries >= 1:
             raise ValueError(f"NonFiniteGuard's tries must be at least 1 batch, got {tries}")
-        if every < 1:
+        if not every >= 1:
             raise ValueError(f"NonFiniteGuard's every must be at least 1 training batch, got {every}")
         self.policy = policy
         self.tries = tries

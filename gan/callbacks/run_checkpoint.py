@@ -1,5 +1,6 @@
 """The run's own checkpoints: one whole at every moment, and written when a run is stopped."""
 
+import math
 import shlex
 import signal
 import threading
@@ -41,11 +42,11 @@ class RunCheckpoint(Checkpoint):
     """
 
     def __init__(self, every: int = 1000, minutes: float | None = None, keep: int = 2):
-        if every < 1:
+        if not every >= 1:
             raise ValueError(f"RunCheckpoint's every must be at least 1 training batch, got {every}")
-        if minutes is not None and minutes <= 0:
+        if minutes is not None and not 0 < minutes < math.inf:
             raise ValueError(f"RunCheckpoint's minutes must be above 0, got {minutes}; leave it out for never")
-        if keep < 1:
+        if not keep >= 1:
             raise ValueError(f"RunCheckpoint's keep must be at least 1 checkpoint, got {keep}")
         self.every = every
         self.minutes = minutes

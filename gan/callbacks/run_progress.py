@@ -33,6 +33,8 @@ class RunProgress(ProgressBar):
     """
 
     def __init__(self, refresh: float = 0.5):
+        if not refresh >= 0:
+            raise ValueError(f"RunProgress's refresh must be 0 seconds or more, got {refresh}")
         super().__init__()
         self.refresh = refresh
         self.enabled = True

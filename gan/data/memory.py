@@ -58,7 +58,7 @@ class InMemoryLoader:
         world_size: int = 1,
         counter: Callable[[], tuple[int, float]] | None = None,
     ) -> None:
-        if batch_size < 1:
+        if not batch_size >= 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if drop_last and len(images) < batch_size * world_size:
             raise ValueError(
@@ -175,9 +175,9 @@ class InMemoryDataModule(L.LightningDataModule):
 
     def __init__(self, batch_size: int = 32, validation_size: int = 5000, seed: int = 42) -> None:
         super().__init__()
-        if batch_size < 1:
+        if not batch_size >= 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        if validation_size < 0:
+        if not validation_size >= 0:
             raise ValueError(f"validation_size must be 0 (no validation) or more, got {validation_size}")
         self.batch_size = batch_size
         self.validation_size = validation_size

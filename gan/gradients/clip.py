@@ -265,7 +265,7 @@ class Auto(Clip):
     def __init__(self, percentile: float = 10, window: int = 1000):
         if not 0 <= percentile <= 100:
             raise ValueError(f"Auto's percentile must be from 0 to 100, got {percentile}")
-        if window < 1:
+        if not window >= 1:
             raise ValueError(f"Auto's window must be at least 1 step, got {window}")
         self.percentile = percentile
         self.window = window

@@ -84,7 +84,7 @@ class RealAndFakeMetric(Float64Metric):
 
     def __init__(self, dim: int, reset_real_features: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if dim < 1:
+        if not dim >= 1:
             raise ValueError(f"dim must be at least 1, got {dim}")
         self.dim = dim
         self.reset_real_features = reset_real_features

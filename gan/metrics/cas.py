@@ -34,7 +34,7 @@ class CAS(Float64Metric):
 
     def __init__(self, image_shape: tuple[int, int, int], steps: int = 200, seed: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if steps < 1:
+        if not steps >= 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
         self.image_shape, self.steps, self.seed = tuple(image_shape), steps, seed
         for images in ("real", "fake"):
@@ -95,7 +95,7 @@ def classification_accuracy_score(
     Raises:
         ValueError: If a set is empty, shapes or labels do not fit, or values are not finite.
     """
-    if steps < 1:
+    if not steps >= 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
     _check(images, labels, "")
     _check(test_images, test_labels, "test_")

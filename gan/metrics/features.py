@@ -51,7 +51,7 @@ class CNNFeatures(nn.Module):
                 f"image_shape must be channels, height and width, with a height and a width of {4 * CELLS} at least, "
                 f"got {tuple(image_shape)}"
             )
-        if num_classes < 2 or dim < 1:
+        if not (num_classes >= 2 and dim >= 1):
             raise ValueError(f"num_classes must be >= 2 and dim >= 1, got {num_classes} and {dim}")
         self.image_shape = tuple(image_shape)
         self.num_classes = num_classes

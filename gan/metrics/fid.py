@@ -151,7 +151,7 @@ def fid_infinity(features: Tensor, mean: Tensor, covariance: Tensor, points: int
     Raises:
         ValueError: If there are fewer than 4 D or 20 images, or 2 points, or as `frechet_distance`.
     """
-    if points < 2:
+    if not points >= 2:
         raise ValueError(f"points must be at least 2 to fit a line, got {points}")
     real = _Gaussian(mean, covariance, "")
     dim = len(real.mean)

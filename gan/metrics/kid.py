@@ -137,7 +137,7 @@ def _subsets(num: int, size: int, subsets: int, generator: torch.Generator) -> l
 
 
 def _check(subsets: int, subset_size: int) -> None:
-    if subsets < 1:
+    if not subsets >= 1:
         raise ValueError(f"subsets must be at least 1, got {subsets}")
-    if subset_size < 2:
+    if not subset_size >= 2:
         raise ValueError(f"subset_size must be at least 2 images, got {subset_size}")

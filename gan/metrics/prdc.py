@@ -204,5 +204,5 @@ def _blocks(
 
 
 def _check(manifold_k: int, density_k: int) -> None:
-    if min(manifold_k, density_k) < 1:
+    if not (manifold_k >= 1 and density_k >= 1):
         raise ValueError(f"manifold_k and density_k must be at least 1, got {manifold_k} and {density_k}")

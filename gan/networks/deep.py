@@ -72,7 +72,7 @@ def hidden_layers(
         ValueError: If a size is below 1 or a choice is unknown.
     """
     for name, size in (("width", width), ("depth", depth)):
-        if size < 1:
+        if not size >= 1:
             raise ValueError(f"{name} must be at least 1, got {size}")
     choices = {"activation": (activation, Activation), "norm": (norm, VectorNorm)}
     choices |= {"residual": (residual, Residual), "init": (init, Init)}

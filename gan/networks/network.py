@@ -61,7 +61,7 @@ class Generator(Network):
 
     def __init__(self, image_shape: tuple[int, int, int], latent_dim: int = 100) -> None:
         super().__init__(image_shape)
-        if latent_dim < 1:
+        if not latent_dim >= 1:
             raise ValueError(f"latent_dim must be at least 1, got {latent_dim}")
         self.latent_dim = latent_dim
 

@@ -1,5 +1,6 @@
 """Processes that start together, wait for each other so long and no longer, and end together."""
 
+import math
 from datetime import timedelta
 from typing import Any
 
@@ -60,3 +61,14 @@ class TwoNetworkStrategy(ParallelStrategy):
             # pyright does not see that the strategies which this is mixed into have both numbers.
             processes, nodes = self.num_processes, self.num_nodes  # pyright: ignore[reportAttributeAccessIssue]
             self._launcher = Launcher(self.cluster_environment, processes, nodes, self.patience)
+
+
+def checked(patience: float) -> float:
+    """The seconds that a process waits.
+
+    Raises:
+        ValueError: If they are no length of time.
+    """
+    if not 0 < patience < math.inf:
+        raise ValueError(f"the strategy's patience must be a number of seconds above 0, got {patience}")
+    return patience

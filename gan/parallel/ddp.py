@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gan.parallel.base import TwoNetworkStrategy
+from gan.parallel.base import TwoNetworkStrategy, checked
 
 YIELD = getattr(os, "sched_yield", lambda: None)  # Windows has none
 
@@ -52,7 +52,7 @@ class DDP(TwoNetworkStrategy, DDPStrategy):
         find_unused_parameters: bool = False,
     ) -> None:
         super().__init__(start_method=start_method)
-        self.patience = patience
+        self.patience = checked(patience)
         if find_unused_parameters:
             rank_zero_warn(
                 "find_unused_parameters is ignored: each step averages the gradients of the network that it trains, "

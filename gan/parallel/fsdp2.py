@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
 from gan.checkpoints import part_name, parts, put, read, rebuild, remove, unfinished, write
-from gan.parallel.base import TwoNetworkStrategy
+from gan.parallel.base import TwoNetworkStrategy, checked
 
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "16-true")  # all that Lightning knows for sharded weights
 WHOLE_WEIGHTS = ("Adafactor", "Muon", "Rprop", "SparseAdam")  # optimizers that fail on shards, by torch 2.14
@@ -47,7 +47,7 @@ class FSDP2(TwoNetworkStrategy, ModelParallelStrategy):
     def __init__(self, distributed_checkpoint: bool = False, patience: float = 45):
         super().__init__(tensor_parallel_size=1)
         self.distributed_checkpoint = distributed_checkpoint
-        self.patience = patience
+        self.patience = checked(patience)
 
     # ------------------------------------------------------------------ start
 
