@@ -15,8 +15,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from gan.batch import as_pair, check_batch
 from gan.checkpoints import check_checkpoint
-from gan.data.batch import as_pair, check_batch
 from gan.networks import check_pair
 from gan.noise import Noise, keyed, seed_layers
 from gan.optim import OPTIMIZER_ORDER, Length, Resumed, class_of

@@ -270,7 +270,7 @@ DAMAGES: list[tuple[str, Callable[..., Tensor], tuple[float, ...]]] = [
 
 def whole(data: InMemoryDataModule, train: bool) -> tuple[Tensor, Tensor]:
     """All images of a set, float32 (N, C, H, W) in [-1, 1], and their labels."""
-    images, labels = zip(*InMemoryLoader(*data.load(train), 500), strict=True)
+    images, labels = zip(*InMemoryLoader(*data.load_checked(train), 500), strict=True)
     return torch.cat(images), torch.cat(labels)
 
 

@@ -8,7 +8,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from gan.data.batch import described
+from gan.batch import described
 from gan.images import SCALE
 
 SPLIT_SEED = 0  # of the validation split: a constant, so that scores of runs with different seeds compare
@@ -202,7 +202,7 @@ class InMemoryDataModule(L.LightningDataModule):
             stage: "fit" or "validate" for the training set, "test" for the test set, None for both.
         """
         if stage in ("fit", "validate", None) and "train" not in self._subsets:
-            images, labels = self._load_checked(train=True)
+            images, labels = self.load_checked(train=True)
             if self.validation_size >= len(images):
                 raise ValueError(
                     f"validation_size={self.validation_size} leaves nothing of the {len(images)} training "
@@ -214,7 +214,7 @@ class InMemoryDataModule(L.LightningDataModule):
             for name, index in subsets.items():
                 self._subsets[name] = images.index_select(0, index), labels.index_select(0, index)
         if stage in ("test", None) and "test" not in self._subsets:
-            self._subsets["test"] = self._load_checked(train=False)
+            self._subsets["test"] = self.load_checked(train=False)
 
         if self.trainer and self.validation_size == 0:
             self.trainer.limit_val_batches = 0  # Lightning warns of an empty list of loaders
@@ -256,7 +256,7 @@ class InMemoryDataModule(L.LightningDataModule):
         images, labels = self._subsets[subset]
         return InMemoryLoader(images, labels, batch_size, seed=self.seed, rank=rank, world_size=world_size, **options)
 
-    def _load_checked(self, train: bool) -> tuple[Tensor, Tensor]:
+    def load_checked(self, train: bool) -> tuple[Tensor, Tensor]:
         """What `load` returns, refused if it is not what `load` promises."""
         what = f"{type(self).__name__}.load(train={train})"
         if len(getattr(self, "image_shape", None) or ()) != 3:

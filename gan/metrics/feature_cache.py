@@ -12,8 +12,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from gan.batch import as_pair
 from gan.checkpoints import damaged_record, write
-from gan.data.batch import as_pair
 from gan.images import to_float, to_uint8
 from gan.metrics.features import fingerprint
 

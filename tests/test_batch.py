@@ -7,9 +7,9 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader, TensorDataset
 
 from gan import GAN
+from gan.batch import as_pair
 from gan.callbacks import FIDTracker, GradientMonitor, ImageLogger, NonFiniteGuard
 from gan.data import InMemoryDataModule
-from gan.data.batch import as_pair
 from gan.metrics import CNNFeatures
 from gan.networks import MLPDiscriminator, MLPGenerator
 
@@ -108,7 +108,7 @@ def test_validation_is_looked_at_too(make_trainer, case):
 
 
 def test_labels_of_another_number():
-    from gan.data.batch import check_batch
+    from gan.batch import check_batch
 
     check_batch((IMAGES, LABELS), SHAPE, "a batch")
     with pytest.raises(ValueError, match=r"64 images and labels of shape \(63,\): one for each"):
@@ -159,7 +159,7 @@ def test_data_without_a_shape_of_images(shape, capsys, monkeypatch):
     monkeypatch.setattr(ShapelessInMemory, "image_shape", shape, raising=False)
     for name in ("Shapeless", "ShapelessInMemory"):
         with pytest.raises(SystemExit, match="2"):
-            command("fit", "--config", FAST, "--data", f"data.test_batch.{name}")
+            command("fit", "--config", FAST, "--data", f"test_batch.{name}")
         assert f"error: {name} must state image_shape, the channels, height and width" in capsys.readouterr().err
 
 
