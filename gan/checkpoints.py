@@ -350,3 +350,10 @@ def damaged_record(path: Path | IO[bytes]) -> str | None:
         if not records or records[0].header_offset != 0 or not stored or room < 0:
             return "the list of its parts"
         return archive.testzip()
+
+
+def checkpoint_in(path: str | Path) -> Path:
+    """A checkpoint's own path; of the folder of a run, its best checkpoint or, where nothing was scored, its last."""
+    folder = Path(path, "checkpoints")
+    found = [folder / name for name in (BEST, LAST) if (folder / name).exists()]
+    return found[0] if found else Path(path)

@@ -1,13 +1,14 @@
 """What a trained generator is for: images, and a form of it that runs without this project."""
 
 import io
+import json
 import warnings
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from gan.checkpoints import check_checkpoint, read
+from gan.checkpoints import check_checkpoint, checkpoint_in, read
 from gan.images import image_grid, to_pil, to_uint8
 from gan.module import GAN
 
@@ -18,7 +19,8 @@ def sample(ckpt: str, out: str, num: int = 64, seed: int = 0, trust: str | list[
     """Writes images that the generator of a checkpoint makes.
 
     Args:
-        ckpt: A checkpoint of a run, such as runs/default/TIME/checkpoints/last.ckpt.
+        ckpt: A checkpoint of a run, such as runs/default/TIME/checkpoints/last.ckpt; or the run's folder, for its best
+            or, where nothing was scored, its last.
         out: FILE.png for one grid, FILE.npy for a uint8 array (N, H, W) or (N, H, W, C), a folder for one PNG each.
         num: How many images.
         seed: Seeds the latents: the same seed gives the same images, and a larger num the same ones and more.
@@ -32,6 +34,7 @@ def sample(ckpt: str, out: str, num: int = 64, seed: int = 0, trust: str | list[
     path = Path(out)
     if path.suffix not in (".png", ".npy", ""):
         raise ValueError(f"--out {out}: give a file that ends in .png or .npy, or a folder")
+    ckpt = str(checkpoint_in(ckpt))
     gan = load(ckpt, trust)
     images = generate(gan, num, seed)
     try:
@@ -54,7 +57,8 @@ def export(ckpt: str, out: str, trust: str | list[str] | None = None) -> None:
     """Writes the generator of a checkpoint for use without this project: latents (N, latent_dim) in, images out.
 
     Args:
-        ckpt: A checkpoint of a run, such as runs/default/TIME/checkpoints/last.ckpt.
+        ckpt: A checkpoint of a run, such as runs/default/TIME/checkpoints/last.ckpt; or the run's folder, for its best
+            or, where nothing was scored, its last.
         out: FILE.pt2 for torch.export, or FILE.onnx (needs `pip install "gan[onnx]"`).
         trust: Packages whose classes the checkpoint may import, besides this one and torch's: my_package, or a list.
 
@@ -64,22 +68,30 @@ def export(ckpt: str, out: str, trust: str | list[str] | None = None) -> None:
     path = Path(out)
     if path.suffix not in (".pt2", ".onnx"):
         raise ValueError(f"--out {out}: give a file that ends in .pt2 (torch.export) or .onnx")
+    ckpt = str(checkpoint_in(ckpt))
     gan = load(ckpt, trust)
     network = (gan.generator if gan.generator_ema is None else gan.generator_ema).eval()
     network.to(memory_format=torch.contiguous_format)  # the formats have no channels_last
     latents = torch.zeros(2, gan.latent_dim)  # 2, since torch.export takes a dimension of 1 for a constant
     program = torch.export.export(network, (latents,), dynamic_shapes=[{0: torch.export.Dim("batch")}])
+    shape = ", ".join(map(str, gan(latents).shape[1:]))
+    about = {
+        "latents": f"float32 (batch, latent) with latent = {gan.latent_dim}, independent and standard normal",
+        "images": f"float32 (batch, {shape}), from -1 (black) to 1 (white)",
+    }
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".pt2":
             content = io.BytesIO()
-            torch.export.save(program, content)
+            torch.export.save(program, content, extra_files={"about.json": json.dumps(about)})
             path.write_bytes(content.getbuffer())  # torch reports a file that it cannot write as RuntimeError
         else:
-            to_onnx(program, path)
+            to_onnx(program, path, about)
     except OSError as error:
         raise ValueError(f"cannot write --out {out}: {error}") from error
     print(f"generator of {ckpt}: {out}")
+    for name, what in about.items():
+        print(f"  {name:8} {what}")
 
 
 def load(ckpt: str, trust: str | list[str] | None = None) -> GAN:
@@ -116,8 +128,13 @@ def save_array(images: Tensor, path: Path) -> None:
     np.save(path, array[..., 0] if array.shape[3] == 1 else array)
 
 
-def to_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
+def to_onnx(program: torch.export.ExportedProgram, path: Path, about: dict[str, str]) -> None:
     """Writes a generator, as torch has exported it, in the form of ONNX.
+
+    Args:
+        program: The generator.
+        path: The file.
+        about: What it takes and gives, which goes into the file too.
 
     Raises:
         ValueError: If the packages that translate it are missing.
@@ -126,6 +143,17 @@ def to_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
         import onnxscript  # noqa: F401  torch.onnx imports it too, with a less helpful error
     except ImportError as error:
         raise ValueError('ONNX needs two more packages: pip install "gan[onnx]"') from error
-    torch.onnx.export(
-        program, f=path, input_names=["latents"], output_names=["images"], external_data=False, verbose=False
+    exported = torch.onnx.export(
+        program, input_names=["latents"], output_names=["images"], external_data=False, verbose=False
     )
+    assert exported is not None  # since it was given no file
+    model = exported.model_proto
+    (symbol,) = {dim.dim_param for dim in model.graph.input[0].type.tensor_type.shape.dim if dim.dim_param}
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_param = dim.dim_param.replace(symbol, "batch")
+    model.graph.input[0].type.tensor_type.shape.dim[1].denotation = "latent"
+    for name, what in about.items():
+        model.metadata_props.add(key=name, value=what)
+    path.write_bytes(model.SerializeToString())

@@ -1,6 +1,7 @@
 """Images as pictures: float32 (N, C, H, W) in [-1, 1] here, 256 grey levels and files there."""
 
 import math
+import warnings
 
 import torch
 from PIL import Image
@@ -24,12 +25,22 @@ def to_float(images: Tensor) -> Tensor:
 def image_grid(images: Tensor, columns: int | None = None) -> Tensor:
     """Images (N, C, H, W), uint8 or in [-1, 1], as one uint8 picture (C, H', W'), by default as square as it goes."""
     columns = columns or math.ceil(len(images) ** 0.5)
+    images = visible(images)
     levels = images if images.dtype == torch.uint8 else to_uint8(images)
     grid = make_grid(levels.cpu(), nrow=columns, padding=2, pad_value=255)
     return grid[: images.shape[1]]  # make_grid makes grey images colourful, which takes three times as long to write
 
 
+def visible(images: Tensor) -> Tensor:
+    """The channels of images (..., C, H, W) that a picture can show: grey, colour, or colour and alpha."""
+    channels = images.shape[-3]
+    shown = channels if channels in (1, 3, 4) else 3 if channels > 4 else 1
+    if shown < channels:
+        warnings.warn(f"pictures show the first {shown} of {channels} channels", stacklevel=2)
+    return images[..., :shown, :, :]
+
+
 def to_pil(image: Tensor) -> Image.Image:
-    """A uint8 image (C, H, W) with 1 or 3 channels, as Pillow's."""
-    array = image.permute(1, 2, 0).numpy()
+    """A uint8 image (C, H, W) as Pillow's."""
+    array = visible(image).permute(1, 2, 0).numpy()
     return Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)

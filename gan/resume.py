@@ -11,7 +11,7 @@ import yaml
 from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
-from gan.checkpoints import check_checkpoint, newest_whole
+from gan.checkpoints import check_checkpoint, checkpoint_in, newest_whole
 from gan.data import InMemoryLoader
 from gan.trust import check_names, named_in
 
@@ -113,7 +113,7 @@ def mark(config: str) -> Path | None:
 
 def config_of_run(run_dir: str | None, checkpoint: str) -> Path | None:
     """The config of the run that `checkpoint` (auto, never, or a path) belongs to, if there is one."""
-    folder = run_dir if checkpoint == "auto" else Path(checkpoint).absolute().parent.parent
+    folder = run_dir if checkpoint == "auto" else checkpoint_in(checkpoint).absolute().parent.parent
     if checkpoint == "never" or not folder:
         return None
     config = Path(folder, "config.yaml")

@@ -22,7 +22,7 @@ from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from gan.checkpoints import AtomicCheckpointIO, check_checkpoint, replacing, sync
+from gan.checkpoints import AtomicCheckpointIO, check_checkpoint, checkpoint_in, replacing, sync
 from gan.loggers import MetricsTable, RunTensorBoard
 from gan.module import GAN
 from gan.parallel import check_settings, replace_lightnings
@@ -144,6 +144,7 @@ class GANCLI(LightningCLI):
             path = self.config.ckpt_path
             if path is None:
                 raise ValueError(f"{self.command} needs a trained run: --ckpt_path RUN/checkpoints/last.ckpt")
+            self.config.ckpt_path = path = str(checkpoint_in(path))
             self.checkpoint = check_checkpoint(path)
             check_hyper_parameters(self.checkpoint, self.trust, str(path))
             self.ckpt_path = path

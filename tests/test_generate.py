@@ -1,12 +1,14 @@
 """Images and exports against the generator of the checkpoint, loaded by hand."""
 
+import json
+import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from commands import command, fit, load
+from commands import TRUSTED, command, fit, load
 from PIL import Image
 from torch import Tensor
 
@@ -128,6 +130,21 @@ def test_default_is_64_images_of_seed_0(grey):
     assert np.array_equal(sample(grey, "out.npy"), in_bytes(by_hand(grey, 64, seed=0))[..., 0])
 
 
+def test_the_folder_of_a_run_stands_for_its_best_or_its_last(grey, capsys, tmp_path):
+    run = tmp_path / "copy"
+    shutil.copytree(grey.parents[1], run)
+    last = run / "checkpoints" / "last.ckpt"
+    (run / "checkpoints" / "best.ckpt").unlink(missing_ok=True)
+    images = sample(run, "last.npy")
+    assert f"images of {last} (seed 0)" in capsys.readouterr().out
+    assert np.array_equal(images, sample(last, "same.npy"))
+    shutil.copyfile(last, last.with_name("best.ckpt"))
+    command("export", "--ckpt", run, "--out", "g.pt2")
+    assert "best.ckpt" in capsys.readouterr().out
+    command("validate", "--ckpt_path", run, *TRUSTED)
+    assert "validation/discriminator" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("batch", [1, 7, 20])
 def test_batch_size_does_not_matter(grey, monkeypatch, batch):
     """Latents drawn batch by batch, or batch norm in training mode, would show."""
@@ -155,8 +172,15 @@ def test_pt2(request, fixture, capsys):
     checkpoint = request.getfixturevalue(fixture)
     capsys.readouterr()
     command("export", "--ckpt", checkpoint, "--out", "folder/generator.pt2")
-    assert capsys.readouterr().out == f"generator of {checkpoint}: folder/generator.pt2\n"
-    network = torch.export.load("folder/generator.pt2").module()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"generator of {checkpoint}: folder/generator.pt2"
+    files = {"about.json": ""}
+    network = torch.export.load("folder/generator.pt2", extra_files=files).module()
+    about = json.loads(files["about.json"])
+    assert lines[1:] == [f"  latents  {about['latents']}", f"  images   {about['images']}"]
+    assert about["latents"] == "float32 (batch, latent) with latent = 8, independent and standard normal"
+    shape = "3, 32, 32" if fixture == "coloured" else "1, 28, 28"
+    assert about["images"] == f"float32 (batch, {shape}), from -1 (black) to 1 (white)"
     prefix = "generator." if fixture == "without_average" else "generator_ema."
     for num in (1, 2, 5, 64):
         latents = torch.randn(80, 8, generator=torch.Generator().manual_seed(5))[:num]
@@ -170,11 +194,23 @@ def test_onnx(request, fixture, capfd):
     checkpoint = request.getfixturevalue(fixture)
     capfd.readouterr()
     command("export", "--ckpt", checkpoint, "--out", "generator.onnx")
-    assert capfd.readouterr() == (f"generator of {checkpoint}: generator.onnx\n", "")  # torch's own reports are off
+    output, errors = capfd.readouterr()
+    assert (output.splitlines()[0], errors) == (f"generator of {checkpoint}: generator.onnx", "")  # and none of torch's
+    assert len(output.splitlines()) == 3
     assert [path.name for path in Path().iterdir()] == ["generator.onnx"]  # the weights are in it
     session = onnxruntime.InferenceSession("generator.onnx", providers=["CPUExecutionProvider"])
     assert [tensor.name for tensor in session.get_inputs()] == ["latents"]
     assert [tensor.name for tensor in session.get_outputs()] == ["images"]
+    (latents,), (images,) = session.get_inputs(), session.get_outputs()
+    assert latents.shape == ["batch", 8]
+    assert images.shape[0] == "batch"
+    about = session.get_modelmeta().custom_metadata_map
+    assert "latent = 8, independent and standard normal" in about["latents"]
+    assert "from -1 (black) to 1 (white)" in about["images"]
+    import onnx
+
+    onnx.checker.check_model("generator.onnx", full_check=True)
+    assert onnx.load("generator.onnx").graph.input[0].type.tensor_type.shape.dim[1].denotation == "latent"
     for num in (1, 2, 5, 64):
         latents = torch.randn(80, 8, generator=torch.Generator().manual_seed(5))[:num]
         (images,) = session.run(["images"], {"latents": latents.numpy()})

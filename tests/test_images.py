@@ -40,3 +40,15 @@ def test_pictures_go_to_and_fro():
     assert (colour.size, colour.mode, grey.mode) == ((2, 4), "RGB", "L")
     assert colour.getpixel((1, 2)) == tuple(levels[:, 2, 1].tolist())
     assert grey.getpixel((1, 2)) == levels[0, 2, 1]
+
+
+@pytest.mark.parametrize(("channels", "shown"), [(1, 1), (2, 1), (3, 3), (4, 4), (5, 3), (9, 3)])
+def test_channels_that_a_picture_cannot_show_are_left_out_and_said(channels, shown, recwarn):
+    images = torch.rand(6, channels, 4, 4) * 2 - 1
+    grid = image_grid(images)
+    assert grid.shape[0] == shown
+    picture = to_pil(grid)
+    assert len(picture.getbands()) == shown
+    said = [str(warning.message) for warning in recwarn]
+    assert said == ([] if shown == channels else [f"pictures show the first {shown} of {channels} channels"])
+    assert torch.equal(grid, image_grid(images[:, :shown]))
