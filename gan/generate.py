@@ -2,7 +2,6 @@
 
 import io
 import json
-import warnings
 from pathlib import Path
 
 import torch
@@ -106,9 +105,7 @@ def load(ckpt: str, trust: str | list[str] | None = None) -> GAN:
         file = io.BytesIO()  # Lightning takes one file
         torch.save(read(ckpt), file)
         file.seek(0)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "a checkpoint cannot rebuild")  # this one has, and no other follows
-        return GAN.load_from_checkpoint(file, map_location="cpu", weights_only=True, trust=trust).eval()
+    return GAN.load_from_checkpoint(file, map_location="cpu", weights_only=True, trust=trust).eval()
 
 
 def generate(gan: GAN, num: int, seed: int) -> Tensor:

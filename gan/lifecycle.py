@@ -23,9 +23,11 @@ from gan.optim import OPTIMIZER_ORDER, Length, Resumed, class_of
 from gan.order import callbacks_of, check_order, skip_idle_hooks
 from gan.parallel import check_manual, check_strategy, is_sharded, shard
 from gan.penalties import Penalty, mixes_batch
+from gan.spec import is_compiled, uncompiled
 from gan.trust import Trust, check_hyper_parameters, imports_of
 
 # Where what is logged is of one batch; elsewhere it is of an epoch, and Lightning's number is ours.
+COMPILED = "._orig_mod"  # what `torch.compile` puts into the names of a network's weights
 BATCH_HOOKS = ("training_step", "on_train_batch_start", "on_train_batch_end")
 
 
@@ -179,6 +181,11 @@ class Lifecycle(L.LightningModule):
                 f"trainer.precision={self.trainer.precision} leaves no float32 weights to compute a penalty with: "
                 f"set it to {self.trainer.precision.replace('true', 'mixed')}, or model.penalties to []"
             )
+        if self.penalties and is_compiled(self.discriminator):
+            raise ValueError(
+                f"{type(self.penalties[0]).__name__} takes derivatives of derivatives, which torch.compile does not "
+                "make: give the discriminator as it is, or model.penalties as []"
+            )
         if mixes_batch(self.discriminator):
             for penalty in self.penalties:
                 rank_zero_warn(
@@ -225,7 +232,7 @@ class Lifecycle(L.LightningModule):
 
         In 16 bits, steps as small as those of an average are rounded away.
         """
-        self.generator_ema = deepcopy(self.generator).requires_grad_(False)
+        self.generator_ema = deepcopy(uncompiled(self.generator)).requires_grad_(False)
         for tensor in (*self.generator_ema.parameters(), *self.generator_ema.buffers()):
             if tensor.is_floating_point():
                 tensor.data = tensor.data.to(torch.promote_types(tensor.dtype, torch.float32))
@@ -268,8 +275,17 @@ class Lifecycle(L.LightningModule):
             own = [key for key in state if key.startswith("generator.")]
             state |= {key.replace("generator.", "generator_ema.", 1): state[key].clone() for key in own}
 
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The weights, by the names that they have without `torch.compile`."""
+        state = super().state_dict(*args, **kwargs)
+        for key in [key for key in state if COMPILED in key]:
+            state[key.replace(COMPILED, "")] = state.pop(key)
+        return state
+
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Loads weights, those of an averaged generator too."""
+        compiled = {key.replace(COMPILED, ""): key for key in super().state_dict() if COMPILED in key}
+        state_dict = {compiled.get(key, key): value for key, value in state_dict.items()}
         if self.generator_ema is None and any(key.startswith("generator_ema.") for key in state_dict):
             self.add_ema()
         return super().load_state_dict(state_dict, *args, **kwargs)
@@ -289,6 +305,13 @@ class Lifecycle(L.LightningModule):
         Raises:
             ValueError: If the checkpoint cannot be used, or names what is not to be trusted.
         """
-        check_hyper_parameters(check_checkpoint(checkpoint_path), trust, str(checkpoint_path), given=kwargs)
+        checkpoint = check_checkpoint(checkpoint_path)
+        check_hyper_parameters(checkpoint, trust, str(checkpoint_path), given=kwargs)
+        for name in ("generator", "discriminator"):
+            if name not in checkpoint["hyper_parameters"] and name not in kwargs:
+                raise ValueError(
+                    f"{checkpoint_path} cannot rebuild its {name}, which was made in Python: give it by "
+                    f"GAN.load_from_checkpoint(path, {name}=...)"
+                )
         with imports_of(trust):
             return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)

@@ -5,8 +5,8 @@ The form is jsonargparse's, the one that YAML configs and Lightning's own checkp
 """
 
 import inspect
-import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -59,8 +59,59 @@ def of_object(value: Any) -> dict[str, Any]:
         case _ if isinstance(getattr(type(value), "spec", None), property):
             return value.spec
         case nn.Module():
-            raise TypeError(f"{type(value).__qualname__} is not a gan.networks.Network")
+            return of_module(value)
     raise TypeError(f"{value!r} is neither a class nor a functools.partial of a class")
+
+
+def of_module(network: nn.Module) -> dict[str, Any]:
+    """The spec of any module that its class makes again from what it keeps: arguments as attributes of their names.
+
+    Raises:
+        TypeError: If it does not, with the reason.
+    """
+    network = uncompiled(network)
+    if isinstance(getattr(type(network), "spec", None), property):
+        return described(network)
+    cls, init_args = type(network), {}
+    names = {} if cls.__init__ is nn.Module.__init__ else inspect.signature(cls).parameters
+    for parameter in names.values():
+        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            raise TypeError(f"{cls.__qualname__} takes *{parameter.name}")
+        if hasattr(network, parameter.name):
+            init_args[parameter.name] = plain(getattr(network, parameter.name))
+        elif parameter.default is parameter.empty:
+            raise TypeError(f"{cls.__qualname__} has no attribute {parameter.name}, as its argument is called")
+        else:
+            init_args[parameter.name] = plain(parameter.default)
+    spec = {"class_path": class_path(cls), "init_args": init_args}
+    with torch.random.fork_rng(devices=[]):
+        again = cls(**init_args)
+    if anatomy(again) != anatomy(network):
+        raise TypeError(f"{cls.__qualname__} makes another network of {init_args}")
+    return spec
+
+
+def anatomy(network: nn.Module) -> list[Any]:
+    """What makes two modules the same but for their weights: their parts, with their settings and shapes."""
+    parts = []
+    for name, module in network.named_modules():
+        settings = {}
+        for key, value in vars(module).items():
+            if not key.startswith("_") and key != "training":
+                with suppress(TypeError):
+                    settings[key] = plain(value)
+        parts.append((name, type(module), settings, module.extra_repr()))
+    return [*parts, {key: tuple(value.shape) for key, value in network.state_dict().items()}]
+
+
+def uncompiled(network: nn.Module) -> nn.Module:
+    """The module that `torch.compile` has wrapped, if it has."""
+    return getattr(network, "_orig_mod", network)  # torch's name for it, in state dicts too
+
+
+def is_compiled(network: nn.Module) -> bool:
+    """Whether `torch.compile` has wrapped it, or `network.compile()` has been called."""
+    return uncompiled(network) is not network or network._compiled_call_impl is not None  # private
 
 
 def no_object(value: Any) -> NoReturn:
@@ -136,14 +187,8 @@ def save_hparams(module: "LightningModule", arguments: dict[str, Any]) -> None:
     for name, value in arguments.items():
         if name in ("self", "__class__"):
             continue
-        try:
+        with suppress(TypeError):  # who loads the checkpoint is told what is missing
             hparams[name] = described(value)
-        except TypeError as error:
-            warnings.warn(
-                f"a checkpoint cannot rebuild {name}, since {error}: load it with "
-                f"GAN.load_from_checkpoint(path, {name}=...)",
-                stacklevel=3,
-            )
     module.save_hyperparameters(hparams)
 
 

@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from commands import load
 from conftest import Recorder, TableLogger, same_weights
 from lightning import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -11,10 +12,11 @@ from torch.optim import SGD, Adam
 
 from gan import GAN
 from gan.callbacks import GeneratorEMA
+from gan.generate import export, sample
 from gan.losses import Wasserstein
 from gan.networks import DCGANDiscriminator, DCGANGenerator, Discriminator, MLPDiscriminator, MLPGenerator
 from gan.optim import WarmupCosine
-from gan.penalties import GradientPenalty
+from gan.penalties import R1, GradientPenalty
 
 SHAPE = (1, 28, 28)
 
@@ -97,19 +99,95 @@ def test_python_checkpoint_loads_with_weights_only(make_gan, make_trainer, data,
     assert torch.equal(gan(latents), loaded(latents))  # by the averaged generator, in both
 
 
-def test_unknown_network_is_named_and_can_be_given(make_gan, make_trainer, data, tmp_path):
+def test_unknown_network_is_named_where_it_is_needed_and_can_be_given(make_gan, make_trainer, data, tmp_path, recwarn):
     class Mine(torch.nn.Sequential):
         latent_dim = 8
 
     generator = Mine(torch.nn.Linear(8, 784), torch.nn.Tanh(), torch.nn.Unflatten(1, SHAPE))
-    with pytest.warns(UserWarning, match="cannot rebuild generator"):
-        gan = GAN(generator, MLPDiscriminator(image_shape=SHAPE))
+    gan = GAN(generator, MLPDiscriminator(image_shape=SHAPE))
     trainer = make_trainer(max_steps=1)
     trainer.fit(gan, data)
     trainer.save_checkpoint(tmp_path / "gan.ckpt")
+    assert not [warning for warning in recwarn if "rebuild" in str(warning.message)]
+    with pytest.raises(ValueError, match=r"cannot rebuild its generator, .* by GAN.load_from_checkpoint\(path, "):
+        GAN.load_from_checkpoint(tmp_path / "gan.ckpt", weights_only=True)
+    with pytest.raises(ValueError, match="cannot rebuild its generator"):
+        sample(str(tmp_path / "gan.ckpt"), str(tmp_path / "x.png"))
     fresh = Mine(torch.nn.Linear(8, 784), torch.nn.Tanh(), torch.nn.Unflatten(1, SHAPE))
     loaded = GAN.load_from_checkpoint(tmp_path / "gan.ckpt", weights_only=True, generator=fresh)
     assert same_weights(gan, loaded)
+
+
+class Plain(torch.nn.Module):
+    """A network as people write them, given from Python."""
+
+    def __init__(self, latent_dim: int = 8, width: int = 5, slope: float = 0.2):
+        super().__init__()
+        self.latent_dim = latent_dim
+        self.width = width
+        self.slope = slope
+        self.layers = torch.nn.Sequential(
+            torch.nn.Linear(latent_dim, width), torch.nn.LeakyReLU(slope), torch.nn.Linear(width, 784), torch.nn.Tanh()
+        )
+
+    def forward(self, latents):
+        return self.layers(latents).unflatten(1, SHAPE)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_any_module_that_keeps_its_arguments_is_rebuilt(make_trainer, data, tmp_path, compiled):
+    """By sample and export too; what `torch.compile` has wrapped as what it has wrapped."""
+    generator = Plain(width=7, slope=0.3)
+    given = torch.compile(generator, backend="eager") if compiled else generator
+    gan = GAN(given, MLPDiscriminator(image_shape=SHAPE))
+    trainer = make_trainer(max_steps=2, callbacks=[GeneratorEMA()])
+    trainer.fit(gan, data)
+    path = tmp_path / "gan.ckpt"
+    trainer.save_checkpoint(path)
+    assert not [key for key in load(path)["state_dict"] if "_orig_mod" in key]
+    loaded = GAN.load_from_checkpoint(path, weights_only=True, trust="test_lifecycle")
+    assert type(loaded.generator) is Plain
+    assert (loaded.generator.width, loaded.generator.slope) == (7, 0.3)
+    latents = torch.randn(4, 8)
+    assert torch.equal(gan(latents), loaded(latents))
+    sample(str(path), str(tmp_path / "x.png"), trust="test_lifecycle")
+    export(str(path), str(tmp_path / "x.pt2"), trust="test_lifecycle")
+    again = GAN(torch.compile(Plain(width=7), backend="eager"), MLPDiscriminator(image_shape=SHAPE))
+    trainer = make_trainer(max_steps=3, callbacks=[GeneratorEMA()])
+    trainer.fit(again, data, ckpt_path=path, weights_only=True)
+    assert trainer.global_step == 3
+
+
+class Lost(Plain):
+    """Loses an argument that no shape shows."""
+
+    def __init__(self, latent_dim: int = 8, width: int = 5, leak: float = 0.2):
+        super().__init__(latent_dim, width, leak)
+
+
+class Changed(Plain):
+    """Is changed after its construction."""
+
+
+@pytest.mark.parametrize("generator", [Lost(leak=0.5), Changed()])
+def test_a_module_that_would_be_rebuilt_as_another_is_not(make_trainer, data, tmp_path, generator):
+    if isinstance(generator, Changed):
+        generator.layers[1] = torch.nn.LeakyReLU(0.7)
+    assert "generator" not in GAN(generator, MLPDiscriminator(image_shape=SHAPE)).hparams
+    assert "generator" in GAN(type(generator)(), MLPDiscriminator(image_shape=SHAPE)).hparams
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("penalty", [R1(1.0), GradientPenalty()])
+def test_penalties_of_a_compiled_discriminator_are_a_line(make_trainer, data, penalty, in_place):
+    discriminator = MLPDiscriminator(image_shape=SHAPE)
+    if in_place:
+        discriminator.compile(backend="eager")
+    else:
+        discriminator = torch.compile(discriminator, backend="eager")
+    gan = GAN(MLPGenerator(image_shape=SHAPE, latent_dim=8), discriminator, penalties=[penalty])
+    with pytest.raises(ValueError, match=f"{type(penalty).__name__} takes derivatives of derivatives, which"):
+        make_trainer().fit(gan, data)
 
 
 class WrongShape(Discriminator):
@@ -126,7 +204,6 @@ class WrongShape(Discriminator):
         (torch.nn.Linear(8, 784), MLPDiscriminator(image_shape=SHAPE), "needs an attribute latent_dim"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:a checkpoint cannot rebuild")
 def test_networks_that_do_not_fit(make_trainer, data, generator, discriminator, message):
     with pytest.raises(ValueError, match=message):
         make_trainer().fit(GAN(generator, discriminator, num_fixed_latents=2), data)

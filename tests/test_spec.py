@@ -50,7 +50,10 @@ class Forgetful(Penalty):
 
 
 class Plain(nn.Module):
-    """No Network of ours."""
+    """No Network of ours, which forgets what it was made of."""
+
+    def __init__(self, width: int):
+        super().__init__()
 
 
 CASES = {
@@ -146,7 +149,7 @@ REFUSED = {
     "lambda": (lambda parameters: Adam(parameters), "neither a class nor"),
     "partial of a function": (partial(make), "neither a class nor"),
     "object": (object(), "neither a class nor"),
-    "foreign network": (Plain(), "Plain is not a gan.networks.Network"),
+    "foreign network": (Plain(3), "Plain has no attribute width, as its argument is called"),
     "class within a function": (local(), "not defined at the top of an importable module"),
     "partial of a local class": (partial(local(), lr=1), "not defined at the top of an importable module"),
     "tensor within": ({"a": [torch.zeros(1)]}, "neither a class nor"),

@@ -119,7 +119,6 @@ class Replace(Callback):
 
 
 @pytest.mark.parametrize("batches", [(), (3,), range(9)], ids=["buffer", "once", "always"])
-@pytest.mark.filterwarnings("ignore:a checkpoint cannot rebuild")
 def test_tensors_in_the_place_of_others_are_averaged(make_trainer, data, batches):
     """And tied weights by one step of the average in a batch, not by two."""
     torch.manual_seed(0)
