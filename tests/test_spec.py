@@ -199,7 +199,7 @@ class Passing(WithShape):
 @pytest.mark.parametrize(
     ("network", "kept"),
     [
-        (Plain(), False),
+        (Plain(3), False),
         (WithShape(1, SHAPE), True),
         (Passing(0.1, width=1, image_shape=SHAPE), True),
         (MLPDiscriminator(SHAPE), True),
