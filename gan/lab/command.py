@@ -1,4 +1,4 @@
-"""`python -m gan.cli lab`: lists the experiments, runs one, or runs all and writes their page."""
+"""`python -m gan.cli lab`: lists the experiments, or runs one, several or all, and writes their page."""
 
 import sys
 import tempfile
@@ -13,6 +13,7 @@ from rich.table import Table
 
 from gan.lab import EXPERIMENTS
 from gan.lab.experiment import Check, load, title_of
+from gan.lab.page import page
 from gan.lab.report import Report, write
 
 
@@ -29,35 +30,39 @@ def lab(args: list[str]) -> None:
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(prog="gan lab", description="The vanishing-gradient lab.", exit_on_error=False)
-    parser.add_argument("name", nargs="?", help="an experiment, or `all`; none lists them")
+    parser.add_argument("name", nargs="*", help=f"experiments, or `all`; none lists them: {', '.join(EXPERIMENTS)}")
     parser.add_argument("--out", default="runs/lab", help="folder to write to, one folder in it for each experiment")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random, 0 or more")
     options = parser.parse_args(args)
     console = Console(highlight=False)
-    if options.name is None:
+    if not options.name:
         show_list(console)
         return
-    if options.name not in (*EXPERIMENTS, "all"):
-        raise ValueError(f"lab has no experiment {options.name!r}; it has {', '.join(EXPERIMENTS)}, and all")
+    unknown = [name for name in options.name if name not in (*EXPERIMENTS, "all")]
+    if unknown:
+        raise ValueError(f"lab has no experiment {unknown[0]!r}; it has {', '.join(EXPERIMENTS)}, and all")
     if not 0 <= options.seed < 2**63:
         raise ValueError(f"--seed must be from 0 to 2^63 - 1, got {options.seed}")
     out = Path(options.out)
-    names = list(EXPERIMENTS) if options.name == "all" else [options.name]
+    several = len(options.name) > 1 or "all" in options.name
+    names = list(EXPERIMENTS) if "all" in options.name else list(dict.fromkeys(options.name))
     with writing(out):  # before anything is computed
         for name in names:
             (out / name).mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=out / name):
                 pass
     try:
-        if options.name == "all":
-            reports = run_all(names, out, options.seed, console)
+        if several:
+            reports, index = run_all(names, out, options.seed, console), out / "index.html"
         else:
-            reports = [run_one(names[0], out, options.seed, console)]
+            reports, index = [run_one(names[0], out, options.seed, console)], out / names[0] / "index.html"
             show(reports[0], console)
+        with writing(out):
+            index.write_text(page(reports, out), encoding="utf-8")
     except KeyboardInterrupt:
         print(f"stopped; experiments that were finished are in {out}", file=sys.stderr)
         sys.exit(130)
-    console.print(f"\nfiles  {out / ('index.html' if options.name == 'all' else options.name)}", soft_wrap=True)
+    console.print(f"\npage   {index}\nfiles  {out if several else out / names[0]}", soft_wrap=True)
     failed = [f"{report.experiment.name}: {line(check)}" for report in reports for check in report.result.failed]
     if failed:
         print("failed  " + "\n        ".join(failed), file=sys.stderr)
@@ -101,9 +106,7 @@ def run_one(name: str, out: Path, seed: int, console: Console) -> Report:
 
 
 def run_all(names: list[str], out: Path, seed: int, console: Console) -> list[Report]:
-    """Runs the experiments one after the other, a line for each, and writes `index.html`."""
-    from gan.lab.page import page
-
+    """Runs the experiments one after the other, a line for each."""
     reports = []
     for name in names:
         report = run_one(name, out, seed, console)
@@ -111,16 +114,17 @@ def run_all(names: list[str], out: Path, seed: int, console: Console) -> list[Re
         verdict = f"{failed} of {count} checks failed" if failed else f"{count} checks passed"
         console.print(f"{name:{max(map(len, names))}}  {report.seconds:5.1f} s  {verdict}")
         reports.append(report)
-    with writing(out):
-        (out / "index.html").write_text(page(reports, out), encoding="utf-8")
     return reports
 
 
 def show(report: Report, console: Console) -> None:
-    """What the figure shows, and the verdict."""
+    """What the figure shows, why, the mathematics, what to try, and the verdict."""
     experiment = report.experiment
     console.print(f"{experiment.title}\n", style="bold", markup=False)
-    console.print(f"{experiment.explanation[0]}\n", markup=False)
+    for paragraph in experiment.explanation:
+        if paragraph.startswith("Try."):
+            console.print(f"{experiment.mathematics}\n", markup=False, soft_wrap=True)
+        console.print(f"{paragraph}\n", markup=False)
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("check")
     table.add_column("asked", justify="right", no_wrap=True)

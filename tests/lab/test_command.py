@@ -65,7 +65,7 @@ def test_one(here, capsys):
     lab("loss_curves", "--seed", 3)
     folder = here / "runs/lab/loss_curves"
     (events,) = folder.glob("events.out.tfevents.*")
-    names = ["curves.csv", events.name, "figure.png", "figure.svg", "verdict.json"]
+    names = ["curves.csv", events.name, "figure.png", "figure.svg", "index.html", "verdict.json"]
     assert sorted(path.name for path in folder.iterdir()) == names
 
     result = load("loss_curves").run(seed=3)
@@ -84,9 +84,31 @@ def test_one(here, capsys):
 
     output = capsys.readouterr().out
     assert output.startswith(title_of("loss_curves"))
-    assert output.count(" pass") == len(result.checks)
+    experiment = load("loss_curves")
+    for text in (*experiment.explanation, *experiment.mathematics.splitlines()):  # what one sees, why, what to try
+        assert " ".join(text.split()) in " ".join(output.split())
+    assert len(re.findall(r" pass *$", output, re.M)) == len(result.checks)
     assert "fail" not in output
-    assert output.rstrip().endswith("runs/lab/loss_curves")
+    assert output.rstrip().endswith("page   runs/lab/loss_curves/index.html\nfiles  runs/lab/loss_curves")
+    assert (folder / "index.html").read_text("utf-8").count("<section") == 1
+
+
+def test_two(here, capsys):
+    """Each once, and one page of both."""
+    lab("dirac", "loss_curves", "dirac", "--out", "out")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[:2]] == ["dirac", "loss_curves"]
+    assert lines[-2:] == ["page   out/index.html", "files  out"]
+    page = (here / "out/index.html").read_text("utf-8")
+    assert [name for name in EXPERIMENTS if f'<section id="{name}">' in page] == ["loss_curves", "dirac"]
+    assert page.count("<section") == 2
+
+
+def test_help_lists_the_experiments(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        lab("--help")
+    text = "".join(capsys.readouterr().out.split())
+    assert ",".join(EXPERIMENTS) in text
 
 
 def test_tensorboard(here):
