@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import shutil
 import signal
 import sys
@@ -84,9 +85,10 @@ def run_command(command: str, words: list[str], trust: Iterable[str], callbacks:
 
 
 def quiet() -> None:
-    """Silences what a user can do nothing about."""
-    for name in ("lightning.pytorch", "lightning.fabric"):  # banners and tips: our own start says what runs
-        logging.getLogger(name).setLevel(logging.WARNING)
+    """Silences what a user can do nothing about, or what our own start and end say; and nothing that was asked for."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        for handler in logging.getLogger(name).handlers:
+            handler.addFilter(is_asked_for)  # no second time: it is the same function
     for message in (
         "LightningCLI's args parameter is intended",  # `main` takes arguments, so that tests call it in process
         r"Detected call of `lr_scheduler\.step\(\)` before",  # n_critic: a schedule counts all batches, steps or not
@@ -96,6 +98,36 @@ def quiet() -> None:
         r".*isinstance\(treespec, LeafSpec\)",  # Lightning 2.6.6 against torch 2.14
     ):
         warnings.filterwarnings("ignore", message)
+
+
+SAID_OTHERWISE = re.compile(
+    "|".join(
+        (
+            "(GPU|TPU|HPU) available: ",
+            "💡 Tip: ",
+            "Seed set to ",
+            "Restoring states from ",
+            "Restored all states from ",
+            "Loaded model weights from ",
+            "Loading `train_dataloader` to estimate ",
+            "`weights_only` was not set",
+            "`Trainer.fit` stopped: ",
+            r"`Trainer\(limit_",
+            "Trainer already configured with model summary",
+            "Running in `fast_dev_run` mode",
+            "You are using the plain ModelCheckpoint",
+            "Using (bfloat16|16bit) Automatic Mixed Precision",
+            "Initializing distributed: ",
+            "LOCAL_RANK: ",
+            "-{100}\ndistributed_backend=",
+        )
+    )
+)
+
+
+def is_asked_for(record: logging.LogRecord) -> bool:
+    """Whether a message of Lightning's is none that our own lines say, or that nobody needs."""
+    return record.levelno > logging.INFO or SAID_OTHERWISE.match(record.getMessage().lstrip()) is None
 
 
 class GANCLI(LightningCLI):

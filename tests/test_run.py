@@ -505,3 +505,16 @@ def test_a_warning_of_ours_is_a_line_and_others_are_as_python_shows_them(tmp_pat
         "warning: WarmupCosine: warmup is shortened from 100 to 0, a tenth of this run",
         "<string>:1: UserWarning: of the user",
     ]
+
+
+@pytest.mark.parametrize("profiler", ["simple", "advanced"])
+def test_what_was_asked_of_lightning_is_shown(tmp_path, monkeypatch, profiler):
+    """And nothing else of what it says: a run's own lines say that."""
+    monkeypatch.chdir(tmp_path)
+    words = ["fit", *SHORT, "--run_dir", "run", "--trainer.profiler", profiler]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "tests"), "COLUMNS": "200"}
+    run = process([sys.executable, "-m", "gan.cli", *words], env=environment)
+    _, errors = run.communicate()
+    assert run.returncode == 0
+    assert errors.startswith("FIT Profiler Report")
+    assert "optimizer_step" in errors
