@@ -1,7 +1,9 @@
 """Images as pictures: float32 (N, C, H, W) in [-1, 1] here, 256 grey levels and files there."""
 
+import io
 import math
 import warnings
+from typing import Any
 
 import torch
 from PIL import Image
@@ -44,3 +46,10 @@ def to_pil(image: Tensor) -> Image.Image:
     """A uint8 image (C, H, W) as Pillow's."""
     array = visible(image).permute(1, 2, 0).numpy()
     return Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
+
+
+def encoded(picture: Image.Image, form: str = "PNG", **settings: Any) -> bytes:
+    """What a file of the picture holds, in one of Pillow's formats, with Pillow's settings for it."""
+    content = io.BytesIO()
+    picture.save(content, form, **settings)
+    return content.getvalue()

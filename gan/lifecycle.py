@@ -21,6 +21,7 @@ from gan.networks import check_pair
 from gan.noise import Noise, keyed, seed_layers
 from gan.optim import OPTIMIZER_ORDER, Length, Resumed, class_of
 from gan.order import callbacks_of, check_order, skip_idle_hooks
+from gan.outbox import outbox
 from gan.parallel import check_manual, check_strategy, is_sharded, shard
 from gan.penalties import Penalty, mixes_batch
 from gan.spec import is_compiled, uncompiled
@@ -224,6 +225,10 @@ class Lifecycle(L.LightningModule):
         """Numbers what validation logs by the batches completed; Lightning would put it beside the batch before."""
         if self.trainer.state.fn == "fit":
             super().log("step", float(self.global_step), reduce_fx="max", sync_dist=True)  # of an epoch, it is asked
+
+    def teardown(self, stage: str) -> None:
+        """Warns of what a full disk has not taken to the last."""
+        outbox(self.trainer).give_up()
 
     # ------------------------------------------------------------------ checkpoints
 

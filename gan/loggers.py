@@ -1,12 +1,18 @@
 """Scalars of a run: as a table, and in charts that belong together."""
 
 import csv
+import io
+import json
+from collections.abc import Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+
+from gan.outbox import Outbox
 
 # TensorBoard's Custom Scalars: each chart shows the scalars whose names match, and those that a run has not are absent.
 CHARTS = {
@@ -20,33 +26,64 @@ CHARTS = {
 
 
 class RunTensorBoard(TensorBoardLogger):
-    """TensorBoardLogger with the charts that one looks at first, under Custom Scalars."""
+    """TensorBoardLogger that survives a full disk, with the charts that one looks at first, under Custom Scalars."""
+
+    @cached_property
+    def outbox(self) -> Outbox:
+        """What writes."""
+        return Outbox()
 
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        new = self._experiment is None
-        writer = super().experiment
-        if new:
-            writer.add_custom_scalars(CHARTS)
-        return writer
+        if self._experiment is None:  # private
+            from gan.events import EventWriter
+
+            self._experiment = EventWriter(self.log_dir, outbox=self.outbox, **self._kwargs)  # private
+            self._experiment.add_custom_scalars(CHARTS)
+        return self._experiment
+
+    @property
+    def behind(self) -> OSError | None:
+        """Why something that was logged is not on the disk; None if all is."""
+        return next(iter(self.outbox.errors.values()), None)
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Writes what was logged. Lightning's own writes a file of settings too, which config.yaml holds."""
+        self.experiment.flush()
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        super().finalize(status)
+        self.outbox.give_up()
 
 
 class MetricsTable(Logger):
-    """Appends every log entry to `metrics.csv`, a row of step and scalars, and goes on with a file that exists.
+    """Writes a table, `metrics.csv`, with a row of scalars for each step.
 
-    Lightning's CSVLogger deletes the rows of a run that is resumed.
+    Log entries are lines of `metrics.jsonl`, which only grows: what was logged before a checkpoint is never lost. The
+    table is made of it; it too grows by whole rows, and is replaced as a whole where an earlier row changes. A run that
+    goes on adds a line that says from which step; the rows of later steps that stand before that line are of a run that
+    was killed, and come again.
 
     Args:
-        folder: Where `metrics.csv` is, or will be.
+        folder: Where both files are, or will be.
+        resumed: The step that the run goes on from, if it does; that of the first entry if not given.
     """
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | Path, resumed: int | None = None):
         super().__init__()
         self.path = Path(folder, "metrics.csv")
-        self.columns: list[str] = []  # none before the first row
+        self.log = Path(folder, "metrics.jsonl")
+        self.resumed = resumed
+        self.outbox = Outbox()
+        self.columns = ["step"]
+        self.lines: dict[int, tuple[int, str]] = {}  # of the table, by step, each with its number of columns
         self.row: dict[str, Any] = {}  # of the latest step: several log entries can belong to it
-        self.pending, self.written = False, False  # whether some of that row is not in the file, whether some is
+        self.begun = False
+        self.new: set[int] = set()  # the steps of rows that the table has not, or not as they are now
+        self.last, self.width = -1, 0  # the last step that it has, and its columns
 
     @property
     def name(self) -> None:
@@ -56,64 +93,126 @@ class MetricsTable(Logger):
     def version(self) -> None:
         """None, likewise."""
 
+    @property
+    def behind(self) -> OSError | None:
+        """Why something that was logged is not on the disk; None if all is."""
+        return self.outbox.errors.get(self.log)
+
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        if self.row and self.row["step"] != step:
-            self.save()
-            self.row, self.written = {}, False
-        self.row |= {**metrics, "step": step}
-        self.pending = True
+        """Adds to the row of a step; without one, to the latest."""
+        if not self.begun:
+            self._take_up(step)
+        step = self.row.get("step", max(self.lines, default=0)) if step is None else int(step)
+        if self.row.get("step") not in (None, step):
+            self.save()  # that row is complete
+        self._note({"step": step} | metrics | {"step": step})
 
     @rank_zero_only
     def save(self) -> None:
-        """Writes the latest row."""
-        if not self.pending:
-            return
-        if not self.columns or self.written:
-            self._go_on()
-        new = sorted(set(self.row) - set(self.columns), key=lambda name: (name != "step", name))
-        if new:
-            self._widen(new)
-        with self.path.open("a", newline="") as file:
-            csv.DictWriter(file, self.columns).writerow(self.row)
-        self.pending, self.written = False, True
+        self._close()
+        grows = self.width == len(self.columns) and self.last < min(self.new, default=0)
+        if self.new and grows and self.path.is_file() and self.path not in self.outbox.whole:
+            self.outbox.append(self.path, self._rows(self.new))
+        elif self.new:
+            header = f"{csv_line(self.columns)}\r\n".encode()
+            self.outbox.write(self.path, header + self._rows(self.lines))
+        self.outbox.send()
+        self.last, self.width = max(self.lines, default=-1), len(self.columns)
+        self.new.clear()
 
+    @rank_zero_only
     def finalize(self, status: str) -> None:
         self.save()
+        self.outbox.give_up()
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         pass  # config.yaml holds them
 
-    def _go_on(self) -> None:
-        """Takes up a file that exists, up to the step of the row to come.
+    # ------------------------------------------------------------------ the log
 
-        A run that was killed has rows of later steps than the checkpoint it is resumed from: they will come again.
-        """
-        self.columns, rows = self._read()
-        earlier = [row for row in rows if int(row["step"]) < self.row["step"]]
-        if len(earlier) < len(rows):
-            self._write(earlier)
+    def _note(self, entry: dict[str, Any]) -> None:
+        """Adds a line to the log, and to the table what it says."""
+        self._enter(entry)
+        self.outbox.append(self.log, json.dumps(entry, default=float).encode() + b"\n")
 
-    def _widen(self, new: list[str]) -> None:
-        _, rows = self._read()
-        self.columns = [*self.columns, *new]
-        self._write(rows)
+    def _take_up(self, step: int | None) -> None:
+        """Goes on with the files of a run that has logged before."""
+        self.begun = True
+        if self.log.is_file():
+            content = self.log.read_bytes()
+            for entry in entries(content):
+                self._enter(entry)
+            if not content.endswith(b"\n"):  # a killed run may leave half a line
+                self.outbox.append(self.log, b"\n")
+        elif self.path.is_file():  # of a run of an earlier version
+            with self.path.open(newline="") as file:
+                for row in csv.DictReader(file):
+                    if (row.get("step") or "").isdigit():  # a killed run may leave half a row
+                        self._note({name: number(cell) for name, cell in row.items() if name and cell})
+        resumed = step if self.resumed is None else self.resumed
+        if (self.lines or self.row) and resumed is not None:
+            self._note({"resumed": resumed})
 
-    def _read(self) -> tuple[list[str], list[dict[str, str]]]:
-        """The columns and the rows of the file; none if there is no file."""
-        if not self.path.is_file():
-            return [], []
-        with self.path.open(newline="") as file:
-            reader = csv.DictReader(file)
-            rows = [row for row in reader if (row.get("step") or "").isdigit()]  # a killed run may leave half a row
-            return list(reader.fieldnames or []), rows
+    # ------------------------------------------------------------------ the table
 
-    def _write(self, rows: list[dict[str, str]]) -> None:
-        """Rewrites the table, beside it first so that nothing is lost on the way."""
-        partial = self.path.with_name("metrics.csv.partial")
-        with partial.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self.columns)
-            writer.writeheader()
-            writer.writerows(rows)
-        partial.replace(self.path)
+    def _enter(self, entry: dict[str, Any]) -> None:
+        """Adds an entry to the row of its step, or takes away rows that will come again."""
+        if "step" not in entry:
+            self._close()
+            self.lines = {step: line for step, line in self.lines.items() if step <= entry["resumed"]}
+            self.row, self.new = {}, self.new & self.lines.keys()
+            return
+        step = entry["step"]
+        if step != self.row.get("step"):
+            self._close()
+            self.row = self._open(step)
+        self.columns += sorted(entry.keys() - set(self.columns))
+        self.row |= entry
+        self.new.add(step)
+
+    def _open(self, step: int) -> dict[str, Any]:
+        """The row of a step, as far as it is known."""
+        _, line = self.lines.get(step, (0, ""))
+        (cells,) = csv.reader([line]) if line else [()]
+        return {name: cell for name, cell in zip(self.columns, cells, strict=False) if cell} | {"step": step}
+
+    def _close(self) -> None:
+        """Turns the latest row into a line: those of a long run would take too much memory."""
+        if self.row:
+            cells = [self.row.get(name, "") for name in self.columns]
+            self.lines[self.row["step"]] = len(self.columns), csv_line(cells)
+
+    def _rows(self, steps: Iterable[int]) -> bytes:
+        """Rows of the table. One from before a column came has nothing there."""
+        rows = [self.lines[step] for step in sorted(steps)]
+        return "".join(f"{line}{',' * (len(self.columns) - width)}\r\n" for width, line in rows).encode()
+
+
+def entries(log: bytes) -> Iterator[dict[str, Any]]:
+    """The entries of a log, without what a killed run has left half-written."""
+    for line in log.splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and entry.keys() & {"step", "resumed"}:
+            yield entry
+
+
+def number(cell: str) -> int | float | str:
+    """The number in a cell, or its text if it is none."""
+    for kind in (int, float):
+        try:
+            return kind(cell)
+        except ValueError:
+            continue
+    return cell
+
+
+def csv_line(cells: list[Any]) -> str:
+    """Cells as a line of a table, without its end."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(cells)
+    return line.getvalue()

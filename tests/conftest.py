@@ -7,6 +7,10 @@ import tempfile
 # process that has a pool cannot be forked.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import resource
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -91,6 +95,53 @@ def make_trainer(tmp_path):
         return Trainer(**(defaults | settings))
 
     return make
+
+
+class SmallDisk:
+    """Files of this process cannot grow beyond some bytes: what a full disk does, as the system does it."""
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def __enter__(self):
+        self.before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, self.before[1]))
+
+    def __exit__(self, *args):
+        resource.setrlimit(resource.RLIMIT_FSIZE, self.before)
+
+
+class FullDisk:
+    """A disk of its own in memory, at a folder, that is full as long as a file fills it. Only root can have one."""
+
+    def __init__(self, folder: Path, size: int):
+        self.folder, self.filler = folder, folder / "filler"
+        folder.mkdir()
+        mount = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", folder], capture_output=True)
+        if mount.returncode:
+            pytest.skip("a disk of its own is root's to have")
+
+    def __enter__(self):
+        with self.filler.open("wb", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(bytes(2**20))
+        return self
+
+    def __exit__(self, *args):
+        self.filler.unlink()
+
+
+@pytest.fixture(params=["quota", "tmpfs"])
+def disk(request, tmp_path) -> Iterator[tuple[Path, SmallDisk | FullDisk]]:
+    """A folder, and a context in which nothing more can be written there."""
+    folder = tmp_path / "disk"
+    if request.param == "quota":
+        folder.mkdir()
+        yield folder, SmallDisk(0)
+        return
+    full = FullDisk(folder, 64 * 2**20)
+    yield folder, full
+    subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 class Recorder(Callback):

@@ -1,9 +1,12 @@
 """Images as pictures: each pixel in its place and at its grey level."""
 
+import io
+
 import pytest
 import torch
+from PIL import Image
 
-from gan.images import image_grid, to_float, to_pil, to_uint8
+from gan.images import encoded, image_grid, to_float, to_pil, to_uint8
 
 
 def test_to_uint8_rounds_and_clamps():
@@ -38,6 +41,9 @@ def test_pictures_go_to_and_fro():
     assert torch.equal(to_uint8(images)[0], levels)
     colour, grey = to_pil(levels), to_pil(levels[:1])
     assert (colour.size, colour.mode, grey.mode) == ((2, 4), "RGB", "L")
+    for picture in (colour, grey):
+        with Image.open(io.BytesIO(encoded(picture))) as read:
+            assert (read.format, read.mode, read.tobytes()) == ("PNG", picture.mode, picture.tobytes())
     assert colour.getpixel((1, 2)) == tuple(levels[:, 2, 1].tolist())
     assert grey.getpixel((1, 2)) == levels[0, 2, 1]
 

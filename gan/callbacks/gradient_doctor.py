@@ -1,6 +1,5 @@
 """Says what a run suffers from, why, and which setting cures it."""
 
-import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from gan.callbacks.gradient_monitor import GradientMonitor
 from gan.callbacks.image_logger import tensorboards
 from gan.callbacks.non_finite_guard import NonFiniteGradient, NonFiniteGuard
 from gan.callbacks.run_progress import say
-from gan.checkpoints import replacing
 from gan.gradients import GradientStats
 from gan.gradients.causes import non_finite_gradients
 from gan.gradients.diagnose import diagnose
@@ -21,6 +19,7 @@ from gan.gradients.symptoms import SYMPTOM_NAMES
 from gan.module import GAN
 from gan.optim import OPTIMIZER_ORDER
 from gan.order import callbacks_of
+from gan.outbox import outbox
 
 NOTHING = "nothing wrong with the gradients"
 
@@ -162,15 +161,9 @@ class GradientDoctor(Callback):
 
     def write(self, trainer: Trainer) -> None:
         """Writes `report.md` anew."""
-        if not trainer.is_global_zero:
-            return
-        path = Path(trainer.default_root_dir, "report.md")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as partial:
-                partial.write_text(self.report(path.parent))
-        except OSError as error:
-            warnings.warn(f"cannot write {path}: {error}", stacklevel=2)
+        if trainer.is_global_zero:
+            path = Path(trainer.default_root_dir, "report.md")
+            outbox(trainer).write(path, self.report(path.parent).encode())
 
     # ------------------------------------------------------------------ words
 

@@ -1,7 +1,6 @@
 """What flows back through both networks, for charts, for the eye and for whoever has to say why training dies."""
 
 import math
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,9 +19,11 @@ from gan.callbacks.image_logger import tensorboards
 from gan.gradients import BINS, GradientStats, NetworkStats, measure, state_restored, updates, weights
 from gan.gradients.heatmap import heat_map
 from gan.gradients.norms import OverProcesses, total_norm
+from gan.images import encoded
 from gan.module import GAN
 from gan.optim import OPTIMIZER_ORDER, network_of
 from gan.order import callbacks_of
+from gan.outbox import outbox
 
 MAX_COLUMNS = 200  # of a heat map
 
@@ -135,11 +136,7 @@ class GradientMonitor(Callback):
             return
         for name in OPTIMIZER_ORDER:
             path = Path(trainer.default_root_dir, "gradients", f"heatmap_{name}.png")
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                self.draw(name).save(path)
-            except OSError as error:
-                warnings.warn(f"cannot write {path}: {error}", stacklevel=2)
+            outbox(trainer).write(path, encoded(self.draw(name)))
 
     def state_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("columns", "stride", "measured", "pictures")}

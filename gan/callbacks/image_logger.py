@@ -1,6 +1,5 @@
 """Pictures of a run, for TensorBoard and for the eye."""
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from torch import Tensor
 
-from gan.images import image_grid, to_pil
+from gan.images import encoded, image_grid, to_pil
 from gan.module import GAN
+from gan.outbox import outbox
 
 MAX_FRAMES = 100  # of the animation: past that a long run's GIF would be too large to share
 
@@ -52,11 +52,9 @@ class ImageLogger(Callback):
         steps = torch.linspace(0, 1, 8, device=first.device, dtype=first.dtype)
         path = torch.stack([slerp(first, second, t) for t in steps], dim=1)  # (rows, 8, latent_dim)
         save_grid(trainer, "interpolation", pl_module(path.flatten(0, 1)))
-        if trainer.is_global_zero:
-            try:
-                animate(Path(trainer.default_root_dir, "samples"))
-            except OSError as error:
-                warnings.warn(f"cannot write the animation: {error}", stacklevel=2)
+        folder = Path(trainer.default_root_dir, "samples")
+        if trainer.is_global_zero and (animation := animate(folder)):
+            outbox(trainer).write(folder / "training.gif", animation)
 
     def draw_fixed(self, trainer: Trainer, pl_module: GAN) -> None:
         """Draws the images of the fixed latents, unless this batch has its picture already."""
@@ -68,19 +66,14 @@ class ImageLogger(Callback):
 def save_grid(trainer: Trainer, name: str, images: Tensor, columns: int | None = None) -> None:
     """Writes images (N, C, H, W) in [-1, 1] as one grid to `samples/` and to TensorBoard, on the first rank.
 
-    All ranks must have made them. A full disk is a warning.
+    All ranks must have made them.
     """
     if not trainer.is_global_zero:
         return
     grid = image_grid(images, columns)
     folder = Path(trainer.default_root_dir, "samples")
     number = "" if name == "real" else f"_{trainer.global_step:06d}"
-    path = folder / f"{name}{number}.png"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        to_pil(grid).save(path)
-    except OSError as error:
-        warnings.warn(f"cannot write {path}: {error}. Training goes on without the picture", stacklevel=2)
+    outbox(trainer).write(folder / f"{name}{number}.png", encoded(to_pil(grid)))
     for logger in tensorboards(trainer):
         logger.experiment.add_image(f"samples/{name}", grid, trainer.global_step)
 
@@ -103,8 +96,8 @@ def slerp(start: Tensor, end: Tensor, t: Tensor | float) -> Tensor:
     return torch.where(torch.sin(angle).abs() < 1e-6, straight, arc)
 
 
-def animate(folder: Path) -> None:
-    """Writes `training.gif` from the `fixed_*.png` of a run, at most 100 of them, the last one held."""
+def animate(folder: Path) -> bytes | None:
+    """The `fixed_*.png` of a folder in turn, as a GIF, at most 100 and the last one held; None if there are none."""
     pictures = sorted(folder.glob("fixed_*.png"))
     if len(pictures) > MAX_FRAMES:
         chosen = torch.linspace(0, len(pictures) - 1, MAX_FRAMES).round().int().tolist()
@@ -112,5 +105,5 @@ def animate(folder: Path) -> None:
     frames = [Image.open(picture) for picture in pictures]
     durations = [120] * (len(frames) - 1) + [2500]  # milliseconds
     if not frames:
-        return
-    frames[0].save(folder / "training.gif", save_all=True, append_images=frames[1:], duration=durations, loop=0)
+        return None
+    return encoded(frames[0], "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)

@@ -3,6 +3,7 @@
 import math
 import shlex
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,8 @@ class RunProgress(ProgressBar):
 
     def print(self, *args: Any, markup: bool = False, **kwargs: Any) -> None:
         if self.enabled:
-            self.console.print(*args, markup=markup, **kwargs)
+            with suppress(OSError):  # the output may be a file on a full disk; it stays in the buffer of that file
+                self.console.print(*args, markup=markup, **kwargs)
 
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:
         self.total = total_batches(trainer)

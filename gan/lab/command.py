@@ -15,6 +15,7 @@ from gan.lab import EXPERIMENTS
 from gan.lab.experiment import Check, load, title_of
 from gan.lab.page import page
 from gan.lab.report import Report, write
+from gan.outbox import Outbox
 
 
 def lab(args: list[str]) -> None:
@@ -51,14 +52,16 @@ def lab(args: list[str]) -> None:
             (out / name).mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=out / name):
                 pass
+    outbox = Outbox("The lab")
     try:
         if several:
-            reports, index = run_all(names, out, options.seed, console), out / "index.html"
+            reports, index = run_all(names, out, options.seed, console, outbox), out / "index.html"
         else:
-            reports, index = [run_one(names[0], out, options.seed, console)], out / names[0] / "index.html"
+            reports, index = [run_one(names[0], out, options.seed, console, outbox)], out / names[0] / "index.html"
             show(reports[0], console)
-        with writing(out):
-            index.write_text(page(reports, out), encoding="utf-8")
+        deliver(outbox, out)  # the page takes the figures from there
+        outbox.write(index, page(reports, out).encode())
+        deliver(outbox, out)
     except KeyboardInterrupt:
         print(f"stopped; experiments that were finished are in {out}", file=sys.stderr)
         sys.exit(130)
@@ -88,7 +91,18 @@ def show_list(console: Console) -> None:
     console.print(f"\nall take {sum(EXPERIMENTS.values())} s on one core, and make a page of figures: lab all")
 
 
-def run_one(name: str, out: Path, seed: int, console: Console) -> Report:
+def deliver(outbox: Outbox, out: Path) -> None:
+    """Sees to it that all is written.
+
+    Raises:
+        ValueError: If it cannot be.
+    """
+    outbox.send()
+    for path, error in outbox.errors.items():
+        raise ValueError(f"cannot write --out {out}: {path.name}: {error}")
+
+
+def run_one(name: str, out: Path, seed: int, console: Console, outbox: Outbox) -> Report:
     """Runs an experiment under a progress bar and writes its files."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -100,16 +114,15 @@ def run_one(name: str, out: Path, seed: int, console: Console) -> Report:
         result = experiment.run(seed=seed, progress=lambda fraction: bar.update(task, completed=fraction))
         seconds = time.perf_counter() - start
         report = Report(experiment, result, seed, seconds)
-        with writing(out):
-            write(report, out / name)
+        write(report, out / name, outbox)
     return report
 
 
-def run_all(names: list[str], out: Path, seed: int, console: Console) -> list[Report]:
+def run_all(names: list[str], out: Path, seed: int, console: Console, outbox: Outbox) -> list[Report]:
     """Runs the experiments one after the other, a line for each."""
     reports = []
     for name in names:
-        report = run_one(name, out, seed, console)
+        report = run_one(name, out, seed, console, outbox)
         count, failed = len(report.result.checks), len(report.result.failed)
         verdict = f"{failed} of {count} checks failed" if failed else f"{count} checks passed"
         console.print(f"{name:{max(map(len, names))}}  {report.seconds:5.1f} s  {verdict}")

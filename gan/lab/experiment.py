@@ -2,6 +2,7 @@
 
 import ast
 import csv
+import io
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -60,11 +61,13 @@ class Table:
         for value in dict.fromkeys(self.columns[column]):
             yield value, self.where(**{column: value})
 
-    def write(self, path: Path) -> None:
-        with path.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(self.columns)
-            writer.writerows(zip(*self.columns.values(), strict=True))
+    def csv(self) -> str:
+        """The table as a CSV file has it."""
+        file = io.StringIO(newline="")
+        writer = csv.writer(file)
+        writer.writerow(self.columns)
+        writer.writerows(zip(*self.columns.values(), strict=True))
+        return file.getvalue()
 
     def _rows(self, kept: np.ndarray) -> "Table":
         table = Table(*self.columns)

@@ -1,5 +1,6 @@
 """What an experiment leaves in its folder: figure, data, verdict, and the same for TensorBoard."""
 
+import io
 import json
 import math
 import platform
@@ -10,6 +11,7 @@ import numpy as np
 
 from gan.lab.experiment import Check, Experiment, Result, Table
 from gan.lab.figures import STYLE
+from gan.outbox import Outbox
 
 
 class Report(NamedTuple):
@@ -21,29 +23,30 @@ class Report(NamedTuple):
     seconds: float
 
 
-def write(report: Report, folder: Path) -> None:
+def write(report: Report, folder: Path, outbox: Outbox) -> None:
     """Writes `figure.png`, `figure.svg`, a CSV file for each table, `verdict.json` and TensorBoard events.
 
     What an earlier run has left there under these names is replaced.
 
     Args:
         report: What to write.
-        folder: Where to; it exists.
-
-    Raises:
-        OSError: If it cannot be written.
+        folder: Where to.
+        outbox: What writes, now or when it can.
     """
     from matplotlib import rc_context
 
-    figure = report.experiment.figure(report.result)
+    figure, files = report.experiment.figure(report.result), {}
     with rc_context(STYLE):
-        figure.savefig(folder / "figure.png", dpi=200)
-        figure.savefig(folder / "figure.svg", metadata={"Date": None})
-    for name, table in report.result.tables.items():
-        table.write(folder / f"{name}.csv")
-    content = json.dumps(verdict(report), indent=2, ensure_ascii=False, allow_nan=False)
-    (folder / "verdict.json").write_text(content + "\n", encoding="utf-8")
-    log(report, folder)
+        for form, settings in (("png", {"dpi": 200}), ("svg", {"metadata": {"Date": None}})):
+            content = io.BytesIO()
+            figure.savefig(content, format=form, **settings)
+            files[f"figure.{form}"] = content.getvalue()
+    files |= {f"{name}.csv": table.csv().encode() for name, table in report.result.tables.items()}
+    text = json.dumps(verdict(report), indent=2, ensure_ascii=False, allow_nan=False)
+    files["verdict.json"] = f"{text}\n".encode()
+    for name, content in files.items():
+        outbox.write(folder / name, content)
+    log(report, folder, files["figure.png"], outbox)
 
 
 def verdict(report: Report) -> dict[str, Any]:
@@ -76,15 +79,15 @@ def plain(number: float) -> float | str:
     return number if math.isfinite(number) else str(number)
 
 
-def log(report: Report, folder: Path) -> None:
+def log(report: Report, folder: Path, figure: bytes, outbox: Outbox) -> None:
     """Figure, curves, the values of the checks and the text, for TensorBoard."""
-    from torch.utils.tensorboard import SummaryWriter
+    from gan.events import EventWriter
 
     for old in folder.glob("events.out.tfevents.*"):
         old.unlink()
     experiment, result = report.experiment, report.result
-    with SummaryWriter(str(folder)) as writer:
-        writer.add_image("figure", pixels(folder / "figure.png"), dataformats="HWC")
+    with EventWriter(folder, outbox=outbox) as writer:
+        writer.add_image("figure", pixels(figure), dataformats="HWC")
         for check in result.checks:
             writer.add_scalar(f"checks/{check.what}", check.value)
         for name, table in result.tables.items():
@@ -111,9 +114,9 @@ def markdown(checks: list[Check]) -> str:
     return "\n".join(["| check | asked | measured | |", "|---|---|---|---|", *rows])
 
 
-def pixels(path: Path) -> np.ndarray:
+def pixels(png: bytes) -> np.ndarray:
     """(H, W, 3), uint8."""
     from PIL import Image
 
-    with Image.open(path) as image:
+    with Image.open(io.BytesIO(png)) as image:
         return np.asarray(image.convert("RGB"))

@@ -4,6 +4,7 @@ import hashlib
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -220,3 +221,6 @@ def keep(path: Path, features: Tensor) -> None:
             f"cannot keep the features of the real images: {error}. {CACHE_HINT}",
             stacklevel=2,
         )
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)

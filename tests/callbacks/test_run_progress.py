@@ -1,6 +1,7 @@
 """What a run says while it goes, and how fast it says it goes."""
 
 import io
+import os
 import re
 from types import SimpleNamespace
 
@@ -210,6 +211,18 @@ def test_lightning_can_silence_it(make_gan, make_trainer, data, capsys):
     progress.disable()
     make_trainer(enable_progress_bar=True, callbacks=[progress]).fit(make_gan(), data)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="/dev/full is Linux's")
+def test_output_on_a_full_disk(make_gan, make_trainer, data):
+    """The run goes on."""
+    progress = RunProgress()
+    gan, full = make_gan(), open("/dev/full", "w")  # noqa: SIM115
+    progress.console = Console(file=full)
+    make_trainer(enable_progress_bar=True, callbacks=[progress]).fit(gan, data)
+    assert gan.global_step == 8
+    with pytest.raises(OSError, match="No space left"):
+        full.close()
 
 
 def test_markup_in_a_folder_is_not_for_rich(make_gan, make_trainer, data, tmp_path, capsys):

@@ -10,6 +10,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from conftest import SmallDisk
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -167,6 +168,18 @@ def test_refusals(words, complaint, here, capsys):
     error = capsys.readouterr().err
     assert complaint in error
     assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["loss_curves", "all"])
+def test_full_disk(name, monkeypatch, here, capsys, recwarn):
+    """What was computed is tried to the last, and the end is a line."""
+    monkeypatch.setattr(command, "EXPERIMENTS", {"loss_curves": 1})
+    with pytest.raises(SystemExit) as stop, SmallDisk(5000):
+        lab(name, "--out", "out")
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: cannot write --out out: ")
+    assert "File too large" in line
 
 
 def test_ctrl_c(monkeypatch, tmp_path, capsys):

@@ -5,7 +5,7 @@ import warnings
 import pytest
 import torch
 from commands import Pooled
-from conftest import mnist
+from conftest import SmallDisk, mnist
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
@@ -76,6 +76,14 @@ def test_a_user_without_a_home_has_no_cache(halves, monkeypatch):
     assert len(features) == 256
     remember_own("config")
     assert not is_own("config")
+
+
+def test_a_cache_that_does_not_fit_leaves_nothing_behind(halves, cache):
+    with SmallDisk(1000), pytest.warns(UserWarning, match="cannot keep the features.*File too large"):
+        real_features(halves.test_dataloader(), Pooled(), 1000)
+    assert list(cache.iterdir()) == []
+    real_features(halves.test_dataloader(), Pooled(), 1000)
+    assert [path.suffix for path in cache.iterdir()] == [".pt"]
 
 
 def test_a_loader_of_ones_own(halves):
