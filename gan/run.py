@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ import yaml
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning.pytorch.callbacks import LambdaCallback
+from lightning.pytorch.callbacks import LambdaCallback, ProgressBar
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -314,6 +315,9 @@ def identity(callback: Any) -> Any:
     name, settings = callback.class_path.rpartition(".")[2], callback.get("init_args")
     if name == "FIDTracker":
         return name, str(settings.get("extractor"))
+    kind = locate(callback.class_path)
+    if isinstance(kind, type) and issubclass(kind, ProgressBar):  # Lightning's or ours: a trainer takes one
+        return ProgressBar
     return name if name in ONE_OF_A_KIND else (callback.class_path, str(settings))
 
 
@@ -322,6 +326,7 @@ ONE_OF_A_KIND = (
     "GradientClipping",
     "GradientDoctor",
     "GradientMonitor",
+    "ImageLogger",
     "NonFiniteGuard",
     "RunCheckpoint",
 )

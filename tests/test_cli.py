@@ -19,7 +19,9 @@ from conftest import ROOT, same_weights
 from torch import nn
 
 from gan import GAN
+from gan.callbacks import RunProgress
 from gan.cli import main
+from gan.images import to_pil
 from gan.losses import Hinge
 from gan.networks import DCGANDiscriminator, DCGANGenerator, MLPGenerator
 from gan.run import GANCLI
@@ -106,20 +108,58 @@ def test_short_class_names():
 
 
 def test_callbacks_are_appended_by_flag_and_by_file():
+    more = "lightning.pytorch.callbacks.ModelCheckpoint"
     Path("more.yaml").write_text(
-        "trainer: {callbacks+: [{class_path: gan.callbacks.ImageLogger, init_args: {every: 2}}]}"
+        f"trainer: {{callbacks+: [{{class_path: {more}, init_args: {{every_n_train_steps: 2}}}}]}}"
     )
     names = {}
     for way, words in {
         "none": [],
-        "flag": ["--trainer.callbacks+=gan.callbacks.ImageLogger", "--trainer.callbacks.every", "2"],
+        "flag": [f"--trainer.callbacks+={more}", "--trainer.callbacks.every_n_train_steps", "2"],
         "file": ["--config", "more.yaml"],
     }.items():
         fit(way, *words)
-        names[way] = [callback["class_path"] for callback in saved_config(way)["trainer"]["callbacks"]]
-        assert Path(way, "samples", "fixed_000002.png").exists() == (way != "none")
-    assert names["flag"] == names["file"] == [*names["none"], "gan.callbacks.ImageLogger"]
+        names[way] = callbacks_of(way)
+        assert bool(list(Path(way).rglob("epoch=0-step=2.ckpt"))) == (way != "none")
+    assert names["flag"] == names["file"] == [*names["none"], more]
     assert len(names["none"]) >= 4
+
+
+def callbacks_of(run_dir) -> list[str]:
+    return [callback["class_path"] for callback in saved_config(run_dir)["trainer"]["callbacks"]]
+
+
+@pytest.mark.parametrize("package", ["", "gan.callbacks."], ids=["short", "full"])
+def test_what_a_run_has_one_of_is_replaced(package, monkeypatch):
+    """In its place. Lightning refuses a second progress bar, and a second ImageLogger would draw all pictures twice."""
+    drawn = []
+    monkeypatch.setattr(
+        "gan.callbacks.image_logger.to_pil", lambda grid, to_pil=to_pil: drawn.append(1) or to_pil(grid)
+    )
+    watch = Watch()
+    words = [f"--trainer.callbacks+={package}ImageLogger", "--trainer.callbacks.every", "2"]
+    words += [f"--trainer.callbacks+={package}RunProgress", "--trainer.callbacks.refresh", "7"]
+    fit("more", *words, callbacks=[watch])
+    assert callbacks_of("more") == [callback["class_path"] for callback in default_callbacks()]
+    assert watch.trainer.progress_bar_callback.refresh == 7
+    assert len(drawn) == 5  # at 0, 2 and 3, the real ones, and between
+
+
+@pytest.mark.parametrize("bar", ["RichProgressBar", "lightning.pytorch.callbacks.TQDMProgressBar", "test_cli.Silent"])
+def test_another_progress_bar_takes_the_place_of_ours(bar, capsys):
+    watch = Watch()
+    fit("run", f"--trainer.callbacks+={bar}", callbacks=[watch])
+    assert type(watch.trainer.progress_bar_callback).__name__ == bar.rpartition(".")[2]
+    assert "gan.callbacks.RunProgress" not in callbacks_of("run")
+
+
+class Silent(RunProgress):
+    """A progress bar of a user's own."""
+
+
+def default_callbacks() -> list[dict]:
+    """Of the default config and, in their places, those of the fast one."""
+    return yaml.safe_load((ROOT / "configs" / "default.yaml").read_text())["trainer"]["callbacks"]
 
 
 def test_image_shape_comes_from_the_data():
@@ -532,7 +572,9 @@ def watched_import(name, globals=None, locals=None, fromlist=(), level=0):
 
 
 builtins.__import__ = watched_import
+from gan.callbacks import RunProgress
 from gan.cli import main
+from gan.images import to_pil
 
 
 @atexit.register
