@@ -24,9 +24,10 @@ from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from gan.checkpoints import AtomicCheckpointIO, check_checkpoint, checkpoint_in, replacing, sync
+from gan.checkpoints import AtomicCheckpointIO, check_checkpoint, checkpoint_in, sync
 from gan.loggers import MetricsTable, RunTensorBoard
 from gan.module import GAN
+from gan.outbox import outbox
 from gan.parallel import check_settings, replace_lightnings
 from gan.resume import (
     changes,
@@ -219,10 +220,10 @@ class GANCLI(LightningCLI):
             kwargs["callbacks"] = [*as_list(settings.callbacks), LambdaCallback(on_train_start=self.save_config)]
             if settings.logger is True:
                 # A run that was killed has logged batches after its checkpoint, which will come again.
-                again = self.checkpoint.get("global_step", -1) + 1
+                last = self.checkpoint.get("global_step", -1)
                 kwargs["logger"] = [
-                    RunTensorBoard(self.run_dir, name="", version="tensorboard", purge_step=again),
-                    MetricsTable(self.run_dir),
+                    RunTensorBoard(self.run_dir, name="", version="tensorboard", purge_step=last + 1),
+                    MetricsTable(self.run_dir, resumed=last),
                 ]
         return super().instantiate_trainer(**kwargs)
 
@@ -245,14 +246,19 @@ class GANCLI(LightningCLI):
             old, new = yaml.safe_load(before.read_text()), yaml.safe_load(text)
             for line in [*changes(old, new), *other_counts(self.checkpoint, trainer, old, new)]:
                 print(line)
-        with replacing(self.run_dir / "config.yaml") as partial:
-            partial.write_text(text)
-            sync(partial)
+        path = self.run_dir / "config.yaml"
+        outbox(trainer).write(path, text.encode())
+        with suppress(OSError):
+            sync(path)  # as checkpoints are, which are of no use without it
         if named_in(yaml.safe_load(text)):
             remember_own(text)
 
     def fit(self) -> None:
         """Trains; after a signal, the process ends with the status that shells expect."""
+        if self.checkpoint.get("ended") and (limit := limit_reached(self.checkpoint, self.trainer)):
+            if self.trainer.is_global_zero:
+                print(f"{self.ckpt_path} is the end of its run: there is nothing more to do. To train on, set {limit}")
+            return
         self.trainer.ckpt_path = self.ckpt_path  # known from the start, so that RunCheckpoint can compare
         with run_folder(self.run_dir, self.trainer):
             try:
@@ -266,6 +272,16 @@ class GANCLI(LightningCLI):
         """Runs `validate` or `test`."""
         arguments = {name: self.config_init[name] for name in self.score_arguments}
         getattr(self.trainer, self.command)(self.model, datamodule=self.datamodule, **arguments)
+
+
+def limit_reached(checkpoint: dict[str, Any], trainer: Trainer) -> str | None:
+    """The setting that leaves a run no batch after its checkpoint; None if none does."""
+    epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    if 0 <= trainer.max_steps <= checkpoint["global_step"]:
+        return f"--trainer.max_steps above {checkpoint['global_step']}"
+    if trainer.max_epochs is not None and 0 <= trainer.max_epochs <= epochs:
+        return f"--trainer.max_epochs above {epochs}"
+    return None
 
 
 def default_run_dir(config: Any) -> Path:

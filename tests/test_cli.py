@@ -14,8 +14,24 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from commands import FAST, MLPS, SHORT, TRUSTED, At, Watch, command, equal, fit, load, process, resume, table
+from commands import (
+    FAST,
+    FEW_SCORES,
+    MLPS,
+    SHORT,
+    TRUSTED,
+    At,
+    Watch,
+    command,
+    equal,
+    fit,
+    load,
+    process,
+    resume,
+    table,
+)
 from conftest import ROOT, same_weights
+from lightning import Callback
 from torch import nn
 
 from gan import GAN
@@ -62,6 +78,7 @@ def test_bare_fit_works_from_any_folder(here):
         "config.yaml",
         "gradients",
         "metrics.csv",
+        "metrics.jsonl",
         "report.md",
         "samples",
         "tensorboard",
@@ -460,12 +477,49 @@ def resume_to_five() -> Path:
     return resume("parts", "--trainer.max_steps", "5")
 
 
-def test_finished_run_is_left_alone(capsys):
-    path = fit("run")
+ENDED = "run/checkpoints/last.ckpt is the end of its run: there is nothing more to do. To train on, set --trainer."
+
+
+@pytest.mark.parametrize(("name", "most"), [("max_steps", "3"), ("max_epochs", "1")])
+def test_finished_run_is_left_alone(capsys, name, most):
+    words = ["--trainer.max_steps", "24", f"--trainer.{name}", most]
+    path = fit("run", *words, "--data.batch_size", "100", "--trainer.limit_val_batches", "1")
     before = path.read_bytes()
+    files = {file: file.stat().st_mtime_ns for file in Path("run").rglob("*")}
+    capsys.readouterr()
     resume("run")
+    assert capsys.readouterr() == (f"{ENDED}{name} above {most}\n", "")
+    assert {file: file.stat().st_mtime_ns for file in Path("run").rglob("*")} == files
+    command("fit", "--run_dir", "new", "--resume", path, *TRUSTED)  # of which there is nothing to do either
+    assert capsys.readouterr().out == f"{ENDED}{name} above {most}\n"
+    assert not Path("new").exists()
     assert path.read_bytes() == before
-    assert len(table("run")) == 3
+    resume("run", f"--trainer.{name}", "6")
+    assert load(path)["global_step"] == (6 if name == "max_steps" else 24)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopped_in_its_end(capsys, number, status):
+    """At once, since all is saved; and the next run does it."""
+
+    class Stop(Callback):
+        def on_train_end(self, trainer, pl_module):
+            signal.raise_signal(number)
+
+    whole = fit("whole", *FEW_SCORES, "--data", "commands.Digits")
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        fit("run", *FEW_SCORES, "--data", "commands.Digits", callbacks=[Stop()])
+    assert stop.value.code == status
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        "stopped after batch 3; saved as of batch 3. Go on with:",
+        "  python -m gan.cli fit --run_dir run --resume auto",
+    ]
+    assert equal(load(resume("run")), load(whole))
+    output = capsys.readouterr().out
+    assert re.search(r"^FID +[\d.]+ of batch 3", output, re.M)
+    resume("run")
+    assert capsys.readouterr().out == f"{ENDED}max_steps above 3\n"
 
 
 def test_resume_takes_the_config_of_the_run_and_the_command_line_wins():
@@ -572,9 +626,7 @@ def watched_import(name, globals=None, locals=None, fromlist=(), level=0):
 
 
 builtins.__import__ = watched_import
-from gan.callbacks import RunProgress
 from gan.cli import main
-from gan.images import to_pil
 
 
 @atexit.register

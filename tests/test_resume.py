@@ -16,10 +16,12 @@ from conftest import ROOT
 from lightning import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from gan.callbacks import FIDTracker, GradientDoctor, GradientMonitor, ImageLogger, RunCheckpoint
 from gan.checkpoints import newest_whole
 from gan.cli import main
 from gan.networks import MLPDiscriminator
 from gan.optim import OPTIMIZER_ORDER
+from gan.outbox import Outbox
 from gan.resume import changes
 
 # Four batches an epoch. Critic steps, lazy penalty and saves do not come at the same batches.
@@ -84,7 +86,7 @@ def age(run_dir) -> None:
 
 
 def check_same(whole, parts, pictures=True) -> None:
-    """All of the last checkpoint, the table, and each point of each chart once."""
+    """All of the last checkpoint, the table, each point of each chart once, and all that is drawn and reported."""
     one, two = load(Path(whole, "checkpoints", "last.ckpt")), load(Path(parts, "checkpoints", "last.ckpt"))
     assert one.keys() == two.keys()
     for name in one:
@@ -93,6 +95,14 @@ def check_same(whole, parts, pictures=True) -> None:
     assert Path(whole, "config.yaml").read_text() == Path(parts, "config.yaml").read_text()
     assert charts(whole, pictures) == charts(parts, pictures)
     assert not list(Path(parts).rglob("*.partial"))
+    if pictures:
+        assert drawn(whole) == drawn(parts)
+
+
+def drawn(run_dir) -> dict[str, bytes]:
+    """The pictures and the report of a run."""
+    paths = (path for path in Path(run_dir).rglob("*") if path.suffix in (".png", ".gif", ".md"))
+    return {str(path.relative_to(run_dir)): path.read_bytes() for path in paths}
 
 
 def charts(run_dir, pictures) -> dict[str, list]:
@@ -229,6 +239,75 @@ def test_checkpoint_of_an_earlier_version_still_loads():
     assert load(resume("run", "--trainer.max_steps", "5"))["global_step"] == 5
 
 
+# ---------------------------------------------------------------------- the end
+
+SCORED = ["--data", "commands.Digits", "--trainer.callbacks+=gan.callbacks.FIDTracker"]
+SCORED += [
+    "--trainer.callbacks.every=3",
+    "--trainer.callbacks.num_samples=100",
+    "--trainer.callbacks.final_samples=300",
+]
+EARLY = ["--trainer.callbacks+=lightning.pytorch.callbacks.EarlyStopping", "--trainer.callbacks.patience=1"]
+EARLY += ["--trainer.callbacks.monitor=validation/discriminator", "--trainer.callbacks.stopping_threshold=100"]
+ENDS = {  # four batches an epoch
+    "batches": ["--trainer.max_steps", "7"],
+    "epochs": ["--trainer.max_epochs", "2", "--trainer.max_steps", "30"],
+    "stopped early": ["--trainer.max_steps", "50", "--trainer.check_val_every_n_epoch", "1", *EARLY],
+    "stopped early, and saved": [
+        "--trainer.max_steps",
+        "50",
+        "--trainer.check_val_every_n_epoch",
+        "1",
+        *EARLY,
+        *every(4),
+    ],
+}
+LATE = {  # what a run does at its end, in order
+    "saved": (RunCheckpoint, "_asked"),
+    "drawn": (ImageLogger, "on_train_end"),
+    "scored": (FIDTracker, "on_train_end"),
+    "heat maps": (GradientMonitor, "on_train_end"),
+    "report": (GradientDoctor, "on_train_end"),
+    "written": (Outbox, "give_up"),
+    "marked": (RunCheckpoint, "_mark"),
+}
+
+
+def fit_until(moment, run_dir, words) -> None:
+    """A run that is killed at its end, when it has done so much of it. In a process of its own."""
+    cls, name = LATE[moment]
+    method = getattr(cls, name)
+
+    def then_die(*args):
+        method(*args)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(cls, name, then_die)
+    fit(run_dir, *words)
+
+
+@pytest.mark.parametrize(
+    ("end", "moment"),
+    [
+        ("batches", "scored"),
+        *(pytest.param("batches", moment, marks=pytest.mark.slow) for moment in LATE if moment != "scored"),
+        *(pytest.param(end, moment, marks=pytest.mark.slow) for end in [*ENDS][1:] for moment in ("saved", "scored")),
+    ],
+)
+def test_killed_in_its_end(end, moment):
+    """It is done again, to the bit."""
+    words = [*RUN, *SCORED, *ENDS[end]]
+    fit("whole", *words)
+    killed(lambda: fit_until(moment, "parts", words))
+    assert ("ended" in load("parts/checkpoints/last.ckpt")) == (moment == "marked")
+    age("parts")
+    resume("parts")
+    check_same("whole", "parts")
+    contents = [load(path) for path in Path("parts/checkpoints").iterdir()]
+    last = max(content["global_step"] for content in contents)
+    assert all(("ended" in content) == (content["global_step"] == last) for content in contents)
+
+
 # ---------------------------------------------------------------------- any moment
 
 
@@ -289,7 +368,7 @@ def survives(number: int, seed: int, real: bool, devices: int = 1) -> None:
     duration = time.monotonic() - begin
     rng, kills = random.Random(seed), 0
     for run_number in range(number):
-        run_dir, complete = f"run-{run_number}", False
+        run_dir = f"run-{run_number}"
         for _ in range(rng.randint(1, 3)):
             run = Run(run_dir, words, real)
             if rng.random() < 0.5:
@@ -299,12 +378,9 @@ def survives(number: int, seed: int, real: bool, devices: int = 1) -> None:
                 time.sleep(rng.choice([0, rng.uniform(0, 0.02)]))
             had = list(run.folder.glob("*.ckpt"))
             kills += run.kill()
-            found = newest_whole(run.folder)  # raises if there are some and none is whole
-            assert found or not had
-            complete |= found is not None and found[1]["global_step"] == 60
+            assert newest_whole(run.folder) or not had  # raises if there are some and none is whole
         Run(run_dir, words, real).wait()
-        # Killed after its last save, a run has nothing left to train, and lacks the pictures of its end.
-        check_same("whole", run_dir, pictures=not complete)
+        check_same("whole", run_dir)
         assert sorted(path.name for path in Path(run_dir, "checkpoints").iterdir()) == [
             "last.ckpt",
             "step_000057.ckpt",

@@ -3,7 +3,7 @@
 import gzip
 import os
 import pickle
-import resource
+import re
 import shutil
 import signal
 import sys
@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 from commands import SHORT, TRUSTED, At, command, equal, fit, load, process, resume, table
-from conftest import ROOT
+from conftest import ROOT, SmallDisk
+from lightning import Callback
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gan import GAN
 from gan.cli import main
@@ -369,20 +371,6 @@ def test_folder_of_another_run(refused, good):
         assert "run already holds a run: go on with it by --resume auto" in error
 
 
-class SmallDisk:
-    """Files of this process cannot grow beyond some bytes: what a full disk does, as the system does it."""
-
-    def __init__(self, size: int):
-        self.size = size
-
-    def __enter__(self):
-        self.before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, self.before[1]))
-
-    def __exit__(self, *args):
-        resource.setrlimit(resource.RLIMIT_FSIZE, self.before)
-
-
 def test_disk_full_at_the_end(capsys):
     """The file that is being written is far larger than the limit: what is there must be the last good one."""
     path = fit("run")
@@ -415,18 +403,74 @@ def test_disk_full_on_the_way(capsys, recwarn):
     assert load(path)["global_step"] == 9
 
 
-def test_disk_full_for_the_table(capsys, monkeypatch):
-    """Not only checkpoints are written."""
+class Outage(Callback):
+    """A disk that is full from one batch on to another."""
 
-    def full(*args, **kwargs):
-        raise OSError(28, "No space left on device")
+    def __init__(self, full, begin: int, end: int):
+        self.full, self.begin, self.end = full, begin, end
 
-    monkeypatch.setattr("gan.loggers.csv.DictWriter", full)
-    with pytest.raises(SystemExit) as stop:
-        fit("run")
-    assert stop.value.code == 2
-    (error,) = capsys.readouterr().err.splitlines()
-    assert error == "error: [Errno 28] No space left on device"
+    def on_fit_start(self, trainer, pl_module):
+        if self.begin < 0:
+            self.full.__enter__()
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.begin:
+            self.full.__enter__()
+        if trainer.global_step == self.end:
+            self.full.__exit__()
+
+
+@pytest.mark.parametrize(("disk", "begin", "end"), [("quota", -1, 4), ("tmpfs", 3, 7)], indirect=["disk"])
+def test_disk_full_for_a_while(disk, capsys, recwarn, begin, end):
+    """Whatever is written then: the run goes on, says so, and leaves what it would have left."""
+    folder, full = disk
+    words = ["--trainer.max_steps", "9", "--trainer.callbacks+", "RunCheckpoint", "--trainer.callbacks.every", "5"]
+    words += ["--trainer.callbacks+", "ImageLogger", "--trainer.callbacks.every", "2"]
+    words += ["--trainer.callbacks+", "GradientMonitor", "--trainer.callbacks.every", "2"]
+    whole = fit("whole", *words)
+    recwarn.clear()
+    parts = fit(folder / "parts", *words, callbacks=[Outage(full, begin, end)])
+    told = [text for text in (str(warning.message) for warning in recwarn) if "write" in text]
+    assert 1 <= len(told) <= 4  # of the pictures, the table, the charts and the checkpoint
+    assert all(re.match("cannot write .*Training goes on", text) for text in told)
+    assert equal(load(whole), load(parts))
+    assert table("whole") == table(folder / "parts")
+    assert left(Path("whole")) == left(folder / "parts")
+
+
+def left(run_dir) -> dict:
+    """What a run leaves besides its checkpoints and the table."""
+    charts = EventAccumulator(str(run_dir / "tensorboard"), size_guidance={"scalars": 0, "images": 0}).Reload()
+    points = {tag: [(point.step, point.value) for point in charts.Scalars(tag)] for tag in charts.Tags()["scalars"]}
+    del points["images_per_second"], points["hp_metric"]  # of the clock, and a constant that every start writes
+    images = {tag: [image.step for image in charts.Images(tag)] for tag in charts.Tags()["images"]}
+    files = [path for path in run_dir.rglob("*") if path.suffix in (".png", ".gif", ".md", ".yaml", ".partial")]
+    assert {"config.yaml", "report.md", "training.gif", "heatmap_generator.png"} <= {path.name for path in files}
+    return points | images | {str(path.relative_to(run_dir)): path.read_bytes() for path in files}
+
+
+def test_disk_full_for_the_last_pictures(capsys, recwarn):
+    """Then the end of the run is not done: it is, to the bit, when there is room and the run goes on."""
+    fit("whole")
+    full = SmallDisk(500)
+
+    class FullAtTheEnd(Callback):
+        def on_train_end(self, trainer, pl_module):
+            full.__enter__()
+
+        def on_fit_end(self, trainer, pl_module):
+            full.__exit__()
+
+    recwarn.clear()
+    path = fit("run", callbacks=[FullAtTheEnd()])
+    told = [str(warning.message) for warning in recwarn]
+    assert [
+        text for text in told if text.endswith("Make room on the disk, and --resume auto does the end of the run again")
+    ]
+    assert "ended" not in load(path)
+    resume("run")
+    assert load(path)["ended"]
+    assert left(Path("whole")) == left(Path("run"))
 
 
 # ---------------------------------------------------------------------- stopped from outside

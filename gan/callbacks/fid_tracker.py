@@ -240,7 +240,7 @@ class FIDTracker(Callback):
     # ------------------------------------------------------------------ the end
 
     def on_train_end(self, trainer: Trainer, pl_module: GAN) -> None:
-        if not self.active or self._scored_at < 0:
+        if not self.active:
             return
         weights = best_weights(trainer, pl_module, self.best_step)
         step = trainer.global_step if weights is None else self.best_step

@@ -7,6 +7,7 @@ import threading
 import time
 import warnings
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,9 +18,20 @@ from lightning.pytorch.plugins.io import AsyncCheckpointIO, TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from gan.callbacks.fid_tracker import FIDTracker, active_trackers
-from gan.checkpoints import BEST, LAST, AtomicCheckpointIO, name_again, remove, remove_partial, step_path, steps
+from gan.checkpoints import (
+    BEST,
+    LAST,
+    AtomicCheckpointIO,
+    name_again,
+    parts,
+    remove,
+    remove_partial,
+    step_path,
+    steps,
+)
 from gan.module import GAN
 from gan.order import callbacks_of
+from gan.outbox import outbox
 
 STOP_EVERY = 10  # batches between two looks, of several processes, at whether one of them is to stop
 
@@ -33,6 +45,10 @@ class RunCheckpoint(Checkpoint):
     SIGTERM likewise ends the run after the batch. Several processes stop together, at most ten batches later. A save
     that fails, on a full disk say, is a warning while there is training left to do, and an error at the end;
     `last.ckpt` stays what it was.
+
+    What callbacks do at the end of a run, as the last pictures and the score of the best generator, comes after the
+    checkpoint of the last batch. When it is done, that checkpoint is written again with the mark `ended`; a run that
+    goes on from one without, and has no batch left, does its end. There a signal ends the run at once.
 
     Args:
         every: Training batches between two saves.
@@ -55,6 +71,9 @@ class RunCheckpoint(Checkpoint):
         self._between_epochs = False
         self._tracker: FIDTracker | None = None
         self._signal: int | None = None  # the one that asks to stop
+        self._end_is_due = False  # of the run that this one goes on with
+        self._began = False  # to train, or to do that end
+        self._ending = False
         self._previous_handlers: dict[int, Any] = {}
 
     def folder(self, trainer: Trainer) -> Path:
@@ -74,12 +93,8 @@ class RunCheckpoint(Checkpoint):
         if step == self.saved_at or trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
             return
         self._saved_when = time.monotonic()
-        path, failure = step_path(self.folder(trainer), step), None
-        try:
-            for logger in trainer.loggers:
-                logger.save()  # before the checkpoint: a run that goes on from it does not log this again
-        except OSError as error:
-            failure = error
+        path = step_path(self.folder(trainer), step)
+        failure = self.send(trainer)  # before the checkpoint: a run that goes on from it does not log this again
         try:
             trainer.save_checkpoint(path)
         except OSError as error:
@@ -87,9 +102,7 @@ class RunCheckpoint(Checkpoint):
             trainer.strategy.barrier()  # the one at the end of `save_checkpoint`, where the other processes wait
         if not self._any(trainer, failure is not None) and trainer.is_global_zero:
             try:
-                if step == self.best_step:
-                    name_again(path, path.with_name(BEST))  # first, lest a run goes on from here without it
-                name_again(path, path.with_name(LAST))
+                self.name(path, step)
             except OSError as error:
                 failure = error
         trainer.strategy.barrier()  # which may take longer than a batch may
@@ -102,6 +115,26 @@ class RunCheckpoint(Checkpoint):
         if trainer.is_global_zero:
             self.prune(trainer)
         trainer.strategy.barrier()
+
+    def send(self, trainer: Trainer) -> OSError | None:
+        """Has everything written that waits for it. Returns why something that was logged is not on the disk, if so."""
+        outbox(trainer).send()
+        try:
+            for logger in trainer.loggers:
+                logger.save()
+        except OSError as error:
+            return error
+        return next(filter(None, (getattr(logger, "behind", None) for logger in trainer.loggers)), None)
+
+    def name(self, path: Path, step: int) -> None:
+        """Gives a checkpoint its other names.
+
+        Raises:
+            OSError: If one cannot be given.
+        """
+        if step == self.best_step:
+            name_again(path, path.with_name(BEST))  # first, lest a run goes on from here without it
+        name_again(path, path.with_name(LAST))
 
     def prune(self, trainer: Trainer) -> None:
         """Removes all but the newest checkpoints of this run, and those that it has overtaken without them."""
@@ -120,6 +153,8 @@ class RunCheckpoint(Checkpoint):
     # ------------------------------------------------------------------ stopping
 
     def _on_signal(self, signum: int, _: FrameType | None) -> None:
+        if self._ending:  # all that can be is saved, and the end can be done another time
+            raise KeyboardInterrupt if signum == signal.SIGINT else SIGTERMException
         self._signal = signum
         if signum == signal.SIGINT:
             signal.signal(signum, self._previous_handlers[signum])  # a second Ctrl-C ends the run at once
@@ -143,25 +178,72 @@ class RunCheckpoint(Checkpoint):
         late = self.minutes is not None and time.monotonic() - self._saved_when >= 60 * self.minutes
         if not self._any(trainer, self._signal is not None or (late and trainer.is_global_zero)):
             return due, None
+        return True, self._asked(trainer)
+
+    def _asked(self, trainer: Trainer) -> type[BaseException] | None:
+        """What some process was asked to end the run with. All of them must ask."""
         if self._any(trainer, self._signal == signal.SIGINT):
-            return True, KeyboardInterrupt
-        if self._any(trainer, self._signal == signal.SIGTERM):
-            return True, SIGTERMException
-        return True, None
+            return KeyboardInterrupt
+        return SIGTERMException if self._any(trainer, self._signal == signal.SIGTERM) else None
 
     def _look(self, trainer: Trainer) -> None:
         """Saves and ends the run where that is wanted."""
         save, end = self._wanted(trainer)
         if save:
-            try:
-                self.save(trainer)
-            except ValueError as error:
-                if end is not None:
-                    raise
-                if error.__cause__ is not None:  # this process is the one that could not write
-                    warnings.warn(f"{error}. Training goes on", stacklevel=2)
+            self._save_or_warn(trainer, must=end is not None)
         if end is not None:
             raise end
+
+    def _save_or_warn(self, trainer: Trainer, must: bool = False) -> None:
+        """Saves; where that fails, and it is no must, says so."""
+        try:
+            self.save(trainer)
+        except ValueError as error:
+            if must:
+                raise
+            if error.__cause__ is not None:  # this process is the one that could not write
+                warnings.warn(f"{error}. Training goes on", stacklevel=2)
+
+    # ------------------------------------------------------------------ the end
+
+    def _run(self, trainer: Trainer) -> None:
+        """In place of the loop's `run`, which does nothing where no batch is left, were the end done or not."""
+        loop, self._began = trainer.fit_loop, False
+        type(loop).run(loop)
+        if self._end_is_due and not self._began and loop.done:
+            loop.on_run_start()
+            loop.on_run_end()
+
+    def _end(self, trainer: Trainer) -> None:
+        """In place of the loop's `on_run_end`, which calls what is to be done at the end."""
+        self._save_or_warn(trainer)
+        self._ending = True
+        if end := self._asked(trainer):
+            raise end
+        loop = trainer.fit_loop
+        type(loop).on_run_end(loop)
+        self.save(trainer)
+        self._mark(trainer)
+        self._restore_handlers()
+
+    def _mark(self, trainer: Trainer) -> None:
+        """Writes into the checkpoint of the last batch that the end of the run is done, if all of it is on the disk."""
+        # pyright does not see what Lightning's connectors give a trainer.
+        if trainer.is_global_zero and not trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
+            path, disk = step_path(self.folder(trainer), trainer.global_step), trainer.strategy.checkpoint_io
+            again = "Make room on the disk, and --resume auto does the end of the run again"
+            try:
+                if failure := self.send(trainer):
+                    raise failure
+                if lost := outbox(trainer).give_up():
+                    warnings.warn(f"{len(lost)} files could not be written. {again}", stacklevel=2)
+                else:
+                    part = parts(path)[0]  # of a folder: all but the shards is read from there
+                    disk.save_checkpoint(disk.load_checkpoint(part) | {"ended": True}, part)
+                    self.name(path, trainer.global_step)
+            except Exception as error:  # a damaged file can raise anything
+                warnings.warn(f"cannot write {path}: {error}. {again}", stacklevel=2)
+        trainer.strategy.barrier()
 
     # ------------------------------------------------------------------ Lightning's hooks
 
@@ -183,6 +265,9 @@ class RunCheckpoint(Checkpoint):
         # What Lightning does about SIGTERM exchanges a tensor in every batch, and one from within the handler, wherever
         # the other processes are then. Ours look together, every so many batches.
         self._signal = None
+        self._end_is_due = False
+        trainer.fit_loop.run = partial(self._run, trainer)
+        trainer.fit_loop.on_run_end = partial(self._end, trainer)
         trainer._signal_connector._sigterm_notifier_fn = self._on_signal  # private
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # private
         here = str(trainer.ckpt_path)
@@ -194,7 +279,13 @@ class RunCheckpoint(Checkpoint):
                 "Put run_dir on a disk that all machines share"
             )
 
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: GAN, checkpoint: dict[str, Any]) -> None:
+        checkpoint["should_stop"] = trainer.should_stop  # of a run that early stopping, say, is about to end
+
     def on_load_checkpoint(self, trainer: Trainer, pl_module: GAN, checkpoint: dict[str, Any]) -> None:
+        if trainer.state.fn == "fit" and not checkpoint.get("ended"):
+            self._end_is_due = True
+            trainer.should_stop = checkpoint.get("should_stop", False)
         # From the end of an epoch, Lightning would go on with an epoch of no batches, and count that too.
         progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]
         self._between_epochs = progress["total"]["processed"] == progress["total"]["ready"]
@@ -205,13 +296,14 @@ class RunCheckpoint(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:
         if self._between_epochs:
             trainer.fit_loop.epoch_loop.restarting = False
+        self._began, self._ending = True, False
         self._began_at = self._looked_at = trainer.global_step
         self._tracker = next(iter(active_trackers(trainer)), None)
         self._written = set()
         self._saved_when = time.monotonic()
         folder = self.folder(trainer)
         own = trainer.ckpt_path is not None and Path(trainer.ckpt_path).parent.resolve() == folder.resolve()
-        self.saved_at = trainer.global_step if own else -1
+        self.saved_at = trainer.global_step if own and step_path(folder, trainer.global_step).exists() else -1
         if trainer.is_global_zero and not trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
             remove_partial(folder)
         if threading.current_thread() is threading.main_thread():  # elsewhere signals are not ours to handle
@@ -233,14 +325,11 @@ class RunCheckpoint(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: GAN) -> None:
         self._look(trainer)
 
-    def on_train_end(self, trainer: Trainer, pl_module: GAN) -> None:
-        self.save(trainer)
-        self._restore_handlers()
-
     def on_exception(self, trainer: Trainer, pl_module: GAN, exception: BaseException) -> None:
         self._restore_handlers()
         stopped = isinstance(exception, KeyboardInterrupt | SIGTERMException)
         if stopped and trainer.is_global_zero and self.saved_at >= 0:
             folder = shlex.quote(str(trainer.default_root_dir))
-            print(f"stopped after batch {trainer.global_step:,}; saved as of batch {self.saved_at:,}. Go on with:")
-            print(f"  python -m gan.cli fit --run_dir {folder} --resume auto", flush=True)
+            with suppress(OSError):  # the output may be a file on a full disk
+                print(f"stopped after batch {trainer.global_step:,}; saved as of batch {self.saved_at:,}. Go on with:")
+                print(f"  python -m gan.cli fit --run_dir {folder} --resume auto", flush=True)

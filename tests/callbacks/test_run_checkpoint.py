@@ -2,19 +2,21 @@
 
 import os
 import signal
+from contextlib import suppress
 from datetime import timedelta
 
 import pytest
 import torch
 from conftest import same_weights
 from lightning import Callback
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from gan.callbacks import AtomicCheckpointIO, RunCheckpoint
 from gan.checkpoints import check_checkpoint
+from gan.loggers import MetricsTable
 
 
 class Disk(AtomicCheckpointIO):
@@ -243,6 +245,129 @@ def test_handlers_are_put_back(make_gan, make_trainer, data, handlers):
     make_trainer(max_steps=2, callbacks=[RunCheckpoint(), Look()]).fit(make_gan(), data)
     assert {number: signal.getsignal(number) for number in handlers} == handlers
     assert all(handler not in handlers.values() for handler in inside[0])
+
+
+# ---------------------------------------------------------------------- the end
+
+
+class Hooks(Callback):
+    """Notes what is called, and does something at the end of the run."""
+
+    def __init__(self, at_the_end=lambda trainer: None):
+        self.called, self.at_the_end = [], at_the_end
+
+    def on_train_start(self, trainer, pl_module):
+        self.called.append("start")
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.called.append(trainer.global_step)
+
+    def on_train_end(self, trainer, pl_module):
+        self.called.append("end")
+        self.at_the_end(trainer)
+
+
+def fails(trainer) -> None:
+    raise RuntimeError("in the end")
+
+
+def ended(tmp_path, name="last.ckpt") -> bool:
+    return torch.load(tmp_path / "checkpoints" / name, weights_only=True).get("ended", False)
+
+
+def test_end_is_marked_when_all_of_it_is_done(make_gan, make_trainer, data, tmp_path):
+    """In each name of the last checkpoint, and of no other. A run that trains on has its end before it again."""
+    marks = []
+    gan = make_gan()
+    gan.on_train_end = lambda: marks.append(ended(tmp_path))  # the module's comes after all callbacks'
+    hooks = Hooks(lambda trainer: marks.append(ended(tmp_path)))
+    make_trainer(max_steps=4, callbacks=[RunCheckpoint(every=3), hooks]).fit(gan, data)
+    assert marks == [False, False]
+    assert {name: ended(tmp_path, name) for name in names(tmp_path)} == {
+        "last.ckpt": True,
+        "step_000003.ckpt": False,
+        "step_000004.ckpt": True,
+    }
+    trainer = make_trainer(max_steps=6, callbacks=[RunCheckpoint(), Hooks(fails)])
+    with pytest.raises(RuntimeError, match="in the end"):
+        trainer.fit(make_gan(), data, ckpt_path=tmp_path / "checkpoints" / "last.ckpt")
+    assert saved_step(tmp_path) == 6
+    assert not ended(tmp_path)
+
+
+class StopAt(Callback):
+    """Ends a run, as early stopping does."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        trainer.should_stop = trainer.should_stop or trainer.global_step == 5
+
+
+@pytest.mark.parametrize(
+    ("settings", "stop"),
+    [({"max_steps": 8}, []), ({"max_steps": 50, "max_epochs": 2}, []), ({"max_steps": 50}, [StopAt()])],
+    ids=["batches", "epochs", "stopped early"],
+)
+def test_end_that_is_due_is_done(make_gan, make_trainer, data, tmp_path, settings, stop):
+    """Once, and without another batch, by a run from Python too."""
+    data.validation_size = 448  # 4 batches an epoch
+    last, called = tmp_path / "checkpoints" / "last.ckpt", []
+    for at_the_end in (fails, lambda trainer: None):
+        hooks = Hooks(at_the_end)
+        path = last if called else None
+        with suppress(RuntimeError):
+            make_trainer(callbacks=[RunCheckpoint(), hooks, *stop], **settings).fit(make_gan(), data, ckpt_path=path)
+        called.append(hooks.called)
+    steps = 5 if stop else 8
+    assert called == [["start", *range(steps), "end"], ["start", "end"]]
+    assert saved_step(tmp_path) == steps
+    assert ended(tmp_path)
+    if not stop:  # early stopping has no limit that a checkpoint could have reached
+        hooks = Hooks(fails)
+        make_trainer(callbacks=[RunCheckpoint(), hooks], **settings).fit(make_gan(), data, ckpt_path=last)
+        assert hooks.called == []
+
+
+def test_signal_before_the_end(make_gan, make_trainer, data, tmp_path, handlers):
+    """After the last batch, when nothing looks for one any more: the end is left to another run."""
+
+    class Late(Checkpoint):  # which comes after RunCheckpoint
+        def on_train_epoch_end(self, trainer, pl_module):
+            signal.raise_signal(signal.SIGINT)
+
+    hooks = Hooks()
+    with pytest.raises(SystemExit):
+        make_trainer(max_steps=3, callbacks=[RunCheckpoint(), Late(), hooks]).fit(make_gan(), data)
+    assert hooks.called == ["start", 0, 1, 2]
+    assert (saved_step(tmp_path), ended(tmp_path)) == (3, False)
+
+
+def test_end_of_which_the_disk_has_no_room_for_the_mark(make_gan, make_trainer, data, tmp_path):
+    """It is done again, and that is said."""
+    trainer = make_trainer(max_steps=4, callbacks=[RunCheckpoint()], plugins=[Disk(full_from=2)])
+    with pytest.warns(UserWarning, match=r"cannot write .*step_000004.*--resume auto does the end of the run again"):
+        trainer.fit(make_gan(), data)
+    assert (saved_step(tmp_path), ended(tmp_path)) == (4, False)
+
+
+def test_rows_that_the_disk_does_not_take_hold_the_checkpoint_back(make_gan, make_trainer, data, tmp_path):
+    """A run that goes on from it would not log them again."""
+    (tmp_path / "metrics.jsonl").mkdir()  # what is in its way
+    trainer = make_trainer(max_steps=4, callbacks=[RunCheckpoint(every=2)], logger=MetricsTable(tmp_path))
+    with (
+        pytest.warns(UserWarning, match=r"cannot write .*step_000002\.ckpt: .*Is a directory.*Training goes on"),
+        pytest.raises(ValueError, match=r"cannot write .*step_000004\.ckpt: .*Is a directory"),
+    ):
+        trainer.fit(make_gan(), data)
+    assert "last.ckpt" not in names(tmp_path)
+
+
+def test_loop_of_lightning(make_trainer):
+    """What takes its place, or is called, here is private. Without it, a run would not do its end when it goes on."""
+    loop = make_trainer().fit_loop
+    for name in ("run", "on_run_start", "on_run_end"):
+        assert callable(getattr(loop, name))
+    assert isinstance(type(loop).done, property)
+    assert {"skip", "on_run_start", "on_run_end"} <= set(type(loop).run.__code__.co_names)
 
 
 @pytest.mark.parametrize(
