@@ -19,7 +19,7 @@ import yaml
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning.pytorch.callbacks import LambdaCallback, ProgressBar
+from lightning.pytorch.callbacks import Checkpoint, LambdaCallback, ProgressBar
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -39,7 +39,7 @@ from gan.resume import (
     remember_own,
     with_config_of_run,
 )
-from gan.settings import classes_first, own_defaults, taken
+from gan.settings import own_defaults, taken
 from gan.trust import check_hyper_parameters, imports_of, named_in
 
 PACKAGE = Path(__file__).parent
@@ -114,6 +114,8 @@ SAID_OTHERWISE = re.compile(
             "Loading `train_dataloader` to estimate ",
             "`weights_only` was not set",
             "`Trainer.fit` stopped: ",
+            "Time limit reached",
+            "Detected KeyboardInterrupt",
             r"`Trainer\(limit_",
             "Trainer already configured with model summary",
             "Running in `fast_dev_run` mode",
@@ -141,8 +143,8 @@ class GANCLI(LightningCLI):
         super().__init__(**settings)
 
     def parse_arguments(self, parser: Any, args: Any) -> None:
-        with own_defaults():
-            super().parse_arguments(parser, classes_first(args))
+        with own_defaults(args):
+            super().parse_arguments(parser, args)
         if self.config.trainer is None:
             raise ValueError("trainer holds the settings of Lightning's Trainer, and is null here: leave it out")
         seed(self.config.seed_everything)
@@ -235,6 +237,8 @@ class GANCLI(LightningCLI):
         if not trainer.is_global_zero:
             return
         config = self.config.clone()
+        for name in self.data_changed(config.data):
+            print(f"changed        data.{name}: trained with {getattr(self.datamodule, name)}, by a callback")
         for name in ("run_dir", "resume", "config", "trust"):
             del config[name]
         text = self.parser.dump(config, skip_none=False, skip_validation=True)
@@ -253,12 +257,28 @@ class GANCLI(LightningCLI):
         if named_in(yaml.safe_load(text)):
             remember_own(text)
 
+    def data_changed(self, config: Any) -> list[str]:
+        """The settings of the data that a callback has changed since, as BatchSizeFinder does; the config gets them."""
+        before = config.get("init_args") or {}
+        now = {name: getattr(self.datamodule, name, value) for name, value in before.items()}
+        names = [name for name, value in now.items() if type(value) is type(before[name]) and value != before[name]]
+        for name in names:
+            config.init_args[name] = now[name]
+        return names
+
     def fit(self) -> None:
         """Trains; after a signal, the process ends with the status that shells expect."""
         if self.checkpoint.get("ended") and (limit := limit_reached(self.checkpoint, self.trainer)):
             if self.trainer.is_global_zero:
                 print(f"{self.ckpt_path} is the end of its run: there is nothing more to do. To train on, set {limit}")
             return
+        callbacks = as_list(self.config_init["trainer"].callbacks)
+        if not any(isinstance(callback, Checkpoint) for callback in callbacks) and not self.config.trainer.fast_dev_run:
+            warnings.warn(
+                "nothing of this run will be saved, for it has no RunCheckpoint; in a config, `callbacks+:` adds to "
+                "those of the default, and `callbacks:` replaces them",
+                stacklevel=1,
+            )
         self.trainer.ckpt_path = self.ckpt_path  # known from the start, so that RunCheckpoint can compare
         with run_folder(self.run_dir, self.trainer):
             try:

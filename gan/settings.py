@@ -1,55 +1,63 @@
 """A command's words as settings: a class that is swapped begins with its own defaults."""
 
-from collections.abc import Iterator
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from jsonargparse import _typehints  # private: no setting leaves out the arguments of the class before
 
+discard_unknown = _typehints.discard_init_args_on_class_path_change
+take_option = _typehints.ActionTypeHint.__call__
+option: ContextVar[str | None] = ContextVar("option", default=None)  # the one that is being parsed
+
 
 @contextmanager
-def own_defaults() -> Iterator[None]:
-    """Lets jsonargparse forget the arguments of a class whose place another one takes.
+def own_defaults(words: Sequence[str] = ()) -> Iterator[None]:
+    """Lets jsonargparse forget the arguments of a class whose place another one takes, but for those in `words`.
 
-    It would keep those that the other class has too, whatever they mean there: AdamW with the weight decay of Adam.
+    It would keep all that the other class has too, whatever they mean there: AdamW with the weight decay of Adam.
     """
-    before = _typehints.discard_init_args_on_class_path_change
-    _typehints.discard_init_args_on_class_path_change = forget_arguments
+    given = given_arguments(words)
+
+    def take(self: Any, *args: Any, **kwargs: Any) -> Any:
+        token = option.set(getattr(self, "dest", None))
+        try:
+            return take_option(self, *args, **kwargs)
+        finally:
+            option.reset(token)
+
+    def discard(parser_or_action: Any, before: Any, value: Any) -> None:
+        if not before or "init_args" not in before or before["class_path"] == value["class_path"]:
+            return
+        setting = option.get() or ""
+        arguments = before["init_args"]
+        for name in set(arguments.keys()) - given[setting]:
+            del arguments[name]
+        kept = set(arguments.keys())
+        discard_unknown(parser_or_action, before, value)
+        for name in sorted(kept - set(before["init_args"].keys())):
+            warnings.warn(f"--{setting}.{name} is left out: {value['class_path']} takes none", stacklevel=1)
+
+    _typehints.discard_init_args_on_class_path_change = discard
+    _typehints.ActionTypeHint.__call__ = take
     try:
         yield
     finally:
-        _typehints.discard_init_args_on_class_path_change = before
+        _typehints.discard_init_args_on_class_path_change = discard_unknown
+        _typehints.ActionTypeHint.__call__ = take_option
 
 
-def forget_arguments(parser_or_action: Any, prev_val: Any, value: Any) -> None:
-    """Takes the arguments from `prev_val` where `value` names another class."""
-    if prev_val and "init_args" in prev_val and prev_val["class_path"] != value["class_path"]:
-        for key in list(prev_val["init_args"].keys()):
-            del prev_val["init_args"][key]
-
-
-def classes_first(words: list[str]) -> list[str]:
-    """The words of a command, each class before the arguments that are given for it.
-
-    `--model.generator.latent_dim 8 --model.generator MLPGenerator` would give 8 to the class before.
-    """
-    settings: list[list[str]] = []  # each with its value, which may be in the same word
+def given_arguments(words: Sequence[str]) -> dict[str, set[str]]:
+    """The names of the arguments that words give to the class of each setting: `--SETTING.NAME`."""
+    given: dict[str, set[str]] = defaultdict(set)
     for word in words:
-        if word.startswith("--") or not settings or len(settings[-1]) == 2 or "=" in settings[-1][0]:
-            settings.append([word])
-        else:
-            settings[-1].append(word)
-    ordered: list[list[str]] = []
-    for setting in settings:
-        name, place = setting[0].partition("=")[0], len(ordered)
-        for position in reversed(range(len(ordered))):
-            other = ordered[position][0].partition("=")[0]
-            if other == "--config":  # which may say more of it
-                break
-            if other.startswith(f"{name}."):
-                place = position
-        ordered.insert(place, setting)
-    return [word for setting in ordered for word in setting]
+        setting, _, name = word.partition("=")[0].removeprefix("--").replace(".init_args.", ".").rpartition(".")
+        if word.startswith("--"):
+            given[setting].add(name)
+    return given
 
 
 def taken(config: dict[str, Any], defaults: dict[str, Any]) -> list[str]:

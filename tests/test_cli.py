@@ -553,7 +553,7 @@ def test_resume_under_a_longer_schedule():
             rates.append(trainer.optimizers[1].param_groups[0]["lr"])
 
     resume("run", "--trainer.max_steps", "6", callbacks=[Rates()])
-    expected = [0.5 * (1 + torch.cos(torch.tensor(torch.pi * (step - 2) / 4)).item()) for step in (4, 5)]
+    expected = [0.5 * (1 + torch.cos(torch.tensor(torch.pi * step / 6)).item()) for step in (4, 5)]  # no warm-up
     assert rates == pytest.approx(expected, abs=1e-6)
 
 
@@ -714,8 +714,9 @@ def test_ctrl_c_in_a_real_process_and_the_command_it_prints(here):
     assert again.returncode == 0, errors
     assert errors == ""  # no banner, no tip, no warning
     assert [line.split()[0] for line in lines[:6]] == ["device", "data", "generator", "discriminator", "run", "FID"]
-    assert all(line.startswith(("batch ", "doctor ", "   ")) for line in lines[6:-4])
-    assert [line.split()[0] for line in lines[-4:]] == ["FID", "doctor", "pictures", "checkpoint"]
+    assert all(line.startswith(("batch ", "doctor ", "   ")) for line in lines[6:-5])
+    assert [line.split()[0] for line in lines[-5:]] == ["FID", "doctor", "ended", "pictures", "checkpoint"]
+    assert lines[-3] == "ended          after batch 300: trainer.max_steps 300"
     checkpoint = load(Path("a run/checkpoints/last.ckpt"))
     assert checkpoint["global_step"] == 300
     assert "__main__" not in repr(checkpoint["hyper_parameters"])  # the program was gan.cli itself

@@ -9,7 +9,7 @@ from commands import SHORT, command, fit
 from conftest import ROOT
 
 from gan.cli import main
-from gan.settings import classes_first, taken
+from gan.settings import taken
 
 
 @pytest.fixture(autouse=True)
@@ -90,20 +90,29 @@ def test_settings_beside_a_class_apply_before_it_and_after_it(capsys, setting, c
     assert init_args(printed(capsys, *words[0], *words[1]), setting)[name] == value
 
 
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        ("--a.b.c 1 --a.b X", "--a.b X --a.b.c 1"),
-        ("--a.b.init_args.c=1 --z 2 --a.b=X", "--a.b=X --a.b.init_args.c=1 --z 2"),
-        ("--a.b X --a.b.c 1", "--a.b X --a.b.c 1"),
-        ("--a.b.c 1 --config f.yaml --a.b X", "--a.b.c 1 --config f.yaml --a.b X"),  # the file may say more
-        ("--t.callbacks.every 1 --t.callbacks+ X", "--t.callbacks.every 1 --t.callbacks+ X"),  # of the one before
-        ("--d A --d.x 1 --d.y=2 --d B", "--d A --d B --d.x 1 --d.y=2"),
-        ("--flag", "--flag"),
-    ],
-)
-def test_classes_first(words, expected):
-    assert classes_first(words.split()) == expected.split()
+def test_arguments_given_for_a_class_before_go_to_the_next_that_takes_them(capsys):
+    """A command that is given again with another class at its end."""
+    words = ["--data", "conftest.SmallMNIST", "--data.batch_size", "5", "--data", "commands.Colour"]
+    words += ["--model.generator", "MLPGenerator", "--model.generator.latent_dim", "9"]
+    with pytest.warns(UserWarning, match="--model.generator.latent_dim is left out: commands.Picky takes none"):
+        config = printed(capsys, *words, "--model.generator", "commands.Picky")
+    assert config["data"]["init_args"]["batch_size"] == 5
+    assert config["model"]["generator"]["init_args"] == {"width": 4}
+
+
+def test_arguments_of_one_network_are_not_those_of_the_other(capsys):
+    words = ["--model.generator_optimizer.lr", "0.004", "--model.discriminator_optimizer", "AdamW"]
+    config = printed(capsys, *words)
+    assert init_args(config, "model.discriminator_optimizer")["lr"] == 0.001
+    assert init_args(config, "model.generator_optimizer")["lr"] == 0.004
+
+
+def test_private_names_of_the_parser():
+    """Without them, a class that is swapped would keep the arguments of the class before."""
+    from jsonargparse import _typehints
+
+    assert callable(_typehints.discard_init_args_on_class_path_change)
+    assert callable(_typehints.ActionTypeHint.__call__)
 
 
 def test_first_lines_say_what_was_taken(capsys):

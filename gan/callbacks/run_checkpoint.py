@@ -124,7 +124,8 @@ class RunCheckpoint(Checkpoint):
                 logger.save()
         except OSError as error:
             return error
-        return next(filter(None, (getattr(logger, "behind", None) for logger in trainer.loggers)), None)
+        behind = (getattr(logger, "behind", None) for logger in trainer.loggers)  # Lightning's DummyLogger has anything
+        return next((failure for failure in behind if isinstance(failure, OSError)), None)
 
     def name(self, path: Path, step: int) -> None:
         """Gives a checkpoint its other names.
@@ -216,6 +217,9 @@ class RunCheckpoint(Checkpoint):
 
     def _end(self, trainer: Trainer) -> None:
         """In place of the loop's `on_run_end`, which calls what is to be done at the end."""
+        if not callbacks_of(trainer, RunCheckpoint):  # a trial of BatchSizeFinder, which sets all callbacks aside
+            type(trainer.fit_loop).on_run_end(trainer.fit_loop)
+            return
         self._save_or_warn(trainer)
         self._ending = True
         if end := self._asked(trainer):

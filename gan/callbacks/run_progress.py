@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from lightning import Trainer
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, ProgressBar, Timer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gan.module import GAN
 from gan.networks import evaluating
+from gan.order import callbacks_of
 from gan.parallel import class_name
 
 UNKNOWN_EVERY = 10  # seconds between two lines of a run whose length is not known
@@ -109,6 +110,7 @@ class RunProgress(ProgressBar):
         self.stop(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: GAN) -> None:
+        self.print(f"ended          after batch {trainer.global_step:,}: {why_ended(trainer)}")
         folder = Path(trainer.default_root_dir)
         for what, path in (("pictures", folder / "samples"), ("checkpoint", folder / "checkpoints" / "last.ckpt")):
             if path.exists():
@@ -159,6 +161,27 @@ def total_batches(trainer: Trainer) -> int | None:
     if trainer.max_epochs is not None and trainer.max_epochs > 0:
         ends.append(trainer.max_epochs * trainer.num_training_batches)  # infinite for a stream of unknown length
     return int(min(ends)) if ends and min(ends) < math.inf else None
+
+
+def why_ended(trainer: Trainer) -> str:
+    """What has ended a run, as a setting or a callback."""
+    step = trainer.global_step
+    epochs = trainer.fit_loop.epoch_progress.current.processed  # pyright: ignore[reportAttributeAccessIssue]
+    limit = trainer.limit_train_batches  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere
+    if 0 in (limit, trainer.num_training_batches):
+        return "there are no training batches (trainer.limit_train_batches, data)"
+    for stopper in callbacks_of(trainer, EarlyStopping):
+        if stopper.stopping_reason_message:
+            return f"EarlyStopping, {' '.join(stopper.stopping_reason_message.split())}"
+    if any(
+        left is not None and left <= 0 for left in (timer.time_remaining() for timer in callbacks_of(trainer, Timer))
+    ):
+        return "trainer.max_time"
+    if 0 <= trainer.max_steps <= step:
+        return f"trainer.max_steps {trainer.max_steps:,}"
+    if trainer.max_epochs is not None and 0 <= trainer.max_epochs <= epochs:
+        return f"trainer.max_epochs {trainer.max_epochs:,}"
+    return "a callback asked for it" if trainer.should_stop else "there were no more batches"
 
 
 def scalars(trainer: Trainer) -> str:

@@ -6,6 +6,7 @@ from typing import Any, Never
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from gan.batch import described
@@ -207,6 +208,12 @@ class InMemoryDataModule(L.LightningDataModule):
                 raise ValueError(
                     f"validation_size={self.validation_size} leaves nothing of the {len(images)} training "
                     f"images: lower it to at most {len(images) - 1}"
+                )
+            left = len(images) - self.validation_size
+            if left < self.validation_size and stage != "validate":
+                rank_zero_warn(
+                    f"validation_size={self.validation_size} leaves {left} of {len(images)} images to train on: "
+                    "data.validation_size can be lower, and 0"
                 )
             order = torch.randperm(len(images), generator=torch.Generator().manual_seed(SPLIT_SEED))
             order = order.to(images.device)
