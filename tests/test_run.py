@@ -339,7 +339,7 @@ def test_checkpoint_of_other_networks(refused, good, words):
         ["--data.batch_size", "497"],
         ["--trainer.gradient_clip_val", "1"],
         ["--trainer.precision", "bf16-true"],
-        ["--model.generator_scheduler", "WarmupCosine"],
+        ["--model.generator_scheduler", "WarmupCosine", "--model.generator_scheduler.warmup", "-1"],
     ],
 )
 def test_refused_resume_leaves_the_run_as_it_was(refused, good, words):
