@@ -29,6 +29,7 @@ from gan.metrics.evaluator import Evaluator, Generated, NotFinite
 from gan.metrics.feature_cache import CHUNK
 from gan.module import GAN
 from gan.order import callbacks_of
+from gan.parallel import is_broken_off
 from gan.parallel.fsdp2 import shard_like
 
 ROWS = {  # of the table: a score, what it is called, and how it is written
@@ -366,6 +367,8 @@ def best_weights(trainer: Trainer, gan: GAN, step: int) -> dict[str, Any] | None
         own = sampled(gan).state_dict()
         weights = {name: shard_like(weights[name], own[name]) for name in own}
     except Exception as error:  # a damaged file can raise anything, and the run has trained to its end
+        if is_broken_off(error):  # shards are read by all processes together
+            raise
         rank_zero_warn(f"the best generator, of batch {step:,}, cannot be scored again: {error}")
     usable = trainer.strategy.reduce_boolean_decision(weights is not None, all=True)
     return weights if usable else None

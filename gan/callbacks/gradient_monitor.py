@@ -11,7 +11,6 @@ from lightning import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
 from torch import Tensor, nn
-from torch.distributed import DistError
 from torch.optim import Optimizer
 
 from gan.callbacks.gradient_clipping import GradientClipping
@@ -24,6 +23,7 @@ from gan.module import GAN
 from gan.optim import OPTIMIZER_ORDER, network_of
 from gan.order import callbacks_of
 from gan.outbox import outbox
+from gan.parallel import is_broken_off
 
 MAX_COLUMNS = 200  # of a heat map
 
@@ -99,8 +99,9 @@ class GradientMonitor(Callback):
                 over_processes=self.over_processes(trainer),
             )
         except RuntimeError as error:
-            if trainer.world_size > 1 and isinstance(error, torch.OutOfMemoryError | DistError):
-                raise  # not all processes have met it, and those would wait for this one
+            alone = trainer.world_size > 1 and isinstance(error, torch.OutOfMemoryError)
+            if alone or is_broken_off(error):
+                raise  # not all processes have met it, and those would wait for this one, or one of them is gone
             self.able = False  # what can be trained cannot always be measured
             rank_zero_warn(f"GradientMonitor cannot measure these networks, and stops: {error}")
             return

@@ -3,6 +3,7 @@
 from gan.parallel.checks import check_manual, check_settings, check_strategy, replace_lightnings
 from gan.parallel.ddp import DDP
 from gan.parallel.fsdp2 import FSDP2, class_name, is_sharded, shard
+from gan.parallel.launcher import is_broken_off
 
 __all__ = [
     "DDP",
@@ -11,6 +12,7 @@ __all__ = [
     "check_settings",
     "check_strategy",
     "class_name",
+    "is_broken_off",
     "is_sharded",
     "replace_lightnings",
     "shard",

@@ -13,7 +13,9 @@ TWO = ["--trainer.devices", "2", "--trainer.accelerator", "cpu"]
 
 def script(name, *words, by=(sys.executable,)) -> subprocess.Popen:
     """A script beside this file, in a process of its own."""
-    return process(["env", f"PYTHONPATH={ROOT / 'tests'}", *by, str(Path(__file__).with_name(name)), *map(str, words)])
+    return process(
+        ["env", f"PYTHONPATH={ROOT}:{ROOT / 'tests'}", *by, str(Path(__file__).with_name(name)), *map(str, words)]
+    )
 
 
 def fit(run_dir, *words, **settings) -> subprocess.Popen:

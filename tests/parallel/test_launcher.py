@@ -1,5 +1,6 @@
 """Processes that were started together end together, and say why."""
 
+import json
 import os
 import signal
 import subprocess
@@ -10,7 +11,10 @@ import pytest
 import torch
 from commands import load
 
+from parallel import kills
 from parallel.processes import finished, fit, script
+
+KILLS = int(os.environ.get("GAN_KILLS", "8"))  # one of each phase; their numbers are their seeds
 
 
 def training(run: subprocess.Popen, run_dir: Path) -> int:
@@ -85,6 +89,85 @@ def test_they_stop_together(tmp_path, number, strategy):
     assert ended(second)
     step = load(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"]
     assert f"stopped after batch {step:,}; saved as of batch {step:,}" in output
+
+
+# -- each by itself, without a training ---------------------------------------------------------------------------
+
+NO_END = "process 1 was killed by signal 9, since it had not ended 0.5 s after this one"
+NO_ANSWER = (
+    "one has ended, or did not answer for {} s (the strategy's patience). What that one printed says why; here it"
+)
+ENDINGS = {  # the status of the first process, and what is said last
+    "both end": (0, ""),
+    "other fails at its end": (3, "error: process 1 ended with status 3\n"),
+    "other killed at its end": (137, "error: process 1 was killed by signal 9\n"),
+    "other hangs at its end": (137, f"error: {NO_END}\n"),
+    "other fails, first waits": (3, "error: process 1 ended with status 3\n"),
+    "other killed, first waits": (143, "error: process 1 was killed by signal 15\n"),
+    "Ctrl-C, first waits": (130, ""),
+    "Ctrl-C, other hangs": (-signal.SIGINT, "KeyboardInterrupt\n"),
+    "lost, other killed": (1, "lost the others: process 1 was killed by signal 9\n"),
+    "lost, other failed": (
+        1,
+        f"lost the others: {NO_ANSWER.format(60)} was: [gloo/pair.cc] Connection closed by peer\n",
+    ),
+    "lost, other hangs": (1, f"lost the others: {NO_ANSWER.format(0.5)} was: Broken pipe\n"),
+    "a bug, other fails": (1, 'KeyError: "a bug of the user\'s"\n'),
+    "first killed": (-signal.SIGKILL, "error in process 1: the process that started it is gone\n"),
+    "first killed early": (-signal.SIGKILL, "error in process 1: the process that started it is gone\n"),
+}
+
+
+@pytest.fixture(scope="module")
+def endings(tmp_path_factory) -> dict[str, dict]:
+    folder = tmp_path_factory.mktemp("endings")
+    finished(script("endings.py", folder))
+    return json.loads((folder / "results.json").read_text())
+
+
+@pytest.mark.parametrize("name", ENDINGS)
+def test_ends_with_the_others(endings, name):
+    ending, (status, words) = endings[name], ENDINGS[name]
+    assert ending["status"] == status
+    assert ending["errors"].endswith(words)
+    assert ending["errors"] == words or ending["errors"].startswith("Traceback")  # of what was raised here
+    assert ending["alone"]
+
+
+# -- in training --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(KILLS))
+def test_nobody_is_left(tmp_path, number):
+    """At each phase from start to exit, by SIGKILL and SIGTERM, of one process or both."""
+    kill = kills.kill(tmp_path, number)
+    assert kill.left == [], kill
+    assert "Traceback" not in kill.errors, kill
+    assert "cannot measure" not in kill.errors, kill
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    step = load(last)["global_step"] if last.exists() else 0
+    if kill.status == 0:  # after its last batch, SIGTERM does not keep a run from ending
+        assert kill.how == "SIGTERM" or kill.phase == "any moment", kill
+        assert step == kills.STEPS
+        assert f"checkpoint     {last}" in kill.output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["hangs", "fails"])
+def test_the_status_tells_of_the_end_of_all(tmp_path, how):
+    """Where the first process has done all that it had to, and said so."""
+    marked = kills.struck(tmp_path, "train end", "second", how, *IMPATIENT)
+    assert marked.left() == []
+    output, errors = marked.run.communicate(timeout=10)
+    assert "checkpoint  " in output
+    if how == "hangs":
+        assert marked.run.returncode == 137
+        assert errors == "error: process 1 was killed by signal 9, since it had not ended 4 s after this one\n"
+    else:
+        assert marked.run.returncode == 1
+        assert "RuntimeError: a bug of the user's" in errors
+        assert "error: process 1 ended with status 1\n" in errors
 
 
 @pytest.mark.slow
