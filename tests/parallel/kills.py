@@ -62,12 +62,12 @@ class Strike(Callback):
 class Marked:
     """A run whose processes, and those that they start, can be told by a variable of their environment."""
 
-    def __init__(self, run_dir: Path, *words):
+    def __init__(self, run_dir: Path, *words, **settings):
         name, value = "GAN_TEST_MARK", uuid.uuid4().hex
         self.variable = f"{name}={value}".encode()
         os.environ[name] = value
         try:
-            self.run = fit(run_dir, *words)
+            self.run = fit(run_dir, *words, **settings)
         finally:
             del os.environ[name]
 
@@ -139,7 +139,7 @@ def kill(folder: Path, number: int) -> Kill:
             time.sleep(rng.uniform(0, 15))
         first = marked.run.pid
         others = [other for other in marked.ids() if other != first]
-        for one in {"first": [first], "second": others, "all": [first, *others]}[victim]:
+        for one in {"first": [first], "second": others or [first], "all": [first, *others]}[victim]:
             with suppress(ProcessLookupError):
                 os.kill(one, getattr(signal, how))
     else:

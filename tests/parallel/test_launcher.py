@@ -171,6 +171,36 @@ def test_the_status_tells_of_the_end_of_all(tmp_path, how):
 
 
 @pytest.mark.slow
+def test_a_second_ctrl_c_ends_them_at_once(tmp_path):
+    """Though one of them may wait for the other just then, which would go on for the ten seconds of grace."""
+    run = fit(tmp_path / "run", *ENDLESS, start_new_session=True)
+    second = training(run, tmp_path / "run")
+    since = time.monotonic()
+    for _ in range(2):
+        os.killpg(run.pid, signal.SIGINT)
+        time.sleep(0.1)
+    run.communicate(timeout=60)
+    assert time.monotonic() - since < 9
+    assert run.returncode == 130
+    assert ended(second)
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_the_second_one_starts(tmp_path):
+    """The first waits for it, where no signal reaches Python."""
+    marked = kills.Marked(tmp_path / "run", start_new_session=True)
+    kills.wait(lambda: len(marked.ids()) == 2)
+    time.sleep(1)
+    since = time.monotonic()
+    os.killpg(marked.run.pid, signal.SIGINT)
+    _, errors = marked.run.communicate(timeout=60)
+    assert time.monotonic() - since < 9
+    assert marked.run.returncode == 130
+    assert marked.left() == []
+    assert "Traceback" not in errors
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("start_method", ["spawn", "fork"])
 def test_started_from_a_python_session(start_method, tmp_path):
     """Spawned, and forked as in a notebook: the weights come back to the session."""
