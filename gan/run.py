@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -227,7 +228,12 @@ class GANCLI(LightningCLI):
                     RunTensorBoard(self.run_dir, name="", version="tensorboard", purge_step=last + 1),
                     MetricsTable(self.run_dir, resumed=last),
                 ]
-        return super().instantiate_trainer(**kwargs)
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (TypeError, ValueError) as error:
+            if "lightning" not in Path(traceback.extract_tb(error.__traceback__)[-1].filename).parts:
+                raise  # from a class of the user's
+            raise ValueError(f"a setting of trainer is refused: {error}") from error
 
     def save_config(self, trainer: Trainer, model: LightningModule) -> None:
         """Writes `config.yaml` without the folder and the checkpoint of this run: every command takes it as it is.

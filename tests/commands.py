@@ -210,6 +210,14 @@ class BuggyInTraining(OwnGenerator):
         return super().forward(latents)
 
 
+class BuggyCallback(Callback):
+    """Has a bug that shows as soon as there is a trainer."""
+
+    @property
+    def state_key(self) -> str:
+        raise TypeError("a bug of the user's")
+
+
 class Picky(OwnGenerator):
     """Refuses its own arguments."""
 

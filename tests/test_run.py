@@ -109,6 +109,8 @@ SETTINGS = {
         "ignore",
     ),
     "penalty in half precision": (["--trainer.precision", "bf16-true"], "set it to bf16-mixed"),
+    "no machine": (["--trainer.num_nodes", "0"], "a setting of trainer is refused: `num_nodes` must be"),
+    "unknown accelerator": (["--trainer.accelerator", "gpus"], "a setting of trainer is refused: You selected an inv"),
     "no such file": (["--config", "nope.yaml"], "nope.yaml"),
 }
 
@@ -524,6 +526,11 @@ def test_bug_of_the_user_keeps_its_traceback(capsys, name, error):
     assert any(frame.endswith("commands.py") for frame in frames)
     assert "error: " not in capsys.readouterr().err
     assert not Path("run").exists()
+
+
+def test_bug_of_the_user_that_shows_when_the_trainer_is_made(tmp_path):
+    with pytest.raises(TypeError, match="a bug of the user's"):
+        fit(tmp_path / "run", "--trainer.callbacks+", "commands.BuggyCallback")
 
 
 def chain(error):

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from lightning import Trainer
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, SingleDeviceStrategy, StrategyRegistry
 
@@ -20,6 +21,7 @@ def check_settings(trainer: Any) -> None:
         ValueError: If there is one, with the way out.
     """
     check_manual(trainer)
+    check_devices(trainer)
     name = getattr(trainer.strategy, "class_path", str(trainer.strategy)).rpartition(".")[2]
     if name.lower().startswith("fsdp") and name.lower() != "fsdp2":
         raise ValueError(f"trainer.strategy={name} {FSDP1}")
@@ -31,6 +33,28 @@ def check_settings(trainer: Any) -> None:
         raise ValueError(
             f"trainer.strategy=fsdp2 does not know trainer.precision={trainer.precision}: "
             f"set it to one of {', '.join(PRECISIONS)}, or trainer.strategy to ddp"
+        )
+    known = ("auto", "fsdp2", *StrategyRegistry.available_strategies())
+    if isinstance(trainer.strategy, str) and trainer.strategy.lower() not in known:
+        raise ValueError(
+            f"trainer.strategy={trainer.strategy} is not known: set it to auto, ddp or fsdp2, or to the "
+            "path of a class that can be imported"
+        )
+
+
+def check_devices(trainer: Any) -> None:
+    """Refuses what is no number of processes on a CPU; of GPUs it may be a list, or -1 for all.
+
+    Raises:
+        ValueError: If they are not.
+    """
+    if trainer.accelerator != "cpu" and not (trainer.accelerator == "auto" and not torch.accelerator.is_available()):
+        return
+    devices = str(trainer.devices)
+    if devices != "auto" and not (devices.isdecimal() and int(devices) > 0):
+        raise ValueError(
+            f"trainer.devices={devices} must be a number of processes, at least 1, of a run on the CPU: only GPUs can "
+            "be listed, or be counted by -1"
         )
 
 

@@ -3,16 +3,19 @@
 from argparse import Namespace
 
 import pytest
+import torch
 from commands import fit
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 
 from gan.parallel import check_settings, check_strategy
+from gan.parallel.checks import check_devices
 from parallel.processes import refused
 
 
 def check(strategy, precision="32-true") -> None:
     clipping = {"gradient_clip_val": None, "gradient_clip_algorithm": None}
-    check_settings(Namespace(strategy=strategy, precision=precision, accumulate_grad_batches=1, **clipping))
+    devices = {"accelerator": "cpu", "devices": 2, "accumulate_grad_batches": 1}
+    check_settings(Namespace(strategy=strategy, precision=precision, **devices, **clipping))
 
 
 @pytest.mark.parametrize(
@@ -63,14 +66,26 @@ def test_command_line_refuses(tmp_path, capsys, strategy):
         (["--trainer.strategy", "fsdp"], "is FSDP1, which cannot save two networks that step in turn: set it to fsdp2"),
         (["--trainer.strategy", "ddp_spawn"], "on the command line use ddp"),
         (["--trainer.strategy", "ddp_notebook"], "on the command line use ddp"),
+        (["--trainer.strategy", "dpp"], "trainer.strategy=dpp is not known: set it to auto, ddp or fsdp2"),
+        (["--trainer.strategy", "gan.parallel.DPP"], "trainer.strategy=gan.parallel.DPP is not known"),
+        *((["--trainer.devices", devices], f"trainer.devices={devices} must be") for devices in ("-1", "0", "0,1")),
+        (["--trainer.devices", "-1", "--trainer.accelerator", "auto"], "trainer.devices=-1 must be"),
         (["--trainer.accumulate_grad_batches", "2"], "use model.accumulate"),
         (["--trainer.sync_batchnorm", "true", "--trainer.strategy", "ddp"], "needs GPUs"),
         (["--model.accumulate", "0"], "model.accumulate must be at least 1"),
     ],
 )
-def test_refused_by_name(capsys, tmp_path, words, message):
+def test_refused_by_name(capsys, tmp_path, monkeypatch, words, message):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     refused(capsys, message, "--trainer.accelerator", "cpu", "--run_dir", tmp_path / "run", *words)
     assert not (tmp_path / "run").exists()
+
+
+def test_gpus_may_be_listed_or_all_taken(monkeypatch):
+    for there, accelerator in ((False, "gpu"), (True, "auto"), (True, "cuda")):
+        monkeypatch.setattr(torch.accelerator, "is_available", lambda there=there: there)
+        for devices in (-1, "-1", "0,1", [0, 1], "auto"):
+            check_devices(Namespace(accelerator=accelerator, devices=devices))
 
 
 def test_lightnings_own_ddp_is_refused(make_gan, make_trainer, data):
