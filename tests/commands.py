@@ -15,6 +15,7 @@ import torch
 from conftest import ROOT, SmallMNIST, mnist
 from lightning import Callback
 from torch import Tensor, nn
+from torch.distributed import DistNetworkError
 
 from gan.callbacks import GradientMonitor
 from gan.cli import main
@@ -30,6 +31,13 @@ FEW_SCORES = ["--trainer.callbacks+=gan.callbacks.FIDTracker"]
 FEW_SCORES += ["--trainer.callbacks.num_samples=100", "--trainer.callbacks.final_samples=100"]
 TRUSTED = ["--trust", "commands", "--trust", "conftest"]  # what a checkpoint of the tests' own parts needs
 SHORT = ["--config", FAST, *MLPS, *SMALL, "--trainer.max_steps", "3", "--trainer.log_every_n_steps", "1"]
+
+
+# What torch raises where another process is gone.
+LOST = [
+    RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:561] Connection closed by peer"),
+    DistNetworkError("Broken pipe"),
+]
 
 
 def command(*words, callbacks=()) -> None:

@@ -6,7 +6,7 @@ from copy import deepcopy
 import numpy as np
 import pytest
 import torch
-from commands import Pooled
+from commands import LOST, Pooled
 from conftest import Halves, SmallMNIST, mnist, same_weights
 from lightning import Callback, LightningDataModule
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -359,6 +359,19 @@ def test_a_best_that_is_damaged_costs_its_report_alone(make_gan, make_trainer, h
         trainer.fit(make_gan(), halves)
     assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 16
     assert "fid_of_best/pooled" not in EventAccumulator(trainer.logger.log_dir).Reload().Tags()["scalars"]
+
+
+@pytest.mark.parametrize("error", LOST)
+def test_another_process_that_is_gone_is_nothing_of_the_best(make_gan, make_trainer, halves, error, monkeypatch):
+    """Shards are read by all processes together."""
+    trainer = make_trainer(max_steps=6, callbacks=[Drift(), tracker(every=2), RunCheckpoint()])
+
+    def lost(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(trainer.strategy, "load_checkpoint", lost)
+    with pytest.raises(type(error)):
+        trainer.fit(make_gan(), halves)
 
 
 @pytest.mark.parametrize("before", [True, False])

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from commands import equal, load
+from commands import LOST, equal, load
 from conftest import SmallMNIST, same_weights
 from lightning import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -356,3 +356,13 @@ def test_movement(make_trainer, data):
     moved, folder = fit(2)
     assert moved == [None, pytest.approx(8.4, rel=1e-5)]
     assert fit(4, f"{folder}/checkpoints/last.ckpt")[0] == [0, pytest.approx(5.6, rel=1e-5)]
+
+
+@pytest.mark.parametrize("error", LOST)
+def test_another_process_that_is_gone_is_nothing_of_these_networks(make_gan, make_trainer, data, error):
+    class Lost(GradientMonitor):
+        def over_processes(self, trainer):
+            raise error
+
+    with pytest.raises(type(error)):
+        make_trainer(callbacks=[Lost()]).fit(make_gan(), data)
