@@ -40,7 +40,8 @@ class DDP(TwoNetworkStrategy, DDPStrategy):
 
     Args:
         patience: Seconds that a process waits for the others in a batch before it gives up. Writing a checkpoint,
-            starting and ending are not limited by it.
+            starting and ending are not limited by it. The process that has started the others waits for their ends
+            as long, from its own.
         start_method: How processes are started: "popen" (the command again), "spawn" or "fork".
         find_unused_parameters: Not needed, and ignored with a warning.
     """

@@ -41,7 +41,8 @@ class FSDP2(TwoNetworkStrategy, ModelParallelStrategy):
         distributed_checkpoint: Let each process write its own shards, and a checkpoint be a folder of these parts,
             on a disk that all processes share.
         patience: Seconds that a process waits for the others in a batch before it gives up. Writing a checkpoint,
-            starting and ending are not limited by it.
+            starting and ending are not limited by it. The process that has started the others waits for their ends
+            as long, from its own.
     """
 
     def __init__(self, distributed_checkpoint: bool = False, patience: float = 45):
