@@ -108,12 +108,15 @@ def start(case: Callable[[], None], errors: Path) -> tuple[int, int]:
 
 
 def end(number: int, output: int) -> dict:
-    """The status of a case, and whether nobody is left of it."""
-    status = os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
-    alone = bool(select.select([output], [], [], 5)[0])
+    """The status of a case, and whether nobody is left of it; no status where it does not end."""
+    until, ended, status = time.monotonic() + 30, 0, 0
+    while not ended and time.monotonic() < until:
+        time.sleep(0.05)
+        ended, status = os.waitpid(number, os.WNOHANG)
+    alone = bool(ended and select.select([output], [], [], 5)[0])
     if not alone:
         os.killpg(number, signal.SIGKILL)
-    return {"status": status, "alone": alone}
+    return {"status": os.waitstatus_to_exitcode(status) if ended else None, "alone": alone}
 
 
 if __name__ == "__main__":
