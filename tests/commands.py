@@ -21,6 +21,7 @@ from gan.callbacks import GradientMonitor
 from gan.cli import main
 from gan.data import InMemoryDataModule
 from gan.optim import WarmupCosine
+from gan.order import callbacks_of
 from gan.run import run
 
 FAST = str(ROOT / "configs" / "debug" / "fast.yaml")
@@ -127,13 +128,16 @@ class At(Callback):
             self.action()
 
 
-class OutOfMemory(GradientMonitor):
-    """A monitor for which the second process has no memory."""
+class OutOfMemory(Callback):
+    """Leaves the second process no memory for a measurement."""
 
-    def over_processes(self, trainer):
+    def on_train_start(self, trainer, pl_module):
+        (monitor,) = callbacks_of(trainer, GradientMonitor)
         if trainer.global_rank == 1:
-            raise torch.OutOfMemoryError("no memory for it")
-        return super().over_processes(trainer)
+            monitor.over_processes = self.fail
+
+    def fail(self, trainer):
+        raise torch.OutOfMemoryError("no memory for it")
 
 
 class Digits(SmallMNIST):

@@ -107,9 +107,9 @@ def start(case: Callable[[], None], errors: Path) -> tuple[int, int]:
     sys.exit()
 
 
-def end(number: int, output: int) -> dict:
-    """The status of a case, and whether nobody is left of it; no status where it does not end."""
-    until, ended, status = time.monotonic() + 30, 0, 0
+def end(number: int, output: int, until: float) -> dict:
+    """The status of a case, and whether nobody is left of it; no status where it does not end in time."""
+    ended, status = os.waitpid(number, os.WNOHANG)
     while not ended and time.monotonic() < until:
         time.sleep(0.05)
         ended, status = os.waitpid(number, os.WNOHANG)
@@ -125,5 +125,6 @@ if __name__ == "__main__":
     cases = {name: partial(first, *case) for name, case in CASES.items()}
     cases |= {"first killed": partial(killed, 0), "first killed early": partial(killed, 1)}
     started = {name: start(case, folder / name) for name, case in cases.items()}
-    results = {name: end(*case) | {"errors": (folder / name).read_text()} for name, case in started.items()}
+    until = time.monotonic() + 30
+    results = {name: end(*case, until) | {"errors": (folder / name).read_text()} for name, case in started.items()}
     (folder / "results.json").write_text(json.dumps(results))
