@@ -5,11 +5,9 @@ A checkpoint is a file of plain data, written by `torch.save`, or a folder of su
 the best as `best.ckpt`.
 """
 
-import io
 import os
 import re
 import shutil
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +18,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
+from gan.archive import damage, end_of, seal
 from gan.pickles import Misfit, check_pickle
 
 if TYPE_CHECKING:
@@ -48,19 +47,20 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def write(checkpoint: dict[str, Any], path: Path) -> None:
-    """Writes a file, and sees it onto the disk.
+    """Writes a file with its digest, and sees it onto the disk.
 
     Raises:
         OSError: If the disk does not take it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
+    with path.open("w+b") as file:
         try:
             torch.save(checkpoint, file)
         except RuntimeError as error:  # torch has words of its own for a full disk
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise
+        seal(file)
         file.flush()
         os.fsync(file.fileno())
 
@@ -157,13 +157,17 @@ def parts(path: str | Path) -> list[Path]:
     """The files of a checkpoint, in the order of the processes that wrote them.
 
     Raises:
-        ValueError: If there is none, or not all are there.
+        ValueError: If there is none, or not all are there, or nobody can look.
     """
     path = Path(path)
-    if path.is_file():
-        return [path]
-    names = [re.fullmatch(r"(\d+)-of-(\d+)\.ckpt", part.name) for part in path.glob("*-of-*.ckpt")]
-    numbers = {(int(match[1]), int(match[2])) for match in names if match}
+    try:
+        if path.is_file():
+            return [path]
+        names = os.listdir(path) if path.is_dir() else []
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    matches = [re.fullmatch(r"(\d+)-of-(\d+)\.ckpt", name) for name in names]
+    numbers = {(int(match[1]), int(match[2])) for match in matches if match}
     if not numbers:
         raise ValueError(f"no checkpoint at {path}; a run writes its own to RUN/checkpoints/last.ckpt")
     total = max(of for _, of in numbers)
@@ -220,11 +224,12 @@ def read(path: str | Path) -> dict[str, Any]:
     """What a checkpoint holds, on the CPU; a folder as the file that one process would have written.
 
     Raises:
-        ValueError: If a part is missing, or the parts are not of one checkpoint.
+        ValueError: If a part is missing or damaged, or the parts are not of one checkpoint.
         UnpicklingError: If it asks for anything but containers, numbers and tensors.
     """
     contents = []
     for part in parts(path):
+        check_whole(part)
         check_pickle(part)
         contents.append(torch.load(part, map_location="cpu", weights_only=True))
     return merge(contents) if Path(path).is_dir() else contents[0]
@@ -286,8 +291,13 @@ def newest_whole(folder: Path) -> tuple[Path, dict[str, Any], list[Path]] | None
     Raises:
         ValueError: If there are checkpoints, and none can be used.
     """
-    last = folder / LAST
-    candidates = [last] if last.exists() or last.is_symlink() else []
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return None
+    except OSError as error:  # not to be taken for a run that has no checkpoint yet
+        raise ValueError(f"{folder} cannot be read: {error.strerror}") from error
+    candidates = [folder / LAST] if LAST in names else []
     candidates += reversed(steps(folder).values())
     reason = None
     for number, path in enumerate(candidates):
@@ -309,47 +319,44 @@ def check_file(path: Path | IO[bytes]) -> Any:
     Raises:
         ValueError: If a bit of it is not as it was written, or if it is not plain data.
     """
-    with opened(path) as file:
-        magic = file.read(4)
-        if not magic:
-            raise ValueError(f"{path} is damaged: it is empty")
-        try:
-            archive = zipfile.is_zipfile(file)
-            damaged = damaged_record(file) if archive else None
-        except Exception as error:  # a damaged file can raise anything
-            raise ValueError(f"{path} is damaged: {type(error).__name__}") from error
-        if damaged is not None:
-            raise ValueError(f"{path} is damaged: {damaged} is not what was written")
-        if not archive and magic == b"PK\x03\x04":
-            raise ValueError(f"{path} is damaged: its end is missing")
-        if not archive:
-            raise ValueError(f"{path} is not a checkpoint; a run writes its own to RUN/checkpoints/last.ckpt")
-        try:
+    check_whole(path)
+    try:
+        with opened(path) as file:
             check_pickle(file)
             file.seek(0)
             mapped = not is_open(path)
             return torch.load(path if mapped else file, map_location="meta", weights_only=True, mmap=mapped)
-        except UnpicklingError as error:
-            raise ValueError(
-                f"{path} is not a checkpoint of this project: those are plain data, and this one asks to run code "
-                f"({error.args[0].splitlines()[0]}). Do not trust where it is from"
-            ) from error
-        except Misfit as error:
-            raise ValueError(f"{path} is damaged: it describes {error}") from error
-        except Exception as error:
-            raise ValueError(f"{path} is not a checkpoint: {type(error).__name__}") from error
+    except UnpicklingError as error:
+        raise ValueError(
+            f"{path} is not a checkpoint of this project: those are plain data, and this one asks to run code "
+            f"({error.args[0].splitlines()[0]}). Do not trust where it is from"
+        ) from error
+    except Misfit as error:
+        raise ValueError(f"{path} is damaged: it describes {error}") from error
+    except Exception as error:  # what is no checkpoint can raise anything
+        raise ValueError(f"{path} is not a checkpoint: {type(error).__name__}") from error
 
 
-def damaged_record(path: Path | IO[bytes]) -> str | None:
-    """What in the archive does not have the sum that was written with it. Torch does not look when it loads."""
-    with opened(path) as file, zipfile.ZipFile(file) as archive:
-        records = archive.infolist()
-        # Torch packs nothing, so what would take more room than the file has is no work of it.
-        stored = all(record.compress_type == zipfile.ZIP_STORED for record in records)
-        room = file.seek(0, io.SEEK_END) - sum(record.file_size for record in records)
-        if not records or records[0].header_offset != 0 or not stored or room < 0:
-            return "the list of its parts"
-        return archive.testzip()
+def check_whole(path: Path | IO[bytes]) -> None:
+    """Refuses a file that cannot be read, is no archive, or of which a bit is not as it was written.
+
+    Raises:
+        ValueError: If it is one, with the reason.
+    """
+    try:
+        with opened(path) as file:
+            magic, complete = file.read(4), end_of(file) is not None
+            damaged = damage(file) if complete else None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from error
+    if not magic:
+        raise ValueError(f"{path} is damaged: it is empty")
+    if damaged is not None:
+        raise ValueError(f"{path} is damaged: {damaged} is not what was written")
+    if not complete and magic == b"PK\x03\x04":
+        raise ValueError(f"{path} is damaged: its end is missing")
+    if not complete:
+        raise ValueError(f"{path} is not a checkpoint; a run writes its own to RUN/checkpoints/last.ckpt")
 
 
 def checkpoint_in(path: str | Path) -> Path:

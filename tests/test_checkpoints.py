@@ -4,6 +4,7 @@ import os
 import pickle
 import random
 import shutil
+import sys
 import zipfile
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from commands import equal, fit, load
 
-from gan.checkpoints import AtomicCheckpointIO, check_checkpoint, name_again, newest_whole, remove_partial, steps
+from gan.checkpoints import AtomicCheckpointIO, check_checkpoint, name_again, newest_whole, read, remove_partial, steps
 
 
 class Breaks:
@@ -289,3 +290,65 @@ def test_last_one_points_to_nothing(checkpoint, tmp_path):
     (tmp_path / "last.ckpt").symlink_to("step_000006.ckpt")
     found, _, damaged = newest_whole(tmp_path)
     assert (found.name, [path.name for path in damaged]) == ("step_000003.ckpt", ["last.ckpt"])
+
+
+@pytest.fixture
+def nobody(tmp_path, monkeypatch):
+    """Gives up the rights of root, who may read everything."""
+    monkeypatch.chdir(tmp_path)  # from within, nobody asks who may come here
+    tmp_path.chmod(0o755)
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(65534)
+    yield
+    os.seteuid(before)
+
+
+def beyond_permission(path: Path) -> None:
+    path.write_bytes(b"")
+    path.chmod(0)
+
+
+UNREADABLE = {
+    "no permission": beyond_permission,
+    "the disk fails": lambda path: path.symlink_to("/proc/self/mem"),  # EIO, for nothing is at 0 in there
+    "a folder": Path.mkdir,
+    "a link to itself": lambda path: path.symlink_to(path.name),
+    "a link to nothing": lambda path: path.symlink_to("gone.ckpt"),
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_last_one_cannot_be_read(checkpoint, tmp_path, monkeypatch, request, kind):
+    shutil.copy(checkpoint, tmp_path / "step_000003.ckpt")
+    UNREADABLE[kind](tmp_path / "last.ckpt")
+    monkeypatch.chdir(tmp_path)
+    if kind == "no permission":
+        request.getfixturevalue("nobody")
+    found, _, damaged = newest_whole(Path())
+    assert (found.name, [path.name for path in damaged]) == ("step_000003.ckpt", ["last.ckpt"])
+    with pytest.raises(ValueError, match=r"last\.ckpt cannot be read: |no checkpoint at last\.ckpt"):
+        check_checkpoint("last.ckpt")
+
+
+def test_folder_that_cannot_be_read_is_no_empty_one(checkpoint, tmp_path, request):
+    """Else the run would start afresh."""
+    for folder in (tmp_path / "run", tmp_path / "parts"):
+        folder.mkdir()
+        shutil.copy(checkpoint, folder / "last.ckpt")
+        shutil.copy(checkpoint, folder / "0-of-1.ckpt")
+        folder.chmod(0)
+    request.getfixturevalue("nobody")
+    for look in (lambda: newest_whole(Path("run")), lambda: check_checkpoint("parts"), lambda: read("run/last.ckpt")):
+        with pytest.raises(ValueError, match="cannot be read: Permission denied"):
+            look()
+
+
+def test_damaged_file_is_not_read_from_python_either(content, tmp_path, make_trainer, make_gan, data):
+    """`Trainer.fit` asks for it without having looked."""
+    path = tmp_path / "a.ckpt"
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    trainer = make_trainer(plugins=[AtomicCheckpointIO()])
+    with pytest.raises(ValueError, match=r"a\.ckpt is damaged"):
+        trainer.fit(make_gan(), data, ckpt_path=path)

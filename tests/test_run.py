@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -247,10 +248,34 @@ def saved(content) -> bytes:
     return content
 
 
+def marked_as_a_folder(good: bytes) -> bytes:
+    """Of which torch takes the place in memory, and fills it with nothing."""
+    path = Path("temporary")
+    path.write_bytes(good)
+    with zipfile.ZipFile(path) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in records.items():
+            record = zipfile.ZipInfo(name)
+            record.external_attr = 0x10 * name.endswith("/data/0")
+            archive.writestr(record, data)
+    content = path.read_bytes()
+    path.unlink()
+    return content
+
+
+def another_date(good: bytes) -> bytes:
+    """A bit that no reader looks at."""
+    at = good.rindex(b"PK\1\2") + 12
+    return good[:at] + b"\1" + good[at + 1 :]
+
+
 BAD = {
     truncated: "bad.ckpt is damaged: its end is missing",
     empty: "bad.ckpt is damaged: it is empty",
     text: "bad.ckpt is not a checkpoint",
+    marked_as_a_folder: "bad.ckpt is damaged: the list of its parts is not what was written",
+    another_date: "bad.ckpt is damaged: the list of its parts is not what was written",
     something_else: "bad.ckpt is a checkpoint of something else",
     other_network: "bad.ckpt is a checkpoint of something else",
     other_gan: "bad.ckpt is a checkpoint of something else",

@@ -13,8 +13,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from gan.archive import damage
 from gan.batch import as_pair
-from gan.checkpoints import damaged_record, write
+from gan.checkpoints import write
 from gan.images import to_float, to_uint8
 from gan.metrics.features import fingerprint
 
@@ -197,7 +198,9 @@ def recall(path: Path, num: int, first: Tensor) -> Tensor | None:
     its code may have changed.
     """
     try:
-        if damaged_record(path) is None:
+        with path.open("rb") as file:
+            damaged = damage(file)
+        if damaged is None:
             features = torch.load(path, map_location="cpu", weights_only=True)["features"]
             then, now = features[: len(first)], first.cpu()
             same = len(features) == num and then.shape == now.shape

@@ -156,8 +156,7 @@ class FSDP2(TwoNetworkStrategy, ModelParallelStrategy):
         files = parts(path)
         if not path.is_dir() or len(files) != self.world_size:
             return read(path)
-        part = torch.load(files[self.global_rank], map_location="cpu", weights_only=True)
-        return rebuild([part], self._sharded)
+        return rebuild([read(files[self.global_rank])], self._sharded)
 
     def _sharded(self, shards: list[Tensor], shape: list[int]) -> DTensor:
         whole = torch.empty(shape, device="meta")

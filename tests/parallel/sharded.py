@@ -283,7 +283,7 @@ def damaged(folder: Path) -> None:
     distributed.barrier()
     try:
         fit(make_gan("dcgan", "adam"), folder, sharded(), ckpt_path=path)
-    except (OSError, EOFError) as error:
+    except (OSError, ValueError) as error:
         torch.save(f"{type(error).__name__}: {error}", folder / f"damaged-{RANK}.pt")
 
 
