@@ -1,16 +1,14 @@
-"""How a run is set up: its settings, its folder, its loggers, and where it starts from."""
+"""How a run is set up: its settings, its loggers, and where it starts from."""
 
 import logging
 import os
 import re
-import shutil
 import signal
 import sys
-import time
 import traceback
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Iterable, Sequence
+from contextlib import closing, nullcontext, suppress
 from pathlib import Path
 from pydoc import locate
 from typing import Any
@@ -18,14 +16,12 @@ from typing import Any
 import torch
 import yaml
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import Checkpoint, LambdaCallback, ProgressBar
 from lightning.pytorch.cli import LightningCLI
-from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from gan.checkpoints import AtomicCheckpointIO, check_checkpoint, checkpoint_in, sync
+from gan.folder import RunFolder
 from gan.loggers import MetricsTable, RunTensorBoard
 from gan.module import GAN
 from gan.outbox import outbox
@@ -84,7 +80,11 @@ def run_command(command: str, words: list[str], trust: Iterable[str], callbacks:
             "allow_abbrev": False,  # what is not a setting's whole name is a mistake
         },
     )
-    cli.fit() if command == "fit" else cli.score()
+    if command == "fit":
+        with closing(cli.folder):
+            cli.fit()
+    else:
+        cli.score()
 
 
 def quiet() -> None:
@@ -141,7 +141,12 @@ class GANCLI(LightningCLI):
     def __init__(self, command: str, trust: Iterable[str], **settings: Any):
         self.command = command
         self.trust = trust  # packages whose classes a checkpoint may name
-        super().__init__(**settings)
+        try:
+            super().__init__(**settings)
+        except BaseException:
+            if hasattr(self, "folder"):
+                self.folder.close()
+            raise
 
     def parse_arguments(self, parser: Any, args: Any) -> None:
         with own_defaults(args):
@@ -202,8 +207,8 @@ class GANCLI(LightningCLI):
                 raise ValueError("--resume auto needs the run to go on with: --run_dir RUN")
             check_settings(config.trainer)
             config.trainer.callbacks = without_repeated(as_list(config.trainer.callbacks))
-            self.run_dir = Path(config.run_dir) if config.run_dir else default_run_dir(config)
-            check_encodable(self.run_dir)
+            self.folder = RunFolder(config.run_dir, name_of(as_list(config.config)))
+            self.run_dir = self.folder.path
             self.ckpt_path, self.checkpoint = checkpoint_to_resume(self.run_dir, config.resume)
             if self.ckpt_path is not None:
                 check_hyper_parameters(self.checkpoint, self.trust, str(self.ckpt_path))
@@ -256,6 +261,8 @@ class GANCLI(LightningCLI):
             old, new = yaml.safe_load(before.read_text()), yaml.safe_load(text)
             for line in [*changes(old, new), *other_counts(self.checkpoint, trainer, old, new)]:
                 print(line)
+        if trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue] # what Lightning's connectors give it
+            return
         path = self.run_dir / "config.yaml"
         outbox(trainer).write(path, text.encode())
         with suppress(OSError):
@@ -286,13 +293,14 @@ class GANCLI(LightningCLI):
                 stacklevel=1,
             )
         self.trainer.ckpt_path = self.ckpt_path  # known from the start, so that RunCheckpoint can compare
-        with run_folder(self.run_dir, self.trainer):
-            try:
-                self.trainer.fit(self.model, datamodule=self.datamodule, weights_only=True)
-            except SIGTERMException:
-                sys.exit(128 + signal.SIGTERM)
-            except SystemExit:
-                sys.exit(128 + signal.SIGINT if self.trainer.interrupted else 1)  # what shells expect after Ctrl-C
+        try:
+            self.trainer.fit(self.model, datamodule=self.datamodule, weights_only=True)
+        except SIGTERMException:
+            sys.exit(128 + signal.SIGTERM)
+        except SystemExit:
+            sys.exit(128 + signal.SIGINT if self.trainer.interrupted else 1)  # what shells expect after Ctrl-C
+        finally:
+            self.folder.began = self.trainer.global_step > 0 and not self.config.trainer.fast_dev_run
 
     def score(self) -> None:
         """Runs `validate` or `test`."""
@@ -310,37 +318,9 @@ def limit_reached(checkpoint: dict[str, Any], trainer: Trainer) -> str | None:
     return None
 
 
-def default_run_dir(config: Any) -> Path:
-    """`runs/<config name>/<start time>`, with a number behind where two runs start in one second.
-
-    Raises:
-        ValueError: If processes that know nothing of each other would choose each their own.
-    """
-    if "GAN_RUN_DIR" in os.environ and getattr(rank_zero_only, "rank", 0) > 0:
-        return Path(os.environ["GAN_RUN_DIR"])  # chosen by the process that started this one
-    if TorchElasticEnvironment.detect() or SLURMEnvironment.detect():
-        raise ValueError("processes that torchrun or SLURM has started need one folder for all: set --run_dir RUN")
-    files = [Path(str(path)) for path in as_list(config.config)]
-    name = files[-1].stem if files else "default"
-    start = Path("runs", name, time.strftime("%Y-%m-%d_%H-%M-%S"))
-    candidates = (start.with_name(f"{start.name}-{number}") for number in range(2, 1000))
-    chosen = start if not start.exists() else next(path for path in candidates if not path.exists())
-    os.environ["GAN_RUN_DIR"] = str(chosen)
-    return chosen
-
-
-def check_encodable(run_dir: Path) -> None:
-    """Refuses a folder whose name is no text: what is written there is named by it.
-
-    Raises:
-        ValueError: If it is not.
-    """
-    try:
-        str(run_dir).encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"--run_dir {str(run_dir)!a} cannot be read in this locale: set PYTHONUTF8=1, or choose another"
-        ) from error
+def name_of(configs: list[Any]) -> str:
+    """What a run is called: as the last of its configs."""
+    return Path(str(configs[-1])).stem if configs else "default"
 
 
 def without_repeated(callbacks: list[Any]) -> list[Any]:
@@ -372,34 +352,6 @@ ONE_OF_A_KIND = (
     "NonFiniteGuard",
     "RunCheckpoint",
 )
-
-
-@contextmanager
-def run_folder(run_dir: Path, trainer: Trainer) -> Iterator[None]:
-    """Makes the folder of a run, tries that it can be written, and takes it away again if the run never begins.
-
-    Raises:
-        ValueError: If it cannot be written.
-    """
-    if not trainer.is_global_zero:
-        yield
-        return
-    made = [folder for folder in (run_dir, *run_dir.parents) if not folder.exists()]
-    probe = run_dir / ".writable"
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ValueError(f"cannot write to --run_dir {run_dir}: {error.strerror}; choose another") from error
-    try:
-        yield
-    finally:
-        if run_dir in made and trainer.global_step == 0:
-            shutil.rmtree(run_dir, ignore_errors=True)
-            with suppress(OSError):  # another run may have come in
-                for parent in made[1:]:
-                    parent.rmdir()
 
 
 def image_shape(data: LightningDataModule) -> tuple[int, int, int]:
