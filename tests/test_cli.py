@@ -93,7 +93,7 @@ def test_bare_fit_works_from_any_folder(here):
 
 def test_default_folder_has_the_name_of_the_last_config(monkeypatch):
     """Two runs that start in one second must not share a folder."""
-    monkeypatch.setattr("gan.run.time.strftime", lambda form: "now")
+    monkeypatch.setattr("gan.folder.time.strftime", lambda form: "now")
     Path("mine.yaml").write_text("model: {n_critic: 2}")
     command("fit", *SHORT)
     command("fit", *SHORT, "--config", "mine.yaml")
