@@ -44,6 +44,7 @@ WIDER = {
     "test_failures": "configs/failures/ and what the doctor makes of them",
     "test_house": "all files",
     "test_numbers": "whatever takes a number, and NaN in its place",
+    "test_private": "private names of other libraries",
     "test_readme": "README.md",
     "test_slurm": "scripts/slurm.sh",
     "test_workflows": ".github/workflows/",
