@@ -4,6 +4,8 @@ from typing import Any
 
 from torch import Tensor
 
+from gan.errors import GANError
+
 FAR = 10.0  # beyond it, values are no images in [-1, 1] that somebody has normalised in another way
 
 
@@ -33,27 +35,27 @@ def check_batch(batch: Any, image_shape: tuple[int, ...], whose: str) -> None:
     """
     images, condition = as_pair(batch)
     if not isinstance(images, Tensor):
-        raise ValueError(f"{whose} must be (images, labels), or images alone, and is {described(batch)}")
+        raise GANError(f"{whose} must be (images, labels), or images alone, and is {described(batch)}")
     shape = f"(N, {', '.join(map(str, image_shape))})"
     if images.ndim != 4 or tuple(images.shape[1:]) != tuple(image_shape):
-        raise ValueError(f"{whose} must have images of shape {shape}, and has {tuple(images.shape)}")
+        raise GANError(f"{whose} must have images of shape {shape}, and has {tuple(images.shape)}")
     if len(images) == 0:
-        raise ValueError(f"{whose} has no images")
+        raise GANError(f"{whose} has no images")
     if not images.is_floating_point():
-        raise ValueError(
+        raise GANError(
             f"{whose} has images of {images.dtype}: scale them to floating values in [-1, 1], as images / 127.5 - 1 "
             "does from 0 to 255"
         )
     low, high = images.min().item(), images.max().item()
     if not abs(low) < float("inf") or not abs(high) < float("inf"):
-        raise ValueError(f"{whose} has images that are not finite")
+        raise GANError(f"{whose} has images that are not finite")
     if low < -FAR or high > FAR:
-        raise ValueError(
+        raise GANError(
             f"{whose} has images from {low:.4g} to {high:.4g}: scale them to [-1, 1], as images / 127.5 - 1 does from "
             "0 to 255"
         )
     if isinstance(condition, Tensor) and (condition.ndim == 0 or len(condition) != len(images)):
-        raise ValueError(f"{whose} has {len(images)} images and labels of shape {tuple(condition.shape)}: one for each")
+        raise GANError(f"{whose} has {len(images)} images and labels of shape {tuple(condition.shape)}: one for each")
 
 
 def described(value: Any) -> str:

@@ -19,6 +19,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from gan.archive import damage, end_of, seal
+from gan.errors import GANError
 from gan.pickles import Misfit, check_pickle
 
 if TYPE_CHECKING:
@@ -165,15 +166,15 @@ def parts(path: str | Path) -> list[Path]:
             return [path]
         names = os.listdir(path) if path.is_dir() else []
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+        raise GANError(f"{path} cannot be read: {error.strerror}") from error
     matches = [re.fullmatch(r"(\d+)-of-(\d+)\.ckpt", name) for name in names]
     numbers = {(int(match[1]), int(match[2])) for match in matches if match}
     if not numbers:
-        raise ValueError(f"no checkpoint at {path}; a run writes its own to RUN/checkpoints/last.ckpt")
+        raise GANError(f"no checkpoint at {path}; a run writes its own to RUN/checkpoints/last.ckpt")
     total = max(of for _, of in numbers)
     wanted = [(number, total) for number in range(total)]
     for number in sorted(numbers ^ set(wanted)):
-        raise ValueError(f"{path} is damaged: {part_name(*number)} is {'missing' if number in wanted else 'too many'}")
+        raise GANError(f"{path} is damaged: {part_name(*number)} is {'missing' if number in wanted else 'too many'}")
     return [path / part_name(*number) for number in wanted]
 
 
@@ -190,7 +191,7 @@ def join(shards: list[Tensor], shape: list[int]) -> Tensor:
     """
     whole = torch.cat(shards)
     if list(whole.shape) != shape:
-        raise ValueError(f"the parts of the checkpoint make a tensor {list(whole.shape)} of what was {shape}")
+        raise GANError(f"the parts of the checkpoint make a tensor {list(whole.shape)} of what was {shape}")
     return whole
 
 
@@ -212,7 +213,7 @@ def rebuild(parts: Sequence[Any], make: Callable[[list[Tensor], list[int]], Tens
         return first
 
     if len({part["global_step"] for part in parts}) != 1:
-        raise ValueError("the parts of the checkpoint were saved at different batches")
+        raise GANError("the parts of the checkpoint were saved at different batches")
     sharded = [key for key in ("state_dict", "optimizer_states") if key in parts[0]]
     return parts[0] | {key: walk([part[key] for part in parts]) for key in sharded}
 
@@ -254,11 +255,11 @@ def check_checkpoint(path: str | Path | IO[bytes]) -> dict[str, Any]:
     except Exception:  # no dictionaries, or with other keys
         ours = False
     if not ours:
-        raise ValueError(f"{path} is a checkpoint of something else: it has no generator of this project")
+        raise GANError(f"{path} is a checkpoint of something else: it has no generator of this project")
     try:
         return contents[0] if is_open(path) or Path(path).is_file() else merge(contents)
     except Exception as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+        raise GANError(f"{path} is damaged: {error}") from error
 
 
 def is_open(path: object) -> "TypeIs[IO[bytes]]":
@@ -296,7 +297,7 @@ def newest_whole(folder: Path) -> tuple[Path, dict[str, Any], list[Path]] | None
     except FileNotFoundError:
         return None
     except OSError as error:  # not to be taken for a run that has no checkpoint yet
-        raise ValueError(f"{folder} cannot be read: {error.strerror}") from error
+        raise GANError(f"{folder} cannot be read: {error.strerror}") from error
     candidates = [folder / LAST] if LAST in names else []
     candidates += reversed(steps(folder).values())
     reason = None
@@ -307,7 +308,7 @@ def newest_whole(folder: Path) -> tuple[Path, dict[str, Any], list[Path]] | None
             reason = error
     if not candidates:
         return None
-    raise ValueError(
+    raise GANError(
         f"no checkpoint in {folder} can be used; the oldest: {reason}. Give a copy of one by --resume PATH and another "
         "--run_dir, or start again in another --run_dir"
     )
@@ -327,14 +328,14 @@ def check_file(path: Path | IO[bytes]) -> Any:
             mapped = not is_open(path)
             return torch.load(path if mapped else file, map_location="meta", weights_only=True, mmap=mapped)
     except UnpicklingError as error:
-        raise ValueError(
+        raise GANError(
             f"{path} is not a checkpoint of this project: those are plain data, and this one asks to run code "
             f"({error.args[0].splitlines()[0]}). Do not trust where it is from"
         ) from error
     except Misfit as error:
-        raise ValueError(f"{path} is damaged: it describes {error}") from error
+        raise GANError(f"{path} is damaged: it describes {error}") from error
     except Exception as error:  # what is no checkpoint can raise anything
-        raise ValueError(f"{path} is not a checkpoint: {type(error).__name__}") from error
+        raise GANError(f"{path} is not a checkpoint: {type(error).__name__}") from error
 
 
 def check_whole(path: Path | IO[bytes]) -> None:
@@ -348,15 +349,15 @@ def check_whole(path: Path | IO[bytes]) -> None:
             magic, complete = file.read(4), end_of(file) is not None
             damaged = damage(file) if complete else None
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise GANError(f"{path} cannot be read: {error.strerror or error}") from error
     if not magic:
-        raise ValueError(f"{path} is damaged: it is empty")
+        raise GANError(f"{path} is damaged: it is empty")
     if damaged is not None:
-        raise ValueError(f"{path} is damaged: {damaged} is not what was written")
+        raise GANError(f"{path} is damaged: {damaged} is not what was written")
     if not complete and magic == b"PK\x03\x04":
-        raise ValueError(f"{path} is damaged: its end is missing")
+        raise GANError(f"{path} is damaged: its end is missing")
     if not complete:
-        raise ValueError(f"{path} is not a checkpoint; a run writes its own to RUN/checkpoints/last.ckpt")
+        raise GANError(f"{path} is not a checkpoint; a run writes its own to RUN/checkpoints/last.ckpt")
 
 
 def checkpoint_in(path: str | Path) -> Path:

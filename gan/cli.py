@@ -19,6 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+from gan.errors import GANError
+
 COMMANDS = {
     "fit": "train a GAN; without a word more, on MNIST",
     "validate": "score a checkpoint against the images kept out of training",
@@ -53,7 +55,7 @@ def main(args: list[str] | None = None) -> None:
         command, *words = args
         check_texts(words)
         if command not in COMMANDS:
-            raise ValueError(f"the command must be one of {', '.join(COMMANDS)}, got {command!r}")
+            raise GANError(f"the command must be one of {', '.join(COMMANDS)}, got {command!r}")
         if command == "lab":
             from gan.lab.command import lab
 
@@ -94,9 +96,9 @@ def check_texts(words: list[str]) -> None:
             if path.suffix in (".yaml", ".yml", ".json") and path.is_file():
                 path.read_text("utf-8")
         except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is not a text in UTF-8 (byte {error.start:,}): save it as one") from error
+            raise GANError(f"{path} is not a text in UTF-8 (byte {error.start:,}): save it as one") from error
         except OSError as error:
-            raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+            raise GANError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def print_help() -> None:
@@ -140,8 +142,8 @@ def leave(*_: object) -> NoReturn:
 def for_people(error: BaseException) -> BaseException | None:
     """What of `error` says what the user can do; None for a bug, here or in the user's code, which is shown whole.
 
-    Such are the complaints of the argument parser and of Lightning's configuration checks, a full disk, and every
-    ValueError and ConnectionError that this package itself raises, which the parser may have wrapped.
+    Such are our own errors, those of the argument parser, which may have wrapped one of ours, those of Lightning's
+    configuration checks, and a full disk.
     """
     from argparse import ArgumentError
 
@@ -151,17 +153,15 @@ def for_people(error: BaseException) -> BaseException | None:
         return None
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return error
+    if isinstance(error, GANError):
+        return error
     is_known = isinstance(error, ArgumentError | MisconfigurationException)
-    if not is_known and not isinstance(error, ValueError | ConnectionError):
+    if not is_known and "jsonargparse" not in raised_in(error).parts:
         return None
-    chain: list[BaseException] = [error]
-    if is_known or "jsonargparse" in raised_in(error).parts:
-        while chain[-1].__cause__ is not None:
-            chain.append(chain[-1].__cause__)
-    for cause in chain:
-        if isinstance(cause, ValueError | ConnectionError) and raised_in(cause).is_relative_to(Path(__file__).parent):
-            return cause
-    return error if is_known else None
+    cause = error.__cause__
+    while cause is not None and not isinstance(cause, GANError):
+        cause = cause.__cause__
+    return cause or (error if is_known else None)
 
 
 def raised_in(error: BaseException) -> Path:

@@ -13,6 +13,8 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 
+from gan.errors import GANError
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -45,14 +47,14 @@ class RunFolder:
             self.path = Path(chosen)
             return
         if not run_dir and (not first or TorchElasticEnvironment.detect() or SLURMEnvironment.detect()):
-            raise ValueError("processes that torchrun or SLURM has started need one folder for all: set --run_dir RUN")
+            raise GANError("processes that torchrun or SLURM has started need one folder for all: set --run_dir RUN")
         try:
             self._take(run_dir, name)
         except BaseException as error:
             self.close()
             if isinstance(error, OSError):
                 reason = f"cannot write to --run_dir {self.path}: {error.strerror}; choose another"
-                raise ValueError(reason) from error
+                raise GANError(reason) from error
             raise
 
     def _take(self, run_dir: str | None, name: str) -> None:
@@ -118,11 +120,11 @@ def check_text(path: Path) -> None:
     try:
         str(path).encode()
     except UnicodeEncodeError as error:
-        raise ValueError(
+        raise GANError(
             f"--run_dir {str(path)!a} cannot be read in this locale: set PYTHONUTF8=1, or choose another"
         ) from error
     if "\0" in str(path):
-        raise ValueError(f"--run_dir {str(path)!a} holds a NUL, which no path may: choose another")
+        raise GANError(f"--run_dir {str(path)!a} holds a NUL, which no path may: choose another")
 
 
 def empty(folder: Path) -> None:
@@ -167,7 +169,7 @@ def hold(folder: Path) -> IO[str]:
         fields = path.read_text().split()
         pid, _, host = fields if len(fields) == 3 else "???"
         way_out = "" if by_system else f". If that process is no more, remove {path}"
-        raise ValueError(
+        raise GANError(
             f"--run_dir {folder} is in use by a run that is going on, process {pid} on {host}: wait for its end, "
             f"stop it, or choose another folder{way_out}"
         ) from None

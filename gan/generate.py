@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gan.checkpoints import check_checkpoint, checkpoint_in, read
+from gan.errors import GANError
 from gan.images import image_grid, to_pil, to_uint8
 from gan.module import GAN
 
@@ -29,10 +30,10 @@ def sample(ckpt: str, out: str, num: int = 64, seed: int = 0, trust: str | list[
         ValueError: If the checkpoint cannot be used, or the images cannot be written.
     """
     if not num >= 1:
-        raise ValueError(f"--num must be at least 1 image, got {num}")
+        raise GANError(f"--num must be at least 1 image, got {num}")
     path = Path(out)
     if path.suffix not in (".png", ".npy", ""):
-        raise ValueError(f"--out {out}: give a file that ends in .png or .npy, or a folder")
+        raise GANError(f"--out {out}: give a file that ends in .png or .npy, or a folder")
     ckpt = str(checkpoint_in(ckpt))
     gan = load(ckpt, trust)
     images = generate(gan, num, seed)
@@ -48,7 +49,7 @@ def sample(ckpt: str, out: str, num: int = 64, seed: int = 0, trust: str | list[
             for number, image in enumerate(to_uint8(images)):
                 to_pil(image).save(path / f"{number:06d}.png")
     except OSError as error:
-        raise ValueError(f"cannot write --out {out}: {error}") from error
+        raise GANError(f"cannot write --out {out}: {error}") from error
     print(f"{num} images of {ckpt} (seed {seed}): {out}")
 
 
@@ -66,7 +67,7 @@ def export(ckpt: str, out: str, trust: str | list[str] | None = None) -> None:
     """
     path = Path(out)
     if path.suffix not in (".pt2", ".onnx"):
-        raise ValueError(f"--out {out}: give a file that ends in .pt2 (torch.export) or .onnx")
+        raise GANError(f"--out {out}: give a file that ends in .pt2 (torch.export) or .onnx")
     ckpt = str(checkpoint_in(ckpt))
     gan = load(ckpt, trust)
     network = (gan.generator if gan.generator_ema is None else gan.generator_ema).eval()
@@ -87,7 +88,7 @@ def export(ckpt: str, out: str, trust: str | list[str] | None = None) -> None:
         else:
             to_onnx(program, path, about)
     except OSError as error:
-        raise ValueError(f"cannot write --out {out}: {error}") from error
+        raise GANError(f"cannot write --out {out}: {error}") from error
     print(f"generator of {ckpt}: {out}")
     for name, what in about.items():
         print(f"  {name:8} {what}")
@@ -139,7 +140,7 @@ def to_onnx(program: torch.export.ExportedProgram, path: Path, about: dict[str, 
     try:
         import onnxscript  # noqa: F401  torch.onnx imports it too, with a less helpful error
     except ImportError as error:
-        raise ValueError('ONNX needs two more packages: pip install "gan[onnx]"') from error
+        raise GANError('ONNX needs two more packages: pip install "gan[onnx]"') from error
     exported = torch.onnx.export(
         program, input_names=["latents"], output_names=["images"], external_data=False, verbose=False
     )

@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from gan.batch import as_pair, check_batch
 from gan.checkpoints import check_checkpoint
+from gan.errors import GANError
 from gan.networks import check_pair
 from gan.noise import Noise, keyed, seed_layers
 from gan.optim import OPTIMIZER_ORDER, Length, Resumed, class_of
@@ -178,12 +179,12 @@ class Lifecycle(L.LightningModule):
         data = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere
         check_pair(self.generator, self.discriminator, getattr(data, "image_shape", None))
         if self.penalties and self.trainer.precision in ("16-true", "bf16-true"):
-            raise ValueError(
+            raise GANError(
                 f"trainer.precision={self.trainer.precision} leaves no float32 weights to compute a penalty with: "
                 f"set it to {self.trainer.precision.replace('true', 'mixed')}, or model.penalties to []"
             )
         if self.penalties and is_compiled(self.discriminator):
-            raise ValueError(
+            raise GANError(
                 f"{type(self.penalties[0]).__name__} takes derivatives of derivatives, which torch.compile does not "
                 "make: give the discriminator as it is, or model.penalties as []"
             )
@@ -314,7 +315,7 @@ class Lifecycle(L.LightningModule):
         check_hyper_parameters(checkpoint, trust, str(checkpoint_path), given=kwargs)
         for name in ("generator", "discriminator"):
             if name not in checkpoint["hyper_parameters"] and name not in kwargs:
-                raise ValueError(
+                raise GANError(
                     f"{checkpoint_path} cannot rebuild its {name}, which was made in Python: give it by "
                     f"GAN.load_from_checkpoint(path, {name}=...)"
                 )

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import relu, softplus
 
+from gan.errors import GANError
 from gan.spec import Described
 
 
@@ -171,7 +172,7 @@ class RelativisticPaired(Loss):
 
     def generator(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
         if real_logits is None:
-            raise ValueError("RelativisticPaired compares pairs: its generator loss needs real_logits")
+            raise GANError("RelativisticPaired compares pairs: its generator loss needs real_logits")
         fake, real = _vectors(fake_logits, real_logits)
         return softplus(real - fake)
 
@@ -187,5 +188,5 @@ def _vectors(*logits: Tensor) -> list[Tensor]:
     # (N, 1) against (N,) would broadcast to N x N pairs without a word.
     shapes = [tuple(x.shape) for x in logits]
     if any(len(shape) != 1 or shape != shapes[0] for shape in shapes):
-        raise ValueError(f"logits must be vectors of one length, (N,), got {' and '.join(map(str, shapes))}")
+        raise GANError(f"logits must be vectors of one length, (N,), got {' and '.join(map(str, shapes))}")
     return [x.to(torch.promote_types(x.dtype, torch.float32)) for x in logits]

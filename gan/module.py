@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from gan.errors import GANError
 from gan.lifecycle import Lifecycle
 from gan.losses import Loss, NonSaturating
 from gan.networks import evaluating, frozen, in_own_precision
@@ -74,18 +75,18 @@ class GAN(Lifecycle):
     ):
         super().__init__()
         if not num_fixed_latents >= 2:
-            raise ValueError(f"model.num_fixed_latents must be at least 2, got {num_fixed_latents}")
+            raise GANError(f"model.num_fixed_latents must be at least 2, got {num_fixed_latents}")
         if not n_critic >= 1:
-            raise ValueError(f"model.n_critic must be at least 1, got {n_critic}")
+            raise GANError(f"model.n_critic must be at least 1, got {n_critic}")
         if not accumulate >= 1:
-            raise ValueError(f"model.accumulate must be at least 1, got {accumulate}")
+            raise GANError(f"model.accumulate must be at least 1, got {accumulate}")
         if weight_clip is not None and not 0 < weight_clip < math.inf:
-            raise ValueError(f"model.weight_clip must be above 0, got {weight_clip}; leave it out for no clipping")
+            raise GANError(f"model.weight_clip must be above 0, got {weight_clip}; leave it out for no clipping")
         save_hparams(self, dict(locals()))
         self.automatic_optimization = False
 
         if not isinstance(getattr(generator, "latent_dim", None), int):
-            raise ValueError(f"{type(generator).__name__} needs an attribute latent_dim, the size of its latents")
+            raise GANError(f"{type(generator).__name__} needs an attribute latent_dim, the size of its latents")
         self.generator = generator
         self.discriminator = discriminator
         self.generator_ema = None

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from gan.errors import GANError
+
 OPTIMIZER_ORDER = ("discriminator", "generator")  # of a trainer's optimizers: the first one's steps are the batches
 
 
@@ -37,15 +39,15 @@ def make_optimizers(
         try:
             optimizers.append(make(network.parameters()))
         except ValueError as error:
-            raise ValueError(f"model.{name}_optimizer: {error}") from error
+            raise GANError(f"model.{name}_optimizer: {error}") from error
         if isinstance(optimizers[-1], LBFGS):
-            raise ValueError(f"model.{name}_optimizer: LBFGS evaluates a batch several times, which a GAN cannot")
+            raise GANError(f"model.{name}_optimizer: LBFGS evaluates a batch several times, which a GAN cannot")
     pairs = zip(make_scheduler, optimizers, strict=True)
     of_networks = [None if make is None else make(optimizer) for make, optimizer in pairs]
     schedulers = [scheduler for scheduler in of_networks if scheduler is not None]
     for scheduler in schedulers:
         if isinstance(scheduler, ReduceLROnPlateau):
-            raise ValueError("ReduceLROnPlateau waits for a loss to fall, and those of a GAN do not: choose another")
+            raise GANError("ReduceLROnPlateau waits for a loss to fall, and those of a GAN do not: choose another")
         if isinstance(scheduler, WarmupCosine):
             scheduler.end(length)
     for arguments in zip(networks, make_optimizer, optimizers, of_networks, strict=True):
@@ -192,7 +194,7 @@ def in_passes(passes: int, *tensors: Tensor | None) -> Iterator[tuple[Any, ...]]
         return iter([tensors])
     num = next(len(tensor) for tensor in tensors if tensor is not None)
     if num % passes:
-        raise ValueError(
+        raise GANError(
             f"model.accumulate={passes} cannot divide a batch of {num} images into equal parts: "
             "let the data loader give a multiple of it"
         )
@@ -233,9 +235,9 @@ class WarmupCosine(LRScheduler):
 
     def __init__(self, optimizer: Optimizer, warmup: int = 100, total: int | None = None):
         if not warmup >= 0:
-            raise ValueError(f"WarmupCosine: warmup must be at least 0 steps, got {warmup}")
+            raise GANError(f"WarmupCosine: warmup must be at least 0 steps, got {warmup}")
         if total is not None and not total > warmup:
-            raise ValueError(f"WarmupCosine: total must be above warmup={warmup}, got {total}")
+            raise GANError(f"WarmupCosine: total must be above warmup={warmup}, got {total}")
         self.warmup = warmup
         self.total = total
         self.elapsed: Callable[[], float] | None = None

@@ -4,6 +4,8 @@ from typing import TypeVar
 
 from lightning import Callback, Trainer
 
+from gan.errors import GANError
+
 AnyCallback = TypeVar("AnyCallback", bound=Callback)
 
 READS = {  # a reader: whom it must come after, and what it reads there
@@ -34,7 +36,7 @@ def check_order(callbacks: list[Callback]) -> None:
         for reader in of_reader & READS.keys():
             for source, what in READS[reader].items():
                 if any(source in later for later in names[position + 1 :]):
-                    raise ValueError(
+                    raise GANError(
                         f"{reader} reads {what} of {source} in the same batch: put a {source} before it in "
                         "trainer.callbacks"
                     )

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from gan.errors import GANError
 from gan.spec import Described
 
 Critic = Callable[[Tensor], Tensor]  # images (N, ...) to logits (N,)
@@ -41,9 +42,9 @@ class Penalty(Described, ABC):
 
     def __init__(self, weight: float, every: int = 1) -> None:
         if not (math.isfinite(weight) and weight >= 0):
-            raise ValueError(f"{type(self).__name__}: weight must be a finite number >= 0, got {weight}")
+            raise GANError(f"{type(self).__name__}: weight must be a finite number >= 0, got {weight}")
         if not every >= 1:
-            raise ValueError(f"{type(self).__name__}: every must be >= 1 batches, got {every}")
+            raise GANError(f"{type(self).__name__}: every must be >= 1 batches, got {every}")
         self.weight = weight
         self.every = every
 
@@ -165,7 +166,7 @@ class GradientPenalty(Penalty):
 
     def __call__(self, discriminator: Critic, real: Tensor, fake: Tensor, noise: Tensor | None = None) -> Tensor:
         if real.shape != fake.shape:
-            raise ValueError(f"GradientPenalty pairs images: real is {tuple(real.shape)}, fake is {tuple(fake.shape)}")
+            raise GANError(f"GradientPenalty pairs images: real is {tuple(real.shape)}, fake is {tuple(fake.shape)}")
         assert noise is not None  # of `noise_shape`
         real, fake = _widen(real), _widen(fake)
         alpha = noise.to(real.dtype)  # (N, 1, 1, 1)
@@ -218,7 +219,7 @@ def clip_weights(discriminator: nn.Module, limit: float) -> None:
         ValueError: If `limit` is not above 0.
     """
     if not limit > 0:
-        raise ValueError(f"clip_weights: limit must be > 0, got {limit}")
+        raise GANError(f"clip_weights: limit must be > 0, got {limit}")
     for parameter in discriminator.parameters():
         parameter.clamp_(-limit, limit)
 

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from gan.checkpoints import check_checkpoint, checkpoint_in, newest_whole
 from gan.data import InMemoryLoader
+from gan.errors import GANError
 from gan.trust import check_names, named_in
 
 # ---------------------------------------------------------------------- the config of a run
@@ -39,9 +40,9 @@ def with_config_of_run(args: list[str]) -> tuple[list[str], set[str]]:
         text = config.read_text()
         settings = yaml.safe_load(text) or {}
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{config} cannot be read: {error}") from error
+        raise GANError(f"{config} cannot be read: {error}") from error
     if not isinstance(settings, dict):
-        raise ValueError(f"{config} is no config of a run")
+        raise GANError(f"{config} is no config of a run")
     if given.resume == "auto" and is_own(text):
         trust |= named_in(settings)
     check_names(settings, trust, str(config), config.parent)
@@ -141,12 +142,12 @@ def checkpoint_to_resume(run_dir: Path, resume: str) -> tuple[Path | None, dict[
             print(f"warning: {names}: damaged. The run goes on from batch {step:,}, by {path}", file=sys.stderr)
         return path, checkpoint
     if is_first_process and (run_dir / "config.yaml").exists():
-        raise ValueError(f"{run_dir} already holds a run: go on with it by --resume auto, or choose another --run_dir")
+        raise GANError(f"{run_dir} already holds a run: go on with it by --resume auto, or choose another --run_dir")
     if resume == "never":
         return None, {}
     checkpoint = check_checkpoint(resume)
     if not {"optimizer_states", "loops", "callbacks"} <= checkpoint.keys():
-        raise ValueError(f"{resume} holds weights alone, without the optimizers and counters that a run goes on from")
+        raise GANError(f"{resume} holds weights alone, without the optimizers and counters that a run goes on from")
     return Path(resume), checkpoint
 
 
@@ -163,7 +164,7 @@ def check_fits(path: str | Path, checkpoint: dict[str, Any], model: LightningMod
     for key in sorted(shapes[0].keys() | shapes[1].keys()):
         there, here = (shape.get(key, "missing") for shape in shapes)
         if there != here:
-            raise ValueError(
+            raise GANError(
                 f"{path} does not fit the networks and the data of this command: {key} is {there} in the checkpoint "
                 f"and {here} here. Leave out the settings that change them, or start another run"
             )

@@ -21,6 +21,7 @@ from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from gan.checkpoints import AtomicCheckpointIO, check_checkpoint, checkpoint_in, sync
+from gan.errors import GANError
 from gan.folder import RunFolder
 from gan.loggers import MetricsTable, RunTensorBoard
 from gan.module import GAN
@@ -152,7 +153,7 @@ class GANCLI(LightningCLI):
         with own_defaults(args):
             super().parse_arguments(parser, args)
         if self.config.trainer is None:
-            raise ValueError("trainer holds the settings of Lightning's Trainer, and is null here: leave it out")
+            raise GANError("trainer holds the settings of Lightning's Trainer, and is null here: leave it out")
         seed(self.config.seed_everything)
 
     def add_arguments_to_parser(self, parser: Any) -> None:
@@ -185,7 +186,7 @@ class GANCLI(LightningCLI):
         if self.command != "fit":
             path = self.config.ckpt_path
             if path is None:
-                raise ValueError(f"{self.command} needs a trained run: --ckpt_path RUN/checkpoints/last.ckpt")
+                raise GANError(f"{self.command} needs a trained run: --ckpt_path RUN/checkpoints/last.ckpt")
             self.config.ckpt_path = path = str(checkpoint_in(path))
             self.checkpoint = check_checkpoint(path)
             check_hyper_parameters(self.checkpoint, self.trust, str(path))
@@ -204,7 +205,7 @@ class GANCLI(LightningCLI):
         if self.command == "fit":
             config = self.config
             if config.resume == "auto" and not config.run_dir:
-                raise ValueError("--resume auto needs the run to go on with: --run_dir RUN")
+                raise GANError("--resume auto needs the run to go on with: --run_dir RUN")
             check_settings(config.trainer)
             config.trainer.callbacks = without_repeated(as_list(config.trainer.callbacks))
             self.folder = RunFolder(config.run_dir, name_of(as_list(config.config)))
@@ -238,7 +239,7 @@ class GANCLI(LightningCLI):
         except (TypeError, ValueError) as error:
             if "lightning" not in Path(traceback.extract_tb(error.__traceback__)[-1].filename).parts:
                 raise  # from a class of the user's
-            raise ValueError(f"a setting of trainer is refused: {error}") from error
+            raise GANError(f"a setting of trainer is refused: {error}") from error
 
     def save_config(self, trainer: Trainer, model: LightningModule) -> None:
         """Writes `config.yaml` without the folder and the checkpoint of this run: every command takes it as it is.
@@ -362,7 +363,7 @@ def image_shape(data: LightningDataModule) -> tuple[int, int, int]:
     """
     shape = getattr(data, "image_shape", None)
     if not isinstance(shape, Sequence) or len(shape) != 3 or not all(isinstance(size, int) for size in shape):
-        raise ValueError(
+        raise GANError(
             f"{type(data).__name__} must state image_shape, the channels, height and width of its images, got {shape}"
         )
     return tuple(shape)
@@ -375,7 +376,7 @@ def seed(seed_everything: bool | int) -> int:
         ValueError: If it is no such number.
     """
     if isinstance(seed_everything, bool) or not 0 <= seed_everything < 2**32:
-        raise ValueError(
+        raise GANError(
             "seed_everything must be a number of at least 0 and below 2^32, so that the run can be repeated and "
             f"resumed, got {seed_everything}"
         )

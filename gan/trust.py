@@ -21,6 +21,8 @@ from typing import Any
 import yaml
 from jsonargparse import set_parsing_settings
 
+from gan.errors import GANError
+
 PACKAGE = __name__.partition(".")[0]
 LISTED = (
     PACKAGE,
@@ -76,9 +78,9 @@ def check_hyper_parameters(
         foreign.append("hparams_name")
     if not isinstance(hparams, Mapping) or foreign or hparams.get("_instantiator", INSTANTIATOR) != INSTANTIATOR:
         what = foreign[0] if foreign else "hyper_parameters"
-        raise ValueError(f"{source} is not as this project writes it: its {what} would be read in another way")
+        raise GANError(f"{source} is not as this project writes it: its {what} would be read in another way")
     if "hparams_file" in given:
-        raise ValueError("hparams_file would take the place of what is in the checkpoint: give settings by their names")
+        raise GANError("hparams_file would take the place of what is in the checkpoint: give settings by their names")
     ours = {name: value for name, value in hparams.items() if name != "_instantiator" and name not in given}
     check_names({"model": ours}, trust, source)
 
@@ -100,7 +102,7 @@ def check_names(
     trusted = packages(trust)
     for section in ("model", "data", "trainer"):  # as text, they would be the path of another file
         if not isinstance(settings.get(section, {}), Mapping):
-            raise ValueError(f"{source} gives {section} as {settings[section]!r}, and must spell it out")
+            raise GANError(f"{source} gives {section} as {settings[section]!r}, and must spell it out")
     found = list(names(settings, folder))
     for _, name, is_class in found:  # all of them, before the first is imported
         check_listed(name, is_class, trusted, source)
@@ -133,7 +135,7 @@ def names(value: Any, folder: Path = Path(), strict: bool = True) -> Iterator[tu
                     yield place, value["class_path"], True
                 for key, item in value.items():
                     if strict and not (isinstance(key, int | float) or (isinstance(key, str) and PLAIN.fullmatch(key))):
-                        raise ValueError(f"the name of a setting, {str(key)[:60]!r}, is not as a run writes it")
+                        raise GANError(f"the name of a setting, {str(key)[:60]!r}, is not as a run writes it")
                     left.append((f"{place}.{key}" if place else str(key), item, folder))
             case list() | tuple():
                 left += [(place, item, folder) for item in value]
@@ -146,8 +148,8 @@ def names(value: Any, folder: Path = Path(), strict: bool = True) -> Iterator[tu
             case None | bool() | int() | float():
                 pass
             case _ if strict:
-                raise ValueError(f"a setting, {place}, is a {type(value).__name__}, which no run writes")
-    raise ValueError("the settings are nested without end")
+                raise GANError(f"a setting, {place}, is a {type(value).__name__}, which no run writes")
+    raise GANError("the settings are nested without end")
 
 
 def hidden(text: str, folder: Path, strict: bool) -> Iterator[tuple[Any, Path]]:
@@ -175,7 +177,7 @@ def structures(text: str, strict: bool) -> list[Any]:
         except (ValueError, RecursionError, yaml.YAMLError):
             failed += 1
     if strict and failed == 2 and any(sign in text for sign in ("{", "class_path", "!!")):
-        raise ValueError(f"a text, {text[:60]!r}, looks like settings and cannot be read")
+        raise GANError(f"a text, {text[:60]!r}, looks like settings and cannot be read")
     return [inner for inner in found if not isinstance(inner, str | int | float | None)]
 
 
@@ -190,10 +192,10 @@ def check_listed(name: Any, is_class: bool, trusted: tuple[str, ...], source: st
     A text that is no class path passes where importing it would find nothing: then it is only text.
     """
     if not isinstance(name, str) or not is_dotted(name):
-        raise ValueError(f"{source} holds {str(name)[:60]!r} where the path of a class belongs")
+        raise GANError(f"{source} holds {str(name)[:60]!r} where the path of a class belongs")
     if not within(name, (*LISTED, *trusted)) and (is_class or can_import(name)):
         package = name.partition(".")[0]
-        raise ValueError(f'{source} holds {name}; give --trust {package} to import it (trust="{package}" in Python)')
+        raise GANError(f'{source} holds {name}; give --trust {package} to import it (trust="{package}" in Python)')
 
 
 def check_class(name: str, is_class: bool, base: str | None, trusted: tuple[str, ...], source: str) -> None:
@@ -207,11 +209,11 @@ def check_class(name: str, is_class: bool, base: str | None, trusted: tuple[str,
     found = resolve(name, says)
     owner = str(getattr(found, "__module__", None))
     if not within(f"{owner}.", (*LISTED, *trusted)):  # a name leads through a module to what it has imported, too
-        raise ValueError(f"{says}, which is not its own: it belongs to {owner}")
+        raise GANError(f"{says}, which is not its own: it belongs to {owner}")
     if not isinstance(found, type) and (is_class or not within(name, trusted)):
-        raise ValueError(f"{says}, which is not a class")
+        raise GANError(f"{says}, which is not a class")
     if base is not None and not issubclass(found, resolve(base, says)):
-        raise ValueError(f"{says}, which is not a {base.rpartition('.')[2]}")
+        raise GANError(f"{says}, which is not a {base.rpartition('.')[2]}")
 
 
 def resolve(name: str, says: str) -> Any:
@@ -230,7 +232,7 @@ def resolve(name: str, says: str) -> Any:
         except AttributeError:
             break
         return found
-    raise ValueError(f"{says}, and there is no such class here")
+    raise GANError(f"{says}, and there is no such class here")
 
 
 def within(name: str, prefixes: Iterable[str]) -> bool:
@@ -244,7 +246,7 @@ def packages(trust: Trust) -> tuple[str, ...]:
     found = tuple(name.strip().removesuffix(".") for name in given)
     for name in found:
         if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", name):
-            raise ValueError(f"--trust must be the name of a package, such as my_package, got {name!r}")
+            raise GANError(f"--trust must be the name of a package, such as my_package, got {name!r}")
     return found
 
 

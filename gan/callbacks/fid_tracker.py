@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from gan.callbacks.image_logger import save_grid, tensorboards
 from gan.callbacks.run_progress import say
 from gan.checkpoints import step_path
+from gan.errors import GANError
 from gan.metrics import fingerprint, load_features
 from gan.metrics.evaluator import Evaluator, Generated, NotFinite
 from gan.metrics.feature_cache import CHUNK
@@ -85,10 +86,10 @@ class FIDTracker(Callback):
         final_samples: int = 10_000,
     ):
         if not every >= 1:
-            raise ValueError(f"FIDTracker's every is a number of {unit} of at least 1, and is {every}")
+            raise GANError(f"FIDTracker's every is a number of {unit} of at least 1, and is {every}")
         for name, number in (("num_samples", num_samples), ("final_samples", final_samples)):
             if not number >= 20:
-                raise ValueError(f"FIDTracker's {name} is a number of images of at least 20, and is {number}")
+                raise GANError(f"FIDTracker's {name} is a number of images of at least 20, and is {number}")
         self.extractor = extractor
         self.every = every
         self.unit = unit
@@ -131,9 +132,9 @@ class FIDTracker(Callback):
                 self._module = None
                 return  # `on_train_start` says so
         if data is None:
-            raise ValueError("FIDTracker needs training and test images: give the trainer a data module")
+            raise GANError("FIDTracker needs training and test images: give the trainer a data module")
         if stage == "validate" and trainer.limit_val_batches == 0:
-            raise ValueError("there is nothing to validate on: set data.validation_size above 0, or use `test`")
+            raise GANError("there is nothing to validate on: set data.validation_size above 0, or use `test`")
         with isolate_rng():  # a network draws the weights that it starts with
             module = load_features(choice) if isinstance(choice, str) else choice
         self._module = module.eval().requires_grad_(False)
@@ -163,7 +164,7 @@ class FIDTracker(Callback):
             try:
                 train, test = data.train_dataloader(), data.test_dataloader()
             except MisconfigurationException as error:
-                raise ValueError(
+                raise GANError(
                     f"FIDTracker needs training and test images, and {type(data).__name__} does not give both: {error}"
                 ) from error
             device = trainer.strategy.root_device
@@ -293,7 +294,7 @@ class FIDTracker(Callback):
         try:
             return self.evaluator.accuracy_score(make, self.final_samples)
         except ValueError as error:
-            raise ValueError(f"{type(generator).__name__}.labels: {error}") from error
+            raise GANError(f"{type(generator).__name__}.labels: {error}") from error
 
     def on_validation_end(self, trainer: Trainer, pl_module: GAN) -> None:
         trackers = active_trackers(trainer)

@@ -6,6 +6,7 @@ import torch
 from lightning import Callback, Trainer
 from torch import Tensor, nn
 
+from gan.errors import GANError
 from gan.gradients.norms import local
 from gan.gradients.places import Places
 from gan.module import GAN
@@ -25,7 +26,7 @@ class GeneratorEMA(Callback):
 
     def __init__(self, half_life: float = 5000):
         if not half_life > 0:
-            raise ValueError(f"GeneratorEMA's half_life must be a number of images above 0, got {half_life}")
+            raise GANError(f"GeneratorEMA's half_life must be a number of images above 0, got {half_life}")
         self.half_life = half_life
 
     def setup(self, trainer: Trainer, pl_module: GAN, stage: str) -> None:

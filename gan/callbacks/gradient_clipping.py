@@ -8,6 +8,7 @@ from typing import Any
 from lightning import Callback, Trainer
 from torch.optim import Optimizer
 
+from gan.errors import GANError
 from gan.gradients.clip import Clip, Clipped, Gradients
 from gan.gradients.norms import unscale
 from gan.module import GAN
@@ -36,7 +37,7 @@ class GradientClipping(Callback):
 
     def __init__(self, generator: Clip | None = None, discriminator: Clip | None = None):
         if generator is None and discriminator is None:
-            raise ValueError(
+            raise GANError(
                 "GradientClipping has nothing to clip: set its generator or its discriminator, "
                 "for instance to {class_path: gan.gradients.clip.ByNorm, init_args: {max_norm: 1}}"
             )

@@ -11,6 +11,7 @@ from gan.callbacks.gradient_monitor import GradientMonitor
 from gan.callbacks.image_logger import tensorboards
 from gan.callbacks.non_finite_guard import NonFiniteGradient, NonFiniteGuard
 from gan.callbacks.run_progress import say
+from gan.errors import GANError
 from gan.gradients import GradientStats
 from gan.gradients.causes import non_finite_gradients
 from gan.gradients.diagnose import diagnose
@@ -41,7 +42,7 @@ class GradientDoctor(Callback):
 
     def __init__(self, patience: int = 2, thresholds: Thresholds | None = None):
         if not patience >= 1:
-            raise ValueError(f"GradientDoctor's patience must be at least 1 measurement, got {patience}")
+            raise GANError(f"GradientDoctor's patience must be at least 1 measurement, got {patience}")
         self.patience = patience
         self.thresholds = thresholds or Thresholds()
         self.stats: list[GradientStats] = []  # the latest, without histograms
@@ -61,7 +62,7 @@ class GradientDoctor(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: GAN) -> None:
         monitors = callbacks_of(trainer, GradientMonitor)
         if not monitors:
-            raise ValueError(
+            raise GANError(
                 "GradientDoctor reads what GradientMonitor measures: put a GradientMonitor before it in "
                 "trainer.callbacks, or leave the doctor out"
             )

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from gan.callbacks.gradient_clipping import GradientClipping
 from gan.callbacks.image_logger import tensorboards
+from gan.errors import GANError
 from gan.gradients import BINS, GradientStats, NetworkStats, measure, state_restored, updates, weights
 from gan.gradients.heatmap import heat_map
 from gan.gradients.norms import OverProcesses, total_norm
@@ -54,9 +55,9 @@ class GradientMonitor(Callback):
 
     def __init__(self, every: int = 250, images: int = 64):
         if not every >= 1:
-            raise ValueError(f"GradientMonitor's every must be at least 1 training batch, got {every}")
+            raise GANError(f"GradientMonitor's every must be at least 1 training batch, got {every}")
         if not images >= 2:
-            raise ValueError(f"GradientMonitor's images must be at least 2, got {images}")
+            raise GANError(f"GradientMonitor's images must be at least 2, got {images}")
         self.every = every
         self.images = images
         self.stats: GradientStats | None = None

@@ -9,6 +9,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from torch import Tensor
 
+from gan.errors import GANError
 from gan.images import encoded, image_grid, to_pil
 from gan.module import GAN
 from gan.outbox import outbox
@@ -30,7 +31,7 @@ class ImageLogger(Callback):
 
     def __init__(self, every: int = 500):
         if not every >= 1:
-            raise ValueError(f"ImageLogger's every must be at least 1 training batch, got {every}")
+            raise GANError(f"ImageLogger's every must be at least 1 training batch, got {every}")
         self.every = every
         self.last_drawn = -1
 

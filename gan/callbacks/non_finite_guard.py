@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from gan.errors import GANError
 from gan.gradients.clip import Gradients
 from gan.gradients.measure import state_restored
 from gan.gradients.norms import local, unscale
@@ -26,7 +27,7 @@ Policy = Literal["raise", "skip", "rollback"]
 KINDS = ("image", "weight", "forward", "loss", "backward")
 
 
-class NonFiniteGradient(ValueError):
+class NonFiniteGradient(GANError):
     """A gradient that is infinite or NaN has ended the run."""
 
 
@@ -60,11 +61,11 @@ class NonFiniteGuard(Callback):
 
     def __init__(self, policy: Policy = "raise", tries: int = 3, every: int = 100):
         if policy not in get_args(Policy):
-            raise ValueError(f"NonFiniteGuard's policy must be one of {', '.join(get_args(Policy))}, got {policy!r}")
+            raise GANError(f"NonFiniteGuard's policy must be one of {', '.join(get_args(Policy))}, got {policy!r}")
         if not tries >= 1:
-            raise ValueError(f"NonFiniteGuard's tries must be at least 1 batch, got {tries}")
+            raise GANError(f"NonFiniteGuard's tries must be at least 1 batch, got {tries}")
         if not every >= 1:
-            raise ValueError(f"NonFiniteGuard's every must be at least 1 training batch, got {every}")
+            raise GANError(f"NonFiniteGuard's every must be at least 1 training batch, got {every}")
         self.policy = policy
         self.tries = tries
         self.every = every
@@ -78,7 +79,7 @@ class NonFiniteGuard(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:
         name = self.bad_tensor(trainer, pl_module)
         if name is not None:
-            raise ValueError(f"{name} is not finite at the start: go on from an older checkpoint")
+            raise GANError(f"{name} is not finite at the start: go on from an older checkpoint")
         self.alone = trainer.world_size == 1
         self.gradients = {name: Gradients(getattr(pl_module, name)) for name in OPTIMIZER_ORDER}
         self.buffers = Places([getattr(pl_module, name) for name in OPTIMIZER_ORDER], parameters=False)
@@ -280,7 +281,7 @@ class NonFiniteGuard(Callback):
         if name is not None:
             # With a cause it is a warning of RunCheckpoint's, one for all processes. The next step says what to do.
             cause = FloatingPointError(name) if trainer.is_global_zero else None
-            raise ValueError(f"no checkpoint of batch {trainer.global_step:,}: {name} is not finite") from cause
+            raise GANError(f"no checkpoint of batch {trainer.global_step:,}: {name} is not finite") from cause
         if self.state is not None:
             self.keep(trainer, pl_module)
 

@@ -29,6 +29,7 @@ from gan.checkpoints import (
     step_path,
     steps,
 )
+from gan.errors import GANError
 from gan.module import GAN
 from gan.order import callbacks_of
 from gan.outbox import outbox
@@ -59,11 +60,11 @@ class RunCheckpoint(Checkpoint):
 
     def __init__(self, every: int = 1000, minutes: float | None = None, keep: int = 2):
         if not every >= 1:
-            raise ValueError(f"RunCheckpoint's every must be at least 1 training batch, got {every}")
+            raise GANError(f"RunCheckpoint's every must be at least 1 training batch, got {every}")
         if minutes is not None and not 0 < minutes < math.inf:
-            raise ValueError(f"RunCheckpoint's minutes must be above 0, got {minutes}; leave it out for never")
+            raise GANError(f"RunCheckpoint's minutes must be above 0, got {minutes}; leave it out for never")
         if not keep >= 1:
-            raise ValueError(f"RunCheckpoint's keep must be at least 1 checkpoint, got {keep}")
+            raise GANError(f"RunCheckpoint's keep must be at least 1 checkpoint, got {keep}")
         self.every = every
         self.minutes = minutes
         self.keep = keep
@@ -109,7 +110,7 @@ class RunCheckpoint(Checkpoint):
         if self._any(trainer, failure is not None):
             kept = f"; the one of batch {self.saved_at} is kept" if self.saved_at >= 0 else ""
             reason = failure or "another process failed"
-            raise ValueError(f"cannot write {path}: {reason}{kept}. Make room on the disk") from failure
+            raise GANError(f"cannot write {path}: {reason}{kept}. Make room on the disk") from failure
         self.saved_at = step
         self._written.add(step)
         if trainer.is_global_zero:
@@ -255,15 +256,15 @@ class RunCheckpoint(Checkpoint):
         if stage != "fit":
             return
         if len(callbacks_of(trainer, RunCheckpoint)) > 1:
-            raise ValueError("two RunCheckpoints would remove each other's checkpoints: leave one out")
+            raise GANError("two RunCheckpoints would remove each other's checkpoints: leave one out")
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback._train_time_interval is not None:
-                raise ValueError(
+                raise GANError(
                     "ModelCheckpoint's train_time_interval never saves where a module steps its own optimizers, as a "
                     "GAN does: set RunCheckpoint's minutes instead"
                 )
         if isinstance(trainer.strategy.checkpoint_io, AsyncCheckpointIO):
-            raise ValueError("RunCheckpoint must know when a checkpoint is whole: leave AsyncCheckpointIO out")
+            raise GANError("RunCheckpoint must know when a checkpoint is whole: leave AsyncCheckpointIO out")
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         # What Lightning does about SIGTERM exchanges a tensor in every batch, and one from within the handler, wherever
@@ -277,7 +278,7 @@ class RunCheckpoint(Checkpoint):
         here = str(trainer.ckpt_path)
         first = trainer.strategy.broadcast(here)
         if self._any(trainer, here != first):
-            raise ValueError(
+            raise GANError(
                 f"the processes do not see the same run folder: the first would go on from {first}, and "
                 f"{'another one not' if here == first else f'this one from {here}'}. "
                 "Put run_dir on a disk that all machines share"

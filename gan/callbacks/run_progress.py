@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from gan.errors import GANError
 from gan.module import GAN
 from gan.networks import evaluating
 from gan.order import callbacks_of
@@ -36,7 +37,7 @@ class RunProgress(ProgressBar):
 
     def __init__(self, refresh: float = 0.5):
         if not refresh >= 0:
-            raise ValueError(f"RunProgress's refresh must be 0 seconds or more, got {refresh}")
+            raise GANError(f"RunProgress's refresh must be 0 seconds or more, got {refresh}")
         super().__init__()
         self.refresh = refresh
         self.enabled = True

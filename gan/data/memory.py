@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from gan.batch import described
+from gan.errors import GANError
 from gan.images import SCALE
 
 SPLIT_SEED = 0  # of the validation split: a constant, so that scores of runs with different seeds compare
@@ -60,14 +61,14 @@ class InMemoryLoader:
         counter: Callable[[], tuple[int, float]] | None = None,
     ) -> None:
         if not batch_size >= 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+            raise GANError(f"batch_size must be at least 1, got {batch_size}")
         if drop_last and len(images) < batch_size * world_size:
-            raise ValueError(
+            raise GANError(
                 f"batch_size={batch_size} on {world_size} process(es) takes {batch_size * world_size} images "
                 f"a batch, but there are only {len(images)}: lower batch_size or use fewer processes"
             )
         if len(images) < world_size:
-            raise ValueError(f"{len(images)} images are too few for {world_size} processes: each needs one at least")
+            raise GANError(f"{len(images)} images are too few for {world_size} processes: each needs one at least")
         self.images = images
         self.labels = labels
         self.batch_size = batch_size
@@ -92,7 +93,7 @@ class InMemoryLoader:
             ValueError: If the loader cannot know where to go on.
         """
         if self.counter is None:
-            raise ValueError(
+            raise GANError(
                 "an InMemoryLoader without a counter would begin its epochs anew: give the trainer an "
                 "InMemoryDataModule, or the loader counter=lambda: (trainer.global_step, trainer.num_training_batches)"
             )
@@ -177,9 +178,9 @@ class InMemoryDataModule(L.LightningDataModule):
     def __init__(self, batch_size: int = 32, validation_size: int = 5000, seed: int = 42) -> None:
         super().__init__()
         if not batch_size >= 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+            raise GANError(f"batch_size must be at least 1, got {batch_size}")
         if not validation_size >= 0:
-            raise ValueError(f"validation_size must be 0 (no validation) or more, got {validation_size}")
+            raise GANError(f"validation_size must be 0 (no validation) or more, got {validation_size}")
         self.batch_size = batch_size
         self.validation_size = validation_size
         self.seed = seed
@@ -205,7 +206,7 @@ class InMemoryDataModule(L.LightningDataModule):
         if stage in ("fit", "validate", None) and "train" not in self._subsets:
             images, labels = self.load_checked(train=True)
             if self.validation_size >= len(images):
-                raise ValueError(
+                raise GANError(
                     f"validation_size={self.validation_size} leaves nothing of the {len(images)} training "
                     f"images: lower it to at most {len(images) - 1}"
                 )
@@ -267,37 +268,33 @@ class InMemoryDataModule(L.LightningDataModule):
         """What `load` returns, refused if it is not what `load` promises."""
         what = f"{type(self).__name__}.load(train={train})"
         if len(getattr(self, "image_shape", None) or ()) != 3:
-            raise ValueError(
-                f"{type(self).__name__} must state image_shape, the channels, height and width of an image"
-            )
+            raise GANError(f"{type(self).__name__} must state image_shape, the channels, height and width of an image")
         match self.load(train):
             case Tensor() as images:
                 labels = torch.zeros(len(images), dtype=torch.int64)
             case (images, labels):
                 pass
             case other:
-                raise ValueError(
-                    f"{what} must return (images, labels), or images alone, and returns {described(other)}"
-                )
+                raise GANError(f"{what} must return (images, labels), or images alone, and returns {described(other)}")
         for name, value, dtype in (("images", images, torch.uint8), ("labels", labels, torch.int64)):
             if not isinstance(value, Tensor) or value.dtype != dtype:
                 got = value.dtype if isinstance(value, Tensor) else type(value).__name__
-                raise ValueError(f"{what} must return {name} as a tensor of {dtype}, got {got}")
+                raise GANError(f"{what} must return {name} as a tensor of {dtype}, got {got}")
         if images.ndim != 4 or tuple(images.shape[1:]) != tuple(self.image_shape):
-            raise ValueError(
+            raise GANError(
                 f"{what} must return images of shape (N, *image_shape) with "
                 f"image_shape={tuple(self.image_shape)}, got {tuple(images.shape)}"
             )
         if labels.shape != images.shape[:1]:
-            raise ValueError(
+            raise GANError(
                 f"{what} must return one label per image, got labels of shape {tuple(labels.shape)} "
                 f"for {len(images)} images"
             )
         if len(images) == 0:
-            raise ValueError(f"{what} returned no images")
+            raise GANError(f"{what} returned no images")
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= self.num_classes:
-            raise ValueError(
+            raise GANError(
                 f"{what} must return labels of at least 0 and below num_classes={self.num_classes}, got {low} to {high}"
             )
         return images.contiguous(), labels

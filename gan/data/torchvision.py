@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from gan.data.memory import InMemoryDataModule
+from gan.errors import GANError
 
 if TYPE_CHECKING:
     from torchvision.datasets import CIFAR10, MNIST
@@ -75,7 +76,7 @@ class TorchvisionDataModule(InMemoryDataModule):
     ) -> None:
         super().__init__(batch_size, validation_size, seed)
         if dataset not in DATASETS:
-            raise ValueError(f"dataset must be one of {', '.join(get_args(Name))}, got {dataset!r}")
+            raise GANError(f"dataset must be one of {', '.join(get_args(Name))}, got {dataset!r}")
         self.dataset = dataset
         self.data_dir = data_dir
         self.download = download
@@ -91,7 +92,7 @@ class TorchvisionDataModule(InMemoryDataModule):
             try:
                 self._open(train, download=True)
             except Exception as error:  # network, disk and checksums each raise their own
-                raise ValueError(
+                raise GANError(
                     f"{self.dataset} could not be downloaded. {self._expected()} "
                     f"Try again with a network, or put them there by hand. The cause: {error}"
                 ) from error
@@ -101,7 +102,7 @@ class TorchvisionDataModule(InMemoryDataModule):
         try:
             data = self._open(train, download=False)
         except Exception as error:  # bad files make torchvision raise anything, assertions included
-            raise ValueError(
+            raise GANError(
                 f"{self.dataset} could not be read. {self._expected()} "
                 f"Put them there, or set `download: true`. The cause: {error or type(error).__name__}"
             ) from error

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.modules.conv import _ConvTransposeNd
 
+from gan.errors import GANError
 from gan.gradients.norms import layer_of, local, total_norm
 from gan.gradients.places import Places
 
@@ -264,9 +265,9 @@ class Auto(Clip):
 
     def __init__(self, percentile: float = 10, window: int = 1000):
         if not 0 <= percentile <= 100:
-            raise ValueError(f"Auto's percentile must be from 0 to 100, got {percentile}")
+            raise GANError(f"Auto's percentile must be from 0 to 100, got {percentile}")
         if not window >= 1:
-            raise ValueError(f"Auto's window must be at least 1 step, got {window}")
+            raise GANError(f"Auto's window must be at least 1 step, got {window}")
         self.percentile = percentile
         self.window = window
         self.norms: deque[float] = deque()
@@ -317,5 +318,5 @@ def positive(value: float, name: str) -> float:
         ValueError: If it is not.
     """
     if not value > 0:
-        raise ValueError(f"{name} must be above 0, got {value}")
+        raise GANError(f"{name} must be above 0, got {value}")
     return value

@@ -6,6 +6,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from gan.errors import GANError
 from gan.gradients.stats import GradientStats
 
 WINDOW = 8  # measurements, and scores, that a rule looks back on
@@ -99,7 +100,7 @@ class Thresholds:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if not value > 0:
-                raise ValueError(f"GradientDoctor's threshold {name} must be above 0, got {value}")
+                raise GANError(f"GradientDoctor's threshold {name} must be above 0, got {value}")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from gan.errors import GANError
 from gan.lab import EXPERIMENTS
 from gan.lab.experiment import Check, load, title_of
 from gan.lab.page import page
@@ -41,9 +42,9 @@ def lab(args: list[str]) -> None:
         return
     unknown = [name for name in options.name if name not in (*EXPERIMENTS, "all")]
     if unknown:
-        raise ValueError(f"lab has no experiment {unknown[0]!r}; it has {', '.join(EXPERIMENTS)}, and all")
+        raise GANError(f"lab has no experiment {unknown[0]!r}; it has {', '.join(EXPERIMENTS)}, and all")
     if not 0 <= options.seed < 2**63:
-        raise ValueError(f"--seed must be from 0 to 2^63 - 1, got {options.seed}")
+        raise GANError(f"--seed must be from 0 to 2^63 - 1, got {options.seed}")
     out = Path(options.out)
     several = len(options.name) > 1 or "all" in options.name
     names = list(EXPERIMENTS) if "all" in options.name else list(dict.fromkeys(options.name))
@@ -78,7 +79,7 @@ def writing(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ValueError(f"cannot write --out {out}: {error}") from error
+        raise GANError(f"cannot write --out {out}: {error}") from error
 
 
 def show_list(console: Console) -> None:
@@ -99,7 +100,7 @@ def deliver(outbox: Outbox, out: Path) -> None:
     """
     outbox.send()
     for path, error in outbox.errors.items():
-        raise ValueError(f"cannot write --out {out}: {path.name}: {error}")
+        raise GANError(f"cannot write --out {out}: {path.name}: {error}")
 
 
 def run_one(name: str, out: Path, seed: int, console: Console, outbox: Outbox) -> Report:

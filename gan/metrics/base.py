@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from gan.errors import GANError
+
 NO_FLOAT64 = "mps"  # the type of device
 
 
@@ -85,7 +87,7 @@ class RealAndFakeMetric(Float64Metric):
     def __init__(self, dim: int, reset_real_features: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if not dim >= 1:
-            raise ValueError(f"dim must be at least 1, got {dim}")
+            raise GANError(f"dim must be at least 1, got {dim}")
         self.dim = dim
         self.reset_real_features = reset_real_features
         # A state, so that a MetricCollection does not let one that keeps them stand for one that does not.
@@ -120,7 +122,7 @@ class RealAndFakeMetric(Float64Metric):
     def check(self, features: Tensor) -> None:
         """Raises a ValueError unless features are (N, dim)."""
         if features.ndim != 2 or features.shape[1] != self.dim:
-            raise ValueError(f"features must have the shape (N, {self.dim}), got {tuple(features.shape)}")
+            raise GANError(f"features must have the shape (N, {self.dim}), got {tuple(features.shape)}")
 
 
 class FeaturesMetric(RealAndFakeMetric):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
+from gan.errors import GANError
 from gan.metrics.base import Float64Metric
 from gan.metrics.checks import check_finite
 
@@ -35,7 +36,7 @@ class CAS(Float64Metric):
     def __init__(self, image_shape: tuple[int, int, int], steps: int = 200, seed: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if not steps >= 1:
-            raise ValueError(f"steps must be at least 1, got {steps}")
+            raise GANError(f"steps must be at least 1, got {steps}")
         self.image_shape, self.steps, self.seed = tuple(image_shape), steps, seed
         for images in ("real", "fake"):
             self.add_rows(f"{images}_images", *image_shape, dtype=torch.float32)
@@ -53,7 +54,7 @@ class CAS(Float64Metric):
             ValueError: If shapes or types do not fit.
         """
         if tuple(images.shape[1:]) != self.image_shape:
-            raise ValueError(f"images must have the shape (N, *{self.image_shape}), got {tuple(images.shape)}")
+            raise GANError(f"images must have the shape (N, *{self.image_shape}), got {tuple(images.shape)}")
         _check_types(images, labels, "")
         self.append("real_images" if real else "fake_images", images)
         self.append("real_labels" if real else "fake_labels", labels)
@@ -96,11 +97,11 @@ def classification_accuracy_score(
         ValueError: If a set is empty, shapes or labels do not fit, or values are not finite.
     """
     if not steps >= 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
+        raise GANError(f"steps must be at least 1, got {steps}")
     _check(images, labels, "")
     _check(test_images, test_labels, "test_")
     if images.shape[1:] != test_images.shape[1:]:
-        raise ValueError(
+        raise GANError(
             f"images and test_images must have one shape (C, H, W), "
             f"got {tuple(images.shape[1:])} and {tuple(test_images.shape[1:])}"
         )
@@ -152,7 +153,7 @@ def _check(images: Tensor, labels: Tensor, prefix: str) -> None:
     if 0 in images.shape:
         raise _wrong_images(images, prefix)
     if labels.min() < 0:
-        raise ValueError(f"{prefix}labels must be at least 0, got {int(labels.min())}")
+        raise GANError(f"{prefix}labels must be at least 0, got {int(labels.min())}")
     check_finite(images, f"{prefix}images")
 
 
@@ -160,7 +161,7 @@ def _check_types(images: Tensor, labels: Tensor, prefix: str) -> None:
     if images.ndim != 4 or not images.is_floating_point():
         raise _wrong_images(images, prefix)
     if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
-        raise ValueError(
+        raise GANError(
             f"{prefix}labels must be int64, one for each of {len(images)} images, "
             f"got {labels.dtype} {tuple(labels.shape)}"
         )

@@ -2,6 +2,8 @@
 
 from torch import Tensor
 
+from gan.errors import GANError
+
 
 def checked(values: Tensor, name: str, at_least: int = 1) -> Tensor:
     """`values` as float64, or a clear error.
@@ -19,9 +21,9 @@ def checked(values: Tensor, name: str, at_least: int = 1) -> Tensor:
         ValueError: If `values` has another rank, too few rows, no columns, or NaN or infinite values.
     """
     if values.ndim != 2 or values.shape[1] == 0:
-        raise ValueError(f"{name} must have the shape (N, D), got {tuple(values.shape)}")
+        raise GANError(f"{name} must have the shape (N, D), got {tuple(values.shape)}")
     if len(values) < at_least:
-        raise ValueError(f"{name}: at least {at_least} rows are needed, got {len(values)}: use more images")
+        raise GANError(f"{name}: at least {at_least} rows are needed, got {len(values)}: use more images")
     values = values.detach()
     values = (values.cpu() if values.device.type == "mps" else values).double()
     check_finite(values, name)
@@ -32,10 +34,10 @@ def check_finite(values: Tensor, name: str) -> None:
     """Raises a ValueError that counts the rows of `values` (N, ...) which have NaN or infinite values."""
     if not values.isfinite().all():
         bad = len(values) - int(values.isfinite().flatten(1).all(1).sum())
-        raise ValueError(f"{name}: {bad} of {len(values)} rows have NaN or infinite values")
+        raise GANError(f"{name}: {bad} of {len(values)} rows have NaN or infinite values")
 
 
 def check_same_width(first: Tensor, second: Tensor, names: str) -> None:
     """Raises a ValueError unless (N, D) and (M, D) share D; `names` is what the error calls them."""
     if first.shape[1] != second.shape[1]:
-        raise ValueError(f"{names} must have as many columns, got {first.shape[1]} and {second.shape[1]}")
+        raise GANError(f"{names} must have as many columns, got {first.shape[1]} and {second.shape[1]}")

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
+from gan.errors import GANError
 from gan.images import to_float, to_uint8
 from gan.metrics.cas import CAS
 from gan.metrics.feature_cache import (
@@ -78,13 +79,13 @@ class Evaluator:
         self.training, self.order = real_features(train, extractor, TRAINING, device, say)
         for features, split in ((self.real, "test"), (self.training, "training")):
             if len(features) < NEIGHBOURS:
-                raise ValueError(
+                raise GANError(
                     f"FIDTracker needs at least {NEIGHBOURS} {split} images, and there are {len(features)}: "
                     "leave it out, or use more"
                 )
             if not features.isfinite().all():
                 name = type(extractor).__name__
-                raise ValueError(f"FIDTracker's extractor {name} makes features of {split} images that are not finite")
+                raise GANError(f"FIDTracker's extractor {name} makes features of {split} images that are not finite")
         # All processes hold all features: there is nothing to sync.
         self.dim, settings = self.real.shape[1], {"sync_on_compute": False}
         self._fid = FID(self.dim, reset_real_features=False, **settings).to(device)
@@ -202,7 +203,7 @@ class Evaluator:
                 error = str(reason)
         score, error = broadcast((score, error))
         if error is not None:
-            raise ValueError(error)
+            raise GANError(error)
         return score
 
     def nearest_images(self, images: Tensor) -> Tensor:

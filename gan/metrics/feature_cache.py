@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from gan.archive import damage
 from gan.batch import as_pair
 from gan.checkpoints import write
+from gan.errors import GANError
 from gan.images import to_float, to_uint8
 from gan.metrics.features import fingerprint
 
@@ -105,7 +106,7 @@ def indexed(loader: Any) -> Any:
         ValueError: If its images have no numbers.
     """
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
-        raise ValueError(
+        raise GANError(
             f"FIDTracker needs real images by their index, and {type(loader).__name__} has none to give: use a "
             "DataLoader over a data set with a length and __getitem__, or leave FIDTracker out"
         )
@@ -122,7 +123,7 @@ def extract(extractor: nn.Module, images: Tensor) -> Tensor:
     with torch.no_grad():
         features = extractor(to_float(images))
     if features.ndim != 2 or len(features) != len(images):
-        raise ValueError(
+        raise GANError(
             f"FIDTracker's extractor {type(extractor).__name__} must give features (N, D), and gives "
             f"{tuple(features.shape)} for {len(images)} images"
         )

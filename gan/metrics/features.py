@@ -14,6 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from gan.errors import GANError
+
 FILES = Path(__file__).parent / "files"
 
 SHA256 = {  # of the files that are part of this package, each by its name
@@ -47,12 +49,12 @@ class CNNFeatures(nn.Module):
     def __init__(self, image_shape: tuple[int, int, int] = (1, 28, 28), num_classes: int = 10, dim: int = 64) -> None:
         super().__init__()
         if len(image_shape) != 3 or image_shape[0] < 1 or min(image_shape[1:]) < 4 * CELLS:
-            raise ValueError(
+            raise GANError(
                 f"image_shape must be channels, height and width, with a height and a width of {4 * CELLS} at least, "
                 f"got {tuple(image_shape)}"
             )
         if not (num_classes >= 2 and dim >= 1):
-            raise ValueError(f"num_classes must be >= 2 and dim >= 1, got {num_classes} and {dim}")
+            raise GANError(f"num_classes must be >= 2 and dim >= 1, got {num_classes} and {dim}")
         self.image_shape = tuple(image_shape)
         self.num_classes = num_classes
         self.dim = dim
@@ -84,9 +86,9 @@ class CNNFeatures(nn.Module):
             (N, dim), each in [-1, 1].
         """
         if tuple(images.shape[1:]) != self.image_shape:
-            raise ValueError(f"this extractor takes images (N, *{self.image_shape}), got {tuple(images.shape)}")
+            raise GANError(f"this extractor takes images (N, *{self.image_shape}), got {tuple(images.shape)}")
         if not images.is_floating_point():
-            raise ValueError(f"the extractor takes floating images in [-1, 1], got {images.dtype}")
+            raise GANError(f"the extractor takes floating images in [-1, 1], got {images.dtype}")
         with torch.autocast(images.device.type, enabled=False):
             return self.layers(images.float())
 
@@ -114,7 +116,7 @@ def load_features(name_or_path: str | Path) -> CNNFeatures:
     if not path.is_file():
         if shipped:
             raise _damaged(path, "it is missing")
-        raise ValueError(
+        raise GANError(
             f"there is no feature extractor {str(name_or_path)!r}: it is neither one of {', '.join(SHA256)} nor the "
             f"path of a file. scripts/train_features.py trains one for your data set"
         )
@@ -125,16 +127,16 @@ def load_features(name_or_path: str | Path) -> CNNFeatures:
             metadata = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no iterator
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as safetensors, it is damaged or something else: {error}") from error
+        raise GANError(f"{path} cannot be read as safetensors, it is damaged or something else: {error}") from error
     if KEY not in metadata:
-        raise ValueError(f"{path} holds no extractor of this project: scripts/train_features.py writes them")
+        raise GANError(f"{path} holds no extractor of this project: scripts/train_features.py writes them")
     try:
         extractor = CNNFeatures(**json.loads(metadata[KEY]))
         extractor.load_state_dict(weights)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path} is not what this version of scripts/train_features.py writes: {error}") from error
+        raise GANError(f"{path} is not what this version of scripts/train_features.py writes: {error}") from error
     if not all(weight.isfinite().all() for weight in weights.values()):
-        raise ValueError(f"{path} has weights that are not finite: its training has diverged")
+        raise GANError(f"{path} has weights that are not finite: its training has diverged")
     return extractor.requires_grad_(False)
 
 

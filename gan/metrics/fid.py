@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gan.errors import GANError
 from gan.metrics.base import RealAndFakeMetric
 from gan.metrics.checks import check_same_width, checked
 
@@ -81,9 +82,9 @@ class FID(RealAndFakeMetric):
         images = "real" if real else "fake"
         num, total, outer = (getattr(self, f"{images}_{name}") for name in ("num", "sum", "outer"))
         if num < 2:
-            raise ValueError(f"a covariance needs at least 2 {images} feature vectors, got {int(num)}: use more images")
+            raise GANError(f"a covariance needs at least 2 {images} feature vectors, got {int(num)}: use more images")
         if not outer.isfinite().all():
-            raise ValueError(
+            raise GANError(
                 f"a covariance needs finite features, but some of {int(num)} {images} vectors were NaN or infinite"
             )
         mean = total / num
@@ -152,7 +153,7 @@ def fid_infinity(features: Tensor, mean: Tensor, covariance: Tensor, points: int
         ValueError: If there are fewer than 4 D or 20 images, or 2 points, or as `frechet_distance`.
     """
     if not points >= 2:
-        raise ValueError(f"points must be at least 2 to fit a line, got {points}")
+        raise GANError(f"points must be at least 2 to fit a line, got {points}")
     real = _Gaussian(mean, covariance, "")
     dim = len(real.mean)
     features = checked(features, "features", at_least=max(20, PER_DIMENSION * dim))
@@ -176,26 +177,26 @@ class _Gaussian:
         name = f"covariance{which}"
         covariance = checked(covariance, name)
         if covariance.shape[0] != covariance.shape[1] or mean.shape != covariance.shape[:1]:
-            raise ValueError(
+            raise GANError(
                 f"mean{which} and {name} must have the shapes (D,) and (D, D), "
                 f"got {tuple(mean.shape)} and {tuple(covariance.shape)}"
             )
         self.mean = checked(mean[None], f"mean{which}")[0]
         if (covariance - covariance.T).abs().max() > 1e-5 * covariance.abs().max():
-            raise ValueError(f"{name} must be symmetric")
+            raise GANError(f"{name} must be symmetric")
         values, vectors = torch.linalg.eigh(covariance)
         # Without full rank, the zero eigenvalues come out as round-off of either sign: that of the matrix, and
         # that of the mean's product which an estimate subtracts. Their roots, above 1e-8, would add up.
         noise = 1e-13 * values[-1].abs() + 1e-11 * self.mean.square().sum()
         if values[0] < -1e-5 * values.abs().max() - noise:
-            raise ValueError(f"{name} must be positive semi-definite, but has the eigenvalue {values[0].item():.3g}")
+            raise GANError(f"{name} must be positive semi-definite, but has the eigenvalue {values[0].item():.3g}")
         values = torch.where(values > noise, values, 0)
         self.root, self.trace = vectors * values.sqrt(), values.sum()
 
 
 def _distance(first: _Gaussian, second: _Gaussian) -> float:
     if first.mean.shape != second.mean.shape:
-        raise ValueError(f"the means must have one length, got {len(first.mean)} and {len(second.mean)}")
+        raise GANError(f"the means must have one length, got {len(first.mean)} and {len(second.mean)}")
     overlap = torch.linalg.svdvals(first.root.T @ second.root).sum()
     distance = (first.mean - second.mean).square().sum() + first.trace + second.trace - 2 * overlap
     return max(distance.item(), 0.0)  # what is below 0 is the round-off of nearly equal Gaussians

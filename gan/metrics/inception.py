@@ -26,6 +26,8 @@ from torchvision.models.inception import (
     InceptionE,
 )
 
+from gan.errors import GANError
+
 SIZE = 299  # pixels a side of what the network takes
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 FILE = (
@@ -62,7 +64,7 @@ class Inception(Inception3):
             self.load_state_dict(state, assign=True)
         except Exception as error:  # no dictionary, other keys, other shapes, no tensors
             reason = textwrap.shorten(str(error), 300)
-            raise ValueError(f"{weights} holds something else than Inception's weights. {FILE}. {reason}") from error
+            raise GANError(f"{weights} holds something else than Inception's weights. {FILE}. {reason}") from error
         _warn_of_others(Path(weights))
         self.float().to(memory_format=torch.channels_last).requires_grad_(False)  # 1.4 times as fast on a CPU
         super().train(False)
@@ -84,7 +86,7 @@ class Inception(Inception3):
             ValueError: If `images` are not of that shape, or integers.
         """
         if images.ndim != 4 or images.shape[1] not in (1, 3) or not images.is_floating_point():
-            raise ValueError(
+            raise GANError(
                 "Inception takes float images (N, C, H, W) in [-1, 1] with C = 1 or 3, "
                 f"got {images.dtype} {tuple(images.shape)}"
             )
@@ -165,11 +167,11 @@ class _InceptionE(InceptionE):
 def _read(path: Path) -> Any:
     """What the file holds, without running code in it."""
     if not path.is_file():
-        raise ValueError(f"there is no file {path} with the weights of Inception. {FILE}")
+        raise GANError(f"there is no file {path} with the weights of Inception. {FILE}")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can raise anything
-        raise ValueError(
+        raise GANError(
             f"{path} cannot be read as weights ({type(error).__name__}): it is damaged, cut short, or a pickle that "
             f"asks to run code, which is refused. {FILE}"
         ) from error

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from gan.errors import GANError
 from gan.metrics.base import Float64Metric
 from gan.metrics.checks import checked
 
@@ -46,7 +47,7 @@ def class_scores(logits: Tensor) -> ClassScores:
     """
     logits = checked(logits, "logits")
     if logits.shape[1] < 2:
-        raise ValueError(f"logits must have the shape (N, K) with K of at least 2 classes, got {tuple(logits.shape)}")
+        raise GANError(f"logits must have the shape (N, K) with K of at least 2 classes, got {tuple(logits.shape)}")
     return _scores(*_sums(logits))
 
 
@@ -68,7 +69,7 @@ class ClassesMetric(Float64Metric):
     def __init__(self, num_classes: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if not num_classes >= 2:
-            raise ValueError(f"num_classes must be at least 2, got {num_classes}")
+            raise GANError(f"num_classes must be at least 2, got {num_classes}")
         self.num_classes = num_classes
         self.add_state("histogram", torch.zeros(num_classes, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("probabilities", torch.zeros(num_classes, dtype=torch.float64), dist_reduce_fx="sum")
@@ -84,7 +85,7 @@ class ClassesMetric(Float64Metric):
             ValueError: If they have another shape.
         """
         if logits.ndim != 2 or logits.shape[1] != self.num_classes:
-            raise ValueError(f"logits must have the shape (N, {self.num_classes}), got {tuple(logits.shape)}")
+            raise GANError(f"logits must have the shape (N, {self.num_classes}), got {tuple(logits.shape)}")
         histogram, probabilities, entropies = _sums(logits.detach().to(self.home).double())
         self.histogram = self.histogram + histogram
         self.probabilities = self.probabilities + probabilities
@@ -98,9 +99,9 @@ class ClassesMetric(Float64Metric):
         """
         num = int(self.histogram.sum())
         if num == 0:
-            raise ValueError("logits: at least 1 rows are needed, got 0: use more images")
+            raise GANError("logits: at least 1 rows are needed, got 0: use more images")
         if not self.probabilities.isfinite().all():
-            raise ValueError(f"logits: some of {num} rows have NaN or infinite values")
+            raise GANError(f"logits: some of {num} rows have NaN or infinite values")
         return _scores(self.histogram, self.probabilities, self.entropies)
 
 

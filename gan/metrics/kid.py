@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gan.errors import GANError
 from gan.metrics.base import FeaturesMetric
 from gan.metrics.checks import check_same_width, checked
 from gan.metrics.threads import in_threads
@@ -138,6 +139,6 @@ def _subsets(num: int, size: int, subsets: int, generator: torch.Generator) -> l
 
 def _check(subsets: int, subset_size: int) -> None:
     if not subsets >= 1:
-        raise ValueError(f"subsets must be at least 1, got {subsets}")
+        raise GANError(f"subsets must be at least 1, got {subsets}")
     if not subset_size >= 2:
-        raise ValueError(f"subset_size must be at least 2 images, got {subset_size}")
+        raise GANError(f"subset_size must be at least 2 images, got {subset_size}")

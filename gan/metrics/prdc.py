@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from gan.errors import GANError
 from gan.metrics.base import FeaturesMetric
 from gan.metrics.checks import check_same_width, checked
 from gan.metrics.threads import in_threads
@@ -144,7 +145,7 @@ def nearest(query: Tensor, base: Tensor) -> tuple[Tensor, Tensor]:
     query = checked(query, "query")
     check_same_width(query, base, "query and base")
     if len(base) == 0:
-        raise ValueError("base: at least 1 rows are needed, got 0: use more images")
+        raise GANError("base: at least 1 rows are needed, got 0: use more images")
     best = torch.full((len(query),), torch.inf, dtype=torch.float64, device=query.device)
     index = torch.zeros(len(query), dtype=torch.int64, device=query.device)
     rows = max(1, BLOCK // max(query.shape))
@@ -205,4 +206,4 @@ def _blocks(
 
 def _check(manifold_k: int, density_k: int) -> None:
     if not (manifold_k >= 1 and density_k >= 1):
-        raise ValueError(f"manifold_k and density_k must be at least 1, got {manifold_k} and {density_k}")
+        raise GANError(f"manifold_k and density_k must be at least 1, got {manifold_k} and {density_k}")

@@ -5,6 +5,7 @@ from typing import cast
 import torch
 from torch import nn
 
+from gan.errors import GANError
 from gan.networks.modes import evaluating
 
 
@@ -27,24 +28,24 @@ def check_pair(generator: nn.Module, discriminator: nn.Module, image_shape: tupl
         try:
             images = generator(latents)
         except RuntimeError as error:
-            raise ValueError(
+            raise GANError(
                 f"generator {type(generator).__name__} does not take latents (N, {latent_dim}), "
                 f"as its latent_dim says: {error}"
             ) from error
         made = tuple(images.shape[1:])
         if image_shape is not None and made != tuple(image_shape):
-            raise ValueError(
+            raise GANError(
                 f"generator {type(generator).__name__} makes images {made}, and the data has {tuple(image_shape)}: "
                 "set its image_shape to that of the data"
             )
         try:
             logits = discriminator(images)
         except RuntimeError as error:
-            raise ValueError(
+            raise GANError(
                 f"discriminator {type(discriminator).__name__} does not take images {made}: {error}"
             ) from error
     if logits.shape != (4,):
-        raise ValueError(
+        raise GANError(
             f"discriminator {type(discriminator).__name__} must return one logit per image, (N,), "
             f"got {tuple(logits.shape)} for 4 images"
         )

@@ -11,6 +11,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from gan.errors import GANError
 from gan.networks.network import Discriminator, Generator
 
 Activation = Literal["sigmoid", "tanh", "relu", "leaky_relu"]
@@ -73,12 +74,12 @@ def hidden_layers(
     """
     for name, size in (("width", width), ("depth", depth)):
         if not size >= 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")
+            raise GANError(f"{name} must be at least 1, got {size}")
     choices = {"activation": (activation, Activation), "norm": (norm, VectorNorm)}
     choices |= {"residual": (residual, Residual), "init": (init, Init)}
     for name, (choice, kind) in choices.items():
         if choice not in get_args(kind):
-            raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, got {choice!r}")
+            raise GANError(f"{name} must be one of {', '.join(get_args(kind))}, got {choice!r}")
     branch = {"none": 0, "plain": 1, "scaled": depth**-0.5}[residual]
     sizes = [in_features, *[width] * depth]
     layers = [HiddenLayer(size, width, activation, norm, branch) for size in sizes[:-1]]

@@ -6,6 +6,8 @@ from typing import Literal, get_args
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from gan.errors import GANError
+
 Norm = Literal["batch", "layer", "group", "spectral", "none"]
 
 
@@ -30,7 +32,7 @@ def normalization(norm: Norm, channels: int) -> nn.Module:
             return nn.GroupNorm(max(1, math.gcd(16, channels) // 2), channels)
         case "spectral" | "none":
             return nn.Identity()
-    raise ValueError(f"norm must be one of {', '.join(get_args(Norm))}, got {norm!r}")
+    raise GANError(f"norm must be one of {', '.join(get_args(Norm))}, got {norm!r}")
 
 
 def normalize_weights(network: nn.Module, norm: Norm) -> None:
@@ -56,7 +58,7 @@ def quarter(image_shape: tuple[int, int, int]) -> tuple[int, int]:
     _, height, width = image_shape
     if height % 4 or width % 4 or min(height, width) < 8:
         nearest = tuple(max(8, 4 * math.ceil(size / 4)) for size in (height, width))
-        raise ValueError(
+        raise GANError(
             f"image_shape={tuple(image_shape)}: this network halves height and width twice, so both must be "
             f"multiples of 4 and at least 8. Resize or pad the images to {nearest[0]}x{nearest[1]}, or use "
             "MLPGenerator and MLPDiscriminator, which take any size."

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from gan.errors import GANError
 from gan.spec import of_call, plain
 
 
@@ -32,7 +33,7 @@ class Network(nn.Module):
         super().__init__()
         shape = tuple(image_shape)
         if len(shape) != 3 or not all(isinstance(n, int) and n >= 1 for n in shape):
-            raise ValueError(
+            raise GANError(
                 "image_shape must be (channels, height, width), three integers of at least 1, "
                 f"got {shape}. Grey images have the shape (1, height, width)."
             )
@@ -62,7 +63,7 @@ class Generator(Network):
     def __init__(self, image_shape: tuple[int, int, int], latent_dim: int = 100) -> None:
         super().__init__(image_shape)
         if not latent_dim >= 1:
-            raise ValueError(f"latent_dim must be at least 1, got {latent_dim}")
+            raise GANError(f"latent_dim must be at least 1, got {latent_dim}")
         self.latent_dim = latent_dim
 
     def forward(self, z: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 from gan.checkpoints import AtomicCheckpointIO
+from gan.errors import GANError
 from gan.parallel.launcher import Launcher
 
 
@@ -70,5 +71,5 @@ def checked(patience: float) -> float:
         ValueError: If they are no length of time.
     """
     if not 0 < patience < math.inf:
-        raise ValueError(f"the strategy's patience must be a number of seconds above 0, got {patience}")
+        raise GANError(f"the strategy's patience must be a number of seconds above 0, got {patience}")
     return patience

@@ -7,6 +7,7 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, SingleDeviceStrategy, StrategyRegistry
 
+from gan.errors import GANError
 from gan.parallel.ddp import DDP
 from gan.parallel.fsdp2 import FSDP2, PRECISIONS
 
@@ -24,19 +25,19 @@ def check_settings(trainer: Any) -> None:
     check_devices(trainer)
     name = getattr(trainer.strategy, "class_path", str(trainer.strategy)).rpartition(".")[2]
     if name.lower().startswith("fsdp") and name.lower() != "fsdp2":
-        raise ValueError(f"trainer.strategy={name} {FSDP1}")
+        raise GANError(f"trainer.strategy={name} {FSDP1}")
     if name == ModelParallelStrategy.__name__:
-        raise ValueError(f"trainer.strategy={name} {TENSOR_PARALLEL}")
+        raise GANError(f"trainer.strategy={name} {TENSOR_PARALLEL}")
     if name.startswith(("ddp_spawn", "ddp_fork", "ddp_notebook")):
-        raise ValueError(f"trainer.strategy={name} is for Python sessions: on the command line use ddp")
+        raise GANError(f"trainer.strategy={name} is for Python sessions: on the command line use ddp")
     if name.lower() == "fsdp2" and str(trainer.precision) not in (*PRECISIONS, "32", "bf16", "None"):
-        raise ValueError(
+        raise GANError(
             f"trainer.strategy=fsdp2 does not know trainer.precision={trainer.precision}: "
             f"set it to one of {', '.join(PRECISIONS)}, or trainer.strategy to ddp"
         )
     known = ("auto", "fsdp2", *StrategyRegistry.available_strategies())
     if isinstance(trainer.strategy, str) and trainer.strategy.lower() not in known:
-        raise ValueError(
+        raise GANError(
             f"trainer.strategy={trainer.strategy} is not known: set it to auto, ddp or fsdp2, or to the "
             "path of a class that can be imported"
         )
@@ -52,7 +53,7 @@ def check_devices(trainer: Any) -> None:
         return
     devices = str(trainer.devices)
     if devices != "auto" and not (devices.isdecimal() and int(devices) > 0):
-        raise ValueError(
+        raise GANError(
             f"trainer.devices={devices} must be a number of processes, at least 1, of a run on the CPU: only GPUs can "
             "be listed, or be counted by -1"
         )
@@ -65,10 +66,10 @@ def check_manual(trainer: Any) -> None:
         ValueError: If there is one, with the way out.
     """
     if trainer.accumulate_grad_batches != 1:
-        raise ValueError("trainer.accumulate_grad_batches is for one optimizer: use model.accumulate")
+        raise GANError("trainer.accumulate_grad_batches is for one optimizer: use model.accumulate")
     for name in ("gradient_clip_val", "gradient_clip_algorithm"):
         if getattr(trainer, name):
-            raise ValueError(
+            raise GANError(
                 f"trainer.{name} is for one optimizer, and does nothing for a GAN: "
                 "add the callback GradientClipping, which clips either network"
             )
@@ -82,23 +83,23 @@ def check_strategy(trainer: Trainer, penalties: Iterable[Any]) -> None:
     """
     strategy = trainer.strategy
     if isinstance(strategy, FSDPStrategy):
-        raise ValueError(f"trainer.strategy={type(strategy).__name__} {FSDP1}")
+        raise GANError(f"trainer.strategy={type(strategy).__name__} {FSDP1}")
     if type(strategy) is ModelParallelStrategy:
-        raise ValueError(f"trainer.strategy={type(strategy).__name__} {TENSOR_PARALLEL}")
+        raise GANError(f"trainer.strategy={type(strategy).__name__} {TENSOR_PARALLEL}")
     if not isinstance(strategy, SingleDeviceStrategy | DDP | FSDP2):
-        raise ValueError(
+        raise GANError(
             f"trainer.strategy={type(strategy).__name__} cannot train two networks in turn: take ddp on the command "
             "line, or Trainer(strategy=gan.parallel.DDP()) in Python"
         )
     if isinstance(strategy, FSDP2):
         due = [type(penalty).__name__ for penalty in penalties if penalty.weight > 0]
         if trainer.state.fn == "fit" and due:
-            raise ValueError(
+            raise GANError(
                 f"model.penalties=[{', '.join(due)}] differentiate twice, which fails under trainer.strategy=fsdp2: "
                 "set trainer.strategy to ddp, or model.penalties to []; configs/hinge_sn.yaml is a recipe without"
             )
     elif getattr(strategy, "_layer_sync", None) and strategy.root_device.type == "cpu":
-        raise ValueError(
+        raise GANError(
             "trainer.sync_batchnorm needs GPUs, which torch's SyncBatchNorm is for: leave it out, or choose networks "
             "with norm: layer, group, spectral or none, which need no other process"
         )

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
 from gan.checkpoints import part_name, parts, put, read, rebuild, remove, unfinished, write
+from gan.errors import GANError
 from gan.parallel.base import TwoNetworkStrategy, checked
 
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "16-true")  # all that Lightning knows for sharded weights
@@ -55,12 +56,12 @@ class FSDP2(TwoNetworkStrategy, ModelParallelStrategy):
     def setup_environment(self) -> None:
         self._data_parallel_size = self.num_nodes * self.num_processes  # Lightning's default is the number of nodes
         if self._data_parallel_size == 1:
-            raise ValueError(
+            raise GANError(
                 "trainer.strategy=fsdp2 shards networks over several processes, and this run has one: "
                 "set trainer.devices above 1, or trainer.strategy to auto"
             )
         if self._layer_sync is not None:
-            raise ValueError(
+            raise GANError(
                 "trainer.sync_batchnorm does nothing under trainer.strategy=fsdp2: set it to false, "
                 "trainer.strategy to ddp, or the networks' norm to group or layer"
             )
@@ -81,7 +82,7 @@ class FSDP2(TwoNetworkStrategy, ModelParallelStrategy):
         super().setup_optimizers(trainer)
         for optimizer in self.optimizers:
             if type(optimizer).__name__ in WHOLE_WEIGHTS:
-                raise ValueError(
+                raise GANError(
                     f"{type(optimizer).__name__} needs whole weights, and trainer.strategy=fsdp2 has shards: "
                     "set the optimizer to Adam, say, or trainer.strategy to ddp"
                 )
@@ -211,7 +212,7 @@ def shard(networks: Iterable[nn.Module], mesh: DeviceMesh, device: torch.device)
             continue
         for name, parameter in network.named_parameters():
             if parameter.ndim == 0:
-                raise ValueError(
+                raise GANError(
                     f"trainer.strategy=fsdp2 cannot shard {name} of {type(network).__name__}, a scalar: "
                     "give it the shape (1,), or set trainer.strategy to ddp"
                 )

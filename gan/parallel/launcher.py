@@ -15,6 +15,8 @@ from lightning import Trainer
 from lightning.fabric.utilities.distributed import _set_num_threads_if_needed  # private
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher  # private
 
+from gan.errors import LostConnection
+
 Process = subprocess.Popen[bytes]
 
 STARTED: list[Process] = []  # the other processes of this machine, in the one that has started them
@@ -74,7 +76,7 @@ class Launcher(_SubprocessScriptLauncher):
                 f"one has ended, or did not answer for {self.patience:g} s (the strategy's patience). What that one "
                 f"printed says why; here it was: {str(error).splitlines()[0]}"
             )
-            raise ConnectionError(
+            raise LostConnection(
                 f"process {environment.global_rank()} of {environment.world_size()} lost the others: {reason}"
             ) from error
         finally:

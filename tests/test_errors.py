@@ -1,0 +1,56 @@
+"""Only errors of our own are lines; everything else keeps its traceback, wherever it passes through."""
+
+import pytest
+from commands import SHORT, command
+
+from gan.cli import for_people
+from gan.data import InMemoryDataModule
+from gan.errors import GANError, LostConnection
+
+
+def test_ours_are_value_errors():
+    """Which is what they have always been for those who catch them in Python."""
+    assert issubclass(GANError, ValueError)
+    assert issubclass(LostConnection, ConnectionError)
+    assert for_people(GANError("line")).args == ("line",)
+    assert for_people(LostConnection("line")).args == ("line",)
+
+
+class Accident(InMemoryDataModule):
+    """An accident of unpacking within a call of ours, in a line of the user's."""
+
+    image_shape = (1, 28, 28)
+
+    def load(self, train):
+        images, labels = (1, 2, 3)
+        return images, labels
+
+
+class Odd(Accident):
+    def load(self, train):
+        import torch
+
+        return torch.zeros(64, 1, 28, 28, dtype=torch.uint8), float("no number")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"), [("Accident", "too many values to unpack"), ("Odd", "could not convert string to float")]
+)
+def test_an_accident_keeps_its_traceback(data, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message) as raised:
+        command("fit", *SHORT, "--data", f"test_errors.{data}")
+    assert not isinstance(raised.value, GANError)
+
+
+def test_an_accident_in_a_line_of_ours_keeps_its_traceback(tmp_path, monkeypatch):
+    """As any bug: it says nothing to a user without the lines that led there."""
+
+    def unpack(self, train):
+        one, two = (1, 2, 3)
+        return one, two
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("gan.data.memory.InMemoryDataModule.load_checked", unpack)
+    with pytest.raises(ValueError, match="too many values to unpack"):
+        command("fit", *SHORT)
