@@ -105,7 +105,8 @@ def quiet() -> None:
 
 
 SAID_OTHERWISE = re.compile(
-    "|".join(
+    r"(\[rank: \d+\] )?(?:"  # what the other processes say begins so
+    + "|".join(
         (
             "(GPU|TPU|HPU) available: ",
             "💡 Tip: ",
@@ -128,6 +129,7 @@ SAID_OTHERWISE = re.compile(
             "-{100}\ndistributed_backend=",
         )
     )
+    + ")"
 )
 
 

@@ -1,6 +1,7 @@
 """What can go wrong outside the code: one line that says what to do, exit status 2, and nothing half-written."""
 
 import gzip
+import logging
 import os
 import pickle
 import re
@@ -19,6 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from gan import GAN
 from gan.cli import main
+from gan.run import is_asked_for
 
 
 @pytest.fixture(autouse=True)
@@ -535,6 +537,18 @@ def test_sigterm_saves_and_says_how_to_go_on(capsys, monkeypatch, when):
     for part in ("state_dict", "optimizer_states"):
         assert equal(load(whole)[part], load(parts)[part])
     assert [row["step"] for row in table("parts")] == [str(step) for step in range(1, 10)]
+
+
+# ---------------------------------------------------------------------- what Lightning says
+
+
+@pytest.mark.parametrize(
+    ("message", "asked"),
+    [("Seed set to 42", False), ("[rank: 1] Seed set to 42", False), ("[rank: 1] a finding of the user's", True)],
+)
+def test_what_nobody_asked_for(message, asked):
+    """In the first process, and in the others, where it begins otherwise."""
+    assert is_asked_for(logging.LogRecord("lightning", logging.INFO, "", 0, message, (), None)) == asked
 
 
 # ---------------------------------------------------------------------- bugs
