@@ -50,7 +50,7 @@ def sample(ckpt: str, out: str, num: int = 64, seed: int = 0, trust: str | list[
                 to_pil(image).save(path / f"{number:06d}.png")
     except OSError as error:
         raise GANError(f"cannot write --out {out}: {error}") from error
-    print(f"{num} images of {ckpt} (seed {seed}): {out}")
+    print(f"{num} image{'s' * (num > 1)} of {ckpt} (seed {seed}): {out}")
 
 
 def export(ckpt: str, out: str, trust: str | list[str] | None = None) -> None:

@@ -86,10 +86,9 @@ class GradientDoctor(Callback):
             return
         self.write(trainer)
         report = Path(trainer.default_root_dir, "report.md")
-        words = ", ".join(self.present) or NOTHING
         past = sum(told["until"] is not None for told in self.told)
         past = f"; {past} condition{'s' * (past > 1)} came and went" if past else ""
-        say(trainer, f"doctor         {words}{past}, in {self.measured:,} measurements: {report}")
+        say(trainer, f"doctor         {self.verdict}{past}, in {self.basis}: {report}")
         for board in tensorboards(trainer):
             board.experiment.add_text("doctor/report", self.report(report.parent), trainer.global_step)
 
@@ -168,11 +167,21 @@ class GradientDoctor(Callback):
 
     # ------------------------------------------------------------------ words
 
+    @property
+    def verdict(self) -> str:
+        """What the run is in, in a few words."""
+        return ", ".join(self.present) or (NOTHING if self.measured > 1 else "too little to tell")
+
+    @property
+    def basis(self) -> str:
+        """How much that rests on."""
+        return f"{self.measured:,} measurement{'s' * (self.measured != 1)}"
+
     def report(self, folder: Path) -> str:
         """What was found, and the latest figures, as Markdown in the run's folder."""
         step = self.stats[-1].step if self.stats else 0
         lines = ["# What the gradients say", ""]
-        lines += [f"{self.measured:,} measurements up to batch {step:,}: {', '.join(self.present) or NOTHING}.", ""]
+        lines += [f"{self.basis} up to batch {step:,}: {self.verdict}.", ""]
         for told in self.told:
             until = "now" if told["until"] is None else f"batch {told['until']:,}"
             lines += [f"## {told['name'].capitalize()}: batch {told['since']:,} to {until}", "", *paragraph(told), ""]

@@ -82,7 +82,7 @@ def test_tells_at_once_what_is_certain(make_trainer, make_gan, capsys):
     first, cure, last = said(capsys)
     assert first.startswith("doctor         batch 1: wrong range. Real images lie in [0, 1] and generated ones in [-0.")
     assert cure == "cure: scale the data to [-1, 1] in your data module, as MNISTDataModule and InMemoryDataModule do"
-    assert last.startswith("doctor         wrong range, in 1 measurements")
+    assert last.startswith("doctor         wrong range, in 1 measurement:")
 
 
 def test_names_the_layers_in_which_a_gradient_dies(make_trainer, data, tmp_path):

@@ -89,7 +89,7 @@ def test_two_devices_by_one_flag(tmp_path):
     one = ["--data.batch_size", "16", "--run_dir", tmp_path / "one", *FLOAT64]
     command("fit", "--config", FAST, *MLPS, *SMALL, *one)
     assert errors == ""
-    assert output.count("device         2 x CPU, 1 threads") == 1
+    assert output.count("device         2 x CPU, 1 thread,") == 1
     assert output.count("batch 20/20") == 1
     one, two = (load(tmp_path / run / "checkpoints" / "last.ckpt") for run in ("one", "two"))
     assert two["global_step"] == one["global_step"] == 20
