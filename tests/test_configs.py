@@ -9,6 +9,7 @@ from conftest import ROOT
 
 from gan.cli import main
 
+ELSEWHERE = ("default.yaml", "wgan_gp.yaml", "hinge_sn.yaml", "debug/overfit.yaml")  # trained by other tests too
 CURES = sorted((ROOT / "configs" / "cures").glob("*.yaml"))
 CONFIGS = sorted(set((ROOT / "configs").rglob("*.yaml")) - set(CURES))
 DIFFS = [path for path in CONFIGS if path.name != "default.yaml"]
@@ -32,7 +33,14 @@ def test_all_are_there():
     }
 
 
-@pytest.mark.parametrize("path", [path for path in CONFIGS if path.parent.name != "failures"], ids=name)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=pytest.mark.slow if name(path) in ELSEWHERE else (), id=name(path))
+        for path in CONFIGS
+        if path.parent.name != "failures"
+    ],
+)
 def test_trains_a_few_batches(path, tmp_path):
     short = ["--trainer.max_steps", "6", "--trainer.log_every_n_steps", "2", "--data.batch_size", "8"]
     for network in ("generator", "discriminator"):  # the schedule needs more batches than its warm-up

@@ -187,7 +187,7 @@ def test_pt2(request, fixture, capsys):
         torch.testing.assert_close(network(latents), by_hand(checkpoint, num, seed=5, prefix=prefix))
 
 
-@pytest.mark.parametrize("fixture", ["grey", "coloured"])
+@pytest.mark.parametrize("fixture", ["grey", pytest.param("coloured", marks=pytest.mark.slow)])
 def test_onnx(request, fixture, capfd):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

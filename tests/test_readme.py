@@ -96,6 +96,7 @@ def test_command(line, run, tmp_path, monkeypatch):
         main(words)
 
 
+@pytest.mark.slow
 def test_an_experiment_with_another_ingredient(tmp_path):
     (line,) = [line for line in LINES if line.startswith("python -c")]
     done = process([sys.executable, *shlex.split(line)[1:]], cwd=tmp_path)

@@ -14,7 +14,7 @@ from gan.lab import EXPERIMENTS, command
 from gan.lab.experiment import load
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-QUICK = {name: seconds for name, seconds in EXPERIMENTS.items() if seconds <= 5}
+QUICK = {name: seconds for name, seconds in EXPERIMENTS.items() if seconds <= 2}
 
 
 @pytest.fixture(scope="module", params=["quick", pytest.param("all", marks=pytest.mark.slow)])

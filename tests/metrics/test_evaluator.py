@@ -99,6 +99,7 @@ def test_what_is_not_finite_has_no_score(bad):
         evaluator.generate(make, 20)
 
 
+@pytest.mark.slow
 def test_images_by_their_labels():
     def labelled(number, shift=0):
         rng = torch.Generator().manual_seed(number)

@@ -302,6 +302,7 @@ def test_script_twice_gives_the_same_bytes(tmp_path, monkeypatch, capsys):
     assert load_features(tmp_path / "one" / "small.safetensors").num_classes == 10
 
 
+@pytest.mark.slow
 def test_script_trains_on_a_data_module_of_ones_own(tmp_path):
     """In colour, and of another size."""
     file = tmp_path / "own.safetensors"

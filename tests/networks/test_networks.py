@@ -142,6 +142,7 @@ def test_bad_image_shape_is_named(cls, image_shape):
         cls(image_shape)
 
 
+@pytest.mark.slow  # tests/test_generate.py has one of them in the default suite
 @parametrize_networks([(cls, kwargs) for cls, kwargs in EVERY if cls in GENERATORS])
 def test_generator_exports_with_any_batch_size(cls, kwargs):
     generator = cls(MNIST, **kwargs).eval()
