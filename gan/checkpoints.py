@@ -361,7 +361,14 @@ def check_whole(path: Path | IO[bytes]) -> None:
 
 
 def checkpoint_in(path: str | Path) -> Path:
-    """A checkpoint's own path; of the folder of a run, its best checkpoint or, where nothing was scored, its last."""
+    """A checkpoint's own path; of the folder of a run, its best checkpoint or, where nothing was scored, its last.
+
+    Raises:
+        ValueError: If the system cannot look there.
+    """
     folder = Path(path, "checkpoints")
-    found = [folder / name for name in (BEST, LAST) if (folder / name).exists()]
+    try:
+        found = [folder / name for name in (BEST, LAST) if (folder / name).exists()]
+    except OSError as error:
+        raise GANError(f"cannot read {path}: {error.strerror}") from error
     return found[0] if found else Path(path)

@@ -93,7 +93,7 @@ def check_texts(words: list[str]) -> None:
     for word in words:
         path = Path(word.partition("=")[2] if word.startswith("--") else word)
         try:
-            if path.suffix in (".yaml", ".yml", ".json") and path.is_file():
+            if path.suffix in (".yaml", ".yml") and path.is_file():
                 path.read_text("utf-8")
         except UnicodeDecodeError as error:
             raise GANError(f"{path} is not a text in UTF-8 (byte {error.start:,}): save it as one") from error

@@ -212,6 +212,8 @@ class Lifecycle(L.LightningModule):
     def _apply_batch_transfer_handler(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
         # Private: the one place where every batch comes before any callback sees it, and that data modules leave alone.
         batch = super()._apply_batch_transfer_handler(batch, *args, **kwargs)
+        if self.trainer.predicting:  # from latents, which is all that `forward` takes
+            return batch
         stage = self.trainer.state.stage
         if stage not in self.looked_at:
             self.looked_at.add(stage)
@@ -290,10 +292,10 @@ class Lifecycle(L.LightningModule):
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Loads weights, those of an averaged generator too."""
-        compiled = {key.replace(COMPILED, ""): key for key in super().state_dict() if COMPILED in key}
-        state_dict = {compiled.get(key, key): value for key, value in state_dict.items()}
         if self.generator_ema is None and any(key.startswith("generator_ema.") for key in state_dict):
             self.add_ema()
+        compiled = {key.replace(COMPILED, ""): key for key in super().state_dict() if COMPILED in key}
+        state_dict = {compiled.get(key, key): value for key, value in state_dict.items()}
         return super().load_state_dict(state_dict, *args, **kwargs)
 
     @classmethod

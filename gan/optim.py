@@ -147,9 +147,13 @@ class Resumed:
                 f"model.{name}_scheduler: {class_of(scheduler)} in place of {self.classes[name][1]}; its state starts "
                 f"anew, and is brought to batch {self.batches:,}"
             )
+        steps = saved.get("last_epoch", self.batches)  # torch's name for the steps done
+        if isinstance(scheduler, WarmupCosine):
+            scheduler.load_state_dict({"last_epoch": steps, "_step_count": steps + 1})
+            return
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", r"Detected call of `lr_scheduler\.step\(\)` before")
-            for _ in range(saved.get("last_epoch", self.batches)):  # torch's name for the steps done
+            for _ in range(steps):  # each rate comes from the one before
                 scheduler.step()
 
 

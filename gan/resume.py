@@ -117,8 +117,24 @@ def config_of_run(run_dir: str | None, checkpoint: str) -> Path | None:
     folder = run_dir if checkpoint == "auto" else checkpoint_in(checkpoint).absolute().parent.parent
     if checkpoint == "never" or not folder:
         return None
+    if checkpoint == "auto" and not has_checkpoint(folder):
+        return None  # a run that never saved begins by the command's own settings
     config = Path(folder, "config.yaml")
     return config if config.is_file() else None
+
+
+def has_checkpoint(run_dir: str | Path) -> bool:
+    """Whether a run has saved anything.
+
+    Raises:
+        ValueError: If the folder cannot be looked into.
+    """
+    try:
+        return any(path.suffix == ".ckpt" for path in Path(run_dir, "checkpoints").iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise GANError(f"cannot read --run_dir {run_dir}: {error.strerror}; choose another") from error
 
 
 # ---------------------------------------------------------------------- its checkpoint
@@ -141,7 +157,7 @@ def checkpoint_to_resume(run_dir: Path, resume: str) -> tuple[Path | None, dict[
             step = checkpoint["global_step"]
             print(f"warning: {names}: damaged. The run goes on from batch {step:,}, by {path}", file=sys.stderr)
         return path, checkpoint
-    if is_first_process and (run_dir / "config.yaml").exists():
+    if is_first_process and has_checkpoint(run_dir):  # what never saved is nothing to go on with, and nothing to keep
         raise GANError(f"{run_dir} already holds a run: go on with it by --resume auto, or choose another --run_dir")
     if resume == "never":
         return None, {}

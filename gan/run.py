@@ -284,10 +284,14 @@ class GANCLI(LightningCLI):
 
     def fit(self) -> None:
         """Trains; after a signal, the process ends with the status that shells expect."""
-        if self.checkpoint.get("ended") and (limit := limit_reached(self.checkpoint, self.trainer)):
-            if self.trainer.is_global_zero:
-                print(f"{self.ckpt_path} is the end of its run: there is nothing more to do. To train on, set {limit}")
-            return
+        if self.checkpoint.get("ended"):
+            way_on = limit_reached(self.checkpoint, self.trainer)
+            if way_on is None and self.checkpoint.get("should_stop") and self.config.resume == "auto":
+                way_on = f"set --resume {self.ckpt_path} and another --run_dir: time or a callback has ended it"
+            if way_on is not None:
+                if self.trainer.is_global_zero:
+                    print(f"{self.ckpt_path} is the end of its run: there is nothing more to do. To train on: {way_on}")
+                return
         callbacks = as_list(self.config_init["trainer"].callbacks)
         if not any(isinstance(callback, Checkpoint) for callback in callbacks) and not self.config.trainer.fast_dev_run:
             warnings.warn(
@@ -315,9 +319,9 @@ def limit_reached(checkpoint: dict[str, Any], trainer: Trainer) -> str | None:
     """The setting that leaves a run no batch after its checkpoint; None if none does."""
     epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     if 0 <= trainer.max_steps <= checkpoint["global_step"]:
-        return f"--trainer.max_steps above {checkpoint['global_step']}"
+        return f"set --trainer.max_steps above {checkpoint['global_step']}"
     if trainer.max_epochs is not None and 0 <= trainer.max_epochs <= epochs:
-        return f"--trainer.max_epochs above {epochs}"
+        return f"set --trainer.max_epochs above {epochs}"
     return None
 
 

@@ -34,11 +34,11 @@ def own_defaults(words: Sequence[str] = ()) -> Iterator[None]:
             return
         setting = option.get() or ""
         arguments = before["init_args"]
-        for name in set(arguments.keys()) - given[setting]:
-            del arguments[name]
-        kept = set(arguments.keys())
+        for name in top_level(arguments) - given[setting]:
+            arguments.pop(name)
+        kept = top_level(arguments)
         discard_unknown(parser_or_action, before, value)
-        for name in sorted(kept - set(before["init_args"].keys())):
+        for name in sorted(kept - top_level(before["init_args"])):
             warnings.warn(f"--{setting}.{name} is left out: {value['class_path']} takes none", stacklevel=1)
 
     _typehints.discard_init_args_on_class_path_change = discard
@@ -54,10 +54,16 @@ def given_arguments(words: Sequence[str]) -> dict[str, set[str]]:
     """The names of the arguments that words give to the class of each setting: `--SETTING.NAME`."""
     given: dict[str, set[str]] = defaultdict(set)
     for word in words:
-        setting, _, name = word.partition("=")[0].removeprefix("--").replace(".init_args.", ".").rpartition(".")
         if word.startswith("--"):
-            given[setting].add(name)
+            names = word.partition("=")[0].removeprefix("--").replace(".init_args.", ".").split(".")
+            for end in range(1, len(names)):  # an argument may have arguments of its own
+                given[".".join(names[:end])].add(names[end])
     return given
+
+
+def top_level(arguments: Any) -> set[str]:
+    """The names of a class's own arguments, without those of what they are."""
+    return {name.partition(".")[0] for name in arguments.keys()}  # noqa: SIM118 # a Namespace goes through its values
 
 
 def taken(config: dict[str, Any], defaults: dict[str, Any]) -> list[str]:

@@ -63,6 +63,10 @@ def of_object(value: Any) -> dict[str, Any]:
     raise TypeError(f"{value!r} is neither a class nor a functools.partial of a class")
 
 
+# What every module has, and what `torch.compile` leaves on it.
+NOT_SETTINGS = {*vars(nn.Module()), "_is_torch_compile", "_compile_kwargs"}
+
+
 def of_module(network: nn.Module) -> dict[str, Any]:
     """The spec of any module that its class makes again from what it keeps: arguments as attributes of their names.
 
@@ -77,12 +81,9 @@ def of_module(network: nn.Module) -> dict[str, Any]:
     for parameter in names.values():
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             raise TypeError(f"{cls.__qualname__} takes *{parameter.name}")
-        if hasattr(network, parameter.name):
-            init_args[parameter.name] = plain(getattr(network, parameter.name))
-        elif parameter.default is parameter.empty:
+        if not hasattr(network, parameter.name):
             raise TypeError(f"{cls.__qualname__} has no attribute {parameter.name}, as its argument is called")
-        else:
-            init_args[parameter.name] = plain(parameter.default)
+        init_args[parameter.name] = plain(getattr(network, parameter.name))
     spec = {"class_path": class_path(cls), "init_args": init_args}
     with torch.random.fork_rng(devices=[]):
         again = cls(**init_args)
@@ -93,15 +94,17 @@ def of_module(network: nn.Module) -> dict[str, Any]:
 
 def anatomy(network: nn.Module) -> list[Any]:
     """What makes two modules the same but for their weights: their parts, with their settings and shapes."""
-    parts = []
+    parts, state = [], network.state_dict()
     for name, module in network.named_modules():
         settings = {}
-        for key, value in vars(module).items():
-            if not key.startswith("_") and key != "training":
-                with suppress(TypeError):
-                    settings[key] = plain(value)
+        for key in vars(module).keys() - NOT_SETTINGS:
+            value = vars(module)[key]
+            with suppress(TypeError):
+                settings[key] = value if callable(value) else plain(value)
         parts.append((name, type(module), settings, module.extra_repr()))
-    return [*parts, {key: tuple(value.shape) for key, value in network.state_dict().items()}]
+    shapes = {key: tuple(value.shape) for key, value in state.items()}
+    kept_out = {key: value.tolist() for key, value in network.named_buffers() if key not in state}
+    return [*parts, shapes, kept_out]
 
 
 def uncompiled(network: nn.Module) -> nn.Module:

@@ -165,16 +165,55 @@ class Lost(Plain):
         super().__init__(latent_dim, width, leak)
 
 
+class Hidden(Plain):
+    """Keeps an argument under another name alone."""
+
+    def __init__(self, latent_dim: int = 8, width: int = 5, gain: float = 1.0):
+        super().__init__(latent_dim, width)
+        self._gain = gain
+
+
+class Buffered(Plain):
+    """Has a buffer that no checkpoint holds, changed after its construction."""
+
+    def __init__(self, latent_dim: int = 8, width: int = 5, slope: float = 0.2):
+        super().__init__(latent_dim, width, slope)
+        self.register_buffer("level", torch.ones(1), persistent=False)
+
+
 class Changed(Plain):
     """Is changed after its construction."""
 
 
-@pytest.mark.parametrize("generator", [Lost(leak=0.5), Changed()])
+@pytest.mark.parametrize("generator", [Lost(leak=0.5), Hidden(gain=5.0), Buffered(), Changed()])
 def test_a_module_that_would_be_rebuilt_as_another_is_not(make_trainer, data, tmp_path, generator):
     if isinstance(generator, Changed):
         generator.layers[1] = torch.nn.LeakyReLU(0.7)
+    if isinstance(generator, Buffered):
+        generator.level.fill_(2)
     assert "generator" not in GAN(generator, MLPDiscriminator(image_shape=SHAPE)).hparams
-    assert "generator" in GAN(type(generator)(), MLPDiscriminator(image_shape=SHAPE)).hparams
+    if isinstance(generator, Changed | Buffered):
+        assert "generator" in GAN(type(generator)(), MLPDiscriminator(image_shape=SHAPE)).hparams
+
+
+def test_an_inner_part_that_is_compiled_loads_with_an_average(make_trainer, data):
+    def make():
+        generator = Plain()
+        generator.layers = torch.compile(generator.layers, backend="eager")
+        return GAN(generator, MLPDiscriminator(image_shape=SHAPE))
+
+    gan = make()
+    make_trainer(max_steps=1, callbacks=[GeneratorEMA()]).fit(gan, data)
+    loaded = make()
+    loaded.load_state_dict(gan.state_dict())
+    latents = torch.randn(4, 8)
+    assert torch.equal(gan(latents), loaded(latents))
+
+
+def test_lightnings_predict_makes_images_of_latents(make_gan, make_trainer):
+    gan, latents = make_gan(), torch.randn(4, 8)
+    (images,) = make_trainer().predict(gan, torch.utils.data.DataLoader(latents, batch_size=4))
+    assert torch.equal(images, gan(latents))
 
 
 @pytest.mark.parametrize("in_place", [False, True])

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from commands import SHORT, TRUSTED, At, command, equal, fit, load, process, resume, table
-from conftest import ROOT, SmallDisk
+from conftest import ROOT, SmallDisk, SmallMNIST
 from lightning import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -597,7 +598,49 @@ def test_a_warning_of_ours_is_a_line_and_others_are_as_python_shows_them(tmp_pat
     ]
 
 
-@pytest.mark.parametrize("profiler", ["simple", "advanced"])
+def test_a_run_that_never_began_leaves_no_settings_behind(refused):
+    """In a folder that was there: the next try is not refused, and does not go on with this one's settings."""
+    Path("run").mkdir()
+    refused("fit", *SHORT, "--run_dir", "run", "--data", "test_run.Bright")
+    for words in ([], ["--resume", "auto"]):
+        shutil.rmtree("run/checkpoints", ignore_errors=True)
+        fit("run", *words)
+        config = yaml.safe_load(Path("run/config.yaml").read_text("utf-8"))
+        assert config["data"]["class_path"] == "conftest.SmallMNIST"
+
+
+class Bright(SmallMNIST):
+    """Batches that are refused when they are seen."""
+
+    def train_dataloader(self):
+        return torch.utils.data.DataLoader([(torch.full((1, 28, 28), 255.0), 0)] * 64, batch_size=8)
+
+
+@pytest.mark.parametrize(
+    "words", [["sample", "--out", "x.png", "--ckpt"], ["validate", "--ckpt_path"], ["fit", *SHORT, "--resume"]]
+)
+def test_path_that_is_too_long(refused, words):
+    assert "File name too long" in refused(*words, "x" * 300)
+
+
+def test_a_run_that_a_callback_has_ended_is_at_its_end(capsys):
+    class Stop(Callback):
+        def on_train_batch_end(self, trainer, *_):
+            trainer.should_stop = trainer.global_step >= 2
+
+    fit("run", "--trainer.max_steps", "9", callbacks=[Stop()])
+    assert load("run/checkpoints/last.ckpt")["global_step"] == 2
+    before = Path("run/checkpoints/last.ckpt").read_bytes()
+    capsys.readouterr()
+    resume("run")
+    assert "is the end of its run: there is nothing more to do. To train on: set --resume" in capsys.readouterr().out
+    assert Path("run/checkpoints/last.ckpt").read_bytes() == before
+    words = ["--resume", "run/checkpoints/last.ckpt", "--run_dir", "on", *TRUSTED]
+    command("fit", *words)
+    assert load("on/checkpoints/last.ckpt")["global_step"] == 9
+
+
+@pytest.mark.parametrize("profiler", ["simple", pytest.param("advanced", marks=pytest.mark.slow)])
 def test_what_was_asked_of_lightning_is_shown(tmp_path, monkeypatch, profiler):
     """And nothing else of what it says: a run's own lines say that."""
     monkeypatch.chdir(tmp_path)

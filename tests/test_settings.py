@@ -100,6 +100,30 @@ def test_arguments_given_for_a_class_before_go_to_the_next_that_takes_them(capsy
     assert config["model"]["generator"]["init_args"] == {"width": 4}
 
 
+class Act(torch.nn.Module):
+    """A network whose argument is a class with arguments."""
+
+    def __init__(self, act: torch.nn.Module, slope: float = 0.2):
+        super().__init__()
+
+
+class OtherAct(Act):
+    pass
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_arguments_that_have_arguments(capsys, given):
+    """Forgotten as a whole, or kept as a whole where the command gives them."""
+    act = {"class_path": "torch.nn.Hardtanh", "init_args": {"min_val": -0.5}}
+    model = {"generator": {"class_path": "test_settings.Act", "init_args": {"act": act, "slope": 0.7}}}
+    Path("mine.yaml").write_text(yaml.safe_dump({"model": model}), "utf-8")
+    words = ["--model.generator.act", "torch.nn.Hardtanh", "--model.generator.act.min_val", "-0.25"]
+    words = ["--config", "mine.yaml", *(words if given else []), "--model.generator", "test_settings.OtherAct"]
+    found = init_args(printed(capsys, *words), "model.generator")
+    assert found["slope"] == 0.2
+    assert (found.get("act") or {}).get("init_args", {}).get("min_val") == (-0.25 if given else None)
+
+
 def test_arguments_of_one_network_are_not_those_of_the_other(capsys):
     words = ["--model.generator_optimizer.lr", "0.004", "--model.discriminator_optimizer", "AdamW"]
     config = printed(capsys, *words)

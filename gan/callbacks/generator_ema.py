@@ -10,6 +10,7 @@ from gan.errors import GANError
 from gan.gradients.norms import local
 from gan.gradients.places import Places
 from gan.module import GAN
+from gan.spec import uncompiled
 
 
 class GeneratorEMA(Callback):
@@ -35,12 +36,13 @@ class GeneratorEMA(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:
         assert pl_module.generator_ema is not None  # since `setup`
-        self.networks = pl_module.generator_ema, pl_module.generator
+        self.networks = pl_module.generator_ema, uncompiled(pl_module.generator)
         self.places = Places(self.networks)
         self.processes = trainer.world_size
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: GAN, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self.places.changed():
+            adopt_buffers(*self.networks)
             self.average, self.current = map(tensors, self.networks)
         batch_images = len(batch[0]) * self.processes
         half_life = min(self.half_life, batch_images * trainer.global_step / 20)
@@ -50,6 +52,16 @@ class GeneratorEMA(Callback):
 def tensors(network: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
     """The parameters and the buffers of a network; of parameters in shards, those of this process."""
     return [local(parameter.detach()) for parameter in network.parameters()], list(network.buffers())
+
+
+@torch.no_grad()
+def adopt_buffers(mean: nn.Module, current: nn.Module) -> None:
+    """Gives `mean` the buffers that `current` has made since it was copied, or in another shape."""
+    for its, now in zip(mean.modules(), current.modules(), strict=True):
+        for name, buffer in now._buffers.items():  # private
+            had = its._buffers.get(name)  # private
+            if buffer is not None and (had is None or had.shape != buffer.shape):
+                its._buffers[name] = buffer.clone()  # private
 
 
 @torch.no_grad()

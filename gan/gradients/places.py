@@ -5,7 +5,7 @@ from operator import is_
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gan.gradients.norms import local
 
@@ -27,8 +27,8 @@ class Places:
         modules = [module for network in networks for module in network.modules()]
         owners: list[dict[str, Any]] = [module._parameters for module in modules if parameters]  # private
         owners += [module._buffers for module in modules if buffers]  # private
-        self.places = [(owner, name) for owner in owners for name, tensor in owner.items() if tensor is not None]
-        self.seen: list[Tensor | None] = [None] * len(self.places)
+        self.places = [(owner, name) for owner in owners for name in owner]  # of a tensor that is yet to come too
+        self.seen: list[Any] = [self] * len(self.places)
 
     def changed(self) -> bool:
         """Whether there is another tensor somewhere than when this was asked the last time; yes at first."""

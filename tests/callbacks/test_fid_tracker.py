@@ -494,6 +494,7 @@ def test_validate_scores_as_the_end_of_training_does(make_gan, make_trainer, hal
     assert "validation/discriminator" not in table  # Lightning's own table
 
 
+@pytest.mark.slow
 def test_a_generator_that_knows_its_labels_is_scored_by_them(make_trainer):
     gan = GAN(Labelled(floats(mnist()[0])), MLPDiscriminator((1, 28, 28)))
     data = SmallMNIST(batch_size=16, validation_size=16)

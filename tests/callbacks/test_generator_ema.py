@@ -118,6 +118,28 @@ class Replace(Callback):
             group["params"] = [new if parameter is old else parameter for parameter in group["params"]]
 
 
+class Lazy(nn.Module):
+    """Makes a buffer in its first forward pass in training, and another shape of it later."""
+
+    latent_dim = 8
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(8, 784), nn.Tanh(), nn.Unflatten(1, (1, 28, 28)))
+        self.register_buffer("level", None)
+
+    def forward(self, latents):
+        if self.training:
+            self.level = torch.ones(1) if self.level is None else torch.ones(2)
+        return self.layers(latents)
+
+
+def test_buffers_that_come_late_are_averaged(make_trainer, data):
+    gan = GAN(Lazy(), MLPDiscriminator((1, 28, 28)))
+    make_trainer(max_steps=3, callbacks=[GeneratorEMA()]).fit(gan, data)
+    assert gan.generator_ema.level.shape == (2,)
+
+
 @pytest.mark.parametrize("batches", [(), (3,), range(9)], ids=["buffer", "once", "always"])
 def test_tensors_in_the_place_of_others_are_averaged(make_trainer, data, batches):
     """And tied weights by one step of the average in a batch, not by two."""

@@ -96,12 +96,12 @@ def test_one(here, capsys):
 
 def test_two(here, capsys):
     """Each once, and one page of both."""
-    lab("dirac", "loss_curves", "dirac", "--out", "out")
+    lab("descent", "loss_curves", "descent", "--out", "out")
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[:2]] == ["dirac", "loss_curves"]
+    assert [line.split()[0] for line in lines[:2]] == ["descent", "loss_curves"]
     assert lines[-2:] == ["page   out/index.html", "files  out"]
     page = (here / "out/index.html").read_text("utf-8")
-    assert [name for name in EXPERIMENTS if f'<section id="{name}">' in page] == ["loss_curves", "dirac"]
+    assert [name for name in EXPERIMENTS if f'<section id="{name}">' in page] == ["descent", "loss_curves"]
     assert page.count("<section") == 2
 
 

@@ -22,6 +22,7 @@ MEASURED_BEFORE = {
 }
 
 
+@pytest.mark.slow
 def test_agrees_with_what_was_measured_before():
     ratios = run(seed=0).tables["ratios"]
     for name, expected in MEASURED_BEFORE.items():

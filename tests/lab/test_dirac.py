@@ -21,6 +21,7 @@ MEASURED_BEFORE = {
 }
 
 
+@pytest.mark.slow
 def test_agrees_with_what_was_measured_before():
     paths = run(start=(1.0, -1.0)).tables["games"]
     for name, expected in MEASURED_BEFORE.items():

@@ -7,6 +7,7 @@ from gan.lab.experiment import load
 from lab.lab_checks import assert_each_check_can_fail, ink
 
 
+@pytest.mark.slow
 def test_figure_of_another_gain():
     experiment = load("exploding")
     assert ink(experiment.figure(experiment.run(gain=1.0))) > 0.01
