@@ -37,6 +37,7 @@ SHORT = ["--config", FAST, *MLPS, *SMALL, "--trainer.max_steps", "3", "--trainer
 # What torch raises where another process is gone.
 LOST = [
     RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:561] Connection closed by peer"),
+    RuntimeError("Operation timed out!"),
     DistNetworkError("Broken pipe"),
 ]
 

@@ -228,6 +228,7 @@ class RunCheckpoint(Checkpoint):
         loop = trainer.fit_loop
         type(loop).on_run_end(loop)
         self.save(trainer)
+        trainer.strategy.barrier("end")  # that of all processes is done
         self._mark(trainer)
         self._restore_handlers()
 

@@ -2,7 +2,6 @@
 
 import math
 from datetime import timedelta
-from typing import Any
 
 import torch.distributed as dist
 from lightning.pytorch.plugins.io import CheckpointIO
@@ -42,9 +41,12 @@ class TwoNetworkStrategy(ParallelStrategy):
             assert isinstance(group, dist.ProcessGroup)  # every process is in it
             self.unlimited = group
 
-    def barrier(self, *args: Any, **kwargs: Any) -> None:
+    def barrier(self, name: str | None = None) -> None:
+        """Waits for all processes; at the "end", the first one, which has most to do, no longer than `patience`."""
         if self.unlimited is not None:
-            dist.barrier(group=self.unlimited)
+            work = dist.barrier(group=self.unlimited, async_op=True)
+            assert work is not None  # every process is in the group
+            work.wait(timedelta(seconds=self.patience if name == "end" and self.is_global_zero else 0))  # 0: no limit
 
     def on_train_start(self) -> None:
         limit = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout  # before torch 2.14

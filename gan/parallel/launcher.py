@@ -144,4 +144,6 @@ def end_others(seconds: float) -> list[Process]:
 
 def is_broken_off(error: BaseException) -> bool:
     """Whether an error is torch's word for: what processes exchange has come to an end."""
-    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+    words = ("gloo", "Operation timed out!")  # of a wait with a limit of its own, torch says no more
+    told = isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    return told or isinstance(error, dist.DistError)

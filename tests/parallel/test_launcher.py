@@ -178,21 +178,31 @@ def test_nobody_is_left(tmp_path, number):
         assert f"checkpoint     {last}" in kill.output
 
 
+LATE = "error: process 1 was killed by signal 9, since it had not ended 4 s after this one\n"
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["hangs", "fails"])
-def test_the_status_tells_of_the_end_of_all(tmp_path, how):
-    """Where the first process has done all that it had to, and said so."""
-    marked = kills.struck(tmp_path, "train end", "second", how, *IMPATIENT)
+@pytest.mark.parametrize(
+    ("phase", "how", "status", "words"),
+    [
+        ("train end", "hangs", 2, "lost the others: one has ended, or did not answer for 4 s"),
+        ("train end", "fails", 2, "lost the others: one has ended, or did not answer for 4 s"),
+        ("exit", "hangs", 137, LATE),
+        ("exit", "fails", 1, "error: process 1 ended with status 1\n"),
+    ],
+)
+def test_the_status_tells_of_the_end_of_all(tmp_path, phase, how, status, words):
+    """Where the first process has done what is its own to do: its words are the last only where all have."""
+    marked = kills.struck(tmp_path, phase, "second", how, *IMPATIENT)
     assert marked.left() == []
     output, errors = marked.run.communicate(timeout=10)
-    assert "checkpoint  " in output
-    if how == "hangs":
-        assert marked.run.returncode == 137
-        assert errors == "error: process 1 was killed by signal 9, since it had not ended 4 s after this one\n"
-    else:
-        assert marked.run.returncode == 1
-        assert "RuntimeError: a bug of the user's" in errors
-        assert "error: process 1 ended with status 1\n" in errors
+    assert marked.run.returncode == status
+    assert words in errors
+    assert ("RuntimeError: a bug of the user's" in errors) == (how == "fails")
+    assert ("checkpoint  " in output) == (phase == "exit")
+    last = load(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    assert last["global_step"] == kills.STEPS
+    assert last.get("ended", False) == (phase == "exit")
 
 
 @pytest.mark.slow
