@@ -11,8 +11,6 @@ import pytest
 import torch
 from commands import load
 from lightning import Trainer
-from lightning.fabric.utilities import distributed
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, launchers
 
 from gan.parallel import DDP, FSDP2
 from gan.parallel.launcher import Launcher
@@ -137,20 +135,6 @@ def test_ends_with_the_others(endings, name):
     assert ending["errors"].endswith(words)
     assert ending["errors"] == words or ending["errors"].startswith("Traceback")  # of what was raised here
     assert ending["alone"]
-
-
-@pytest.mark.parametrize(
-    ("where", "name", "otherwise"),
-    [
-        (launchers, "_SubprocessScriptLauncher", "Lightning does not know a launcher after Ctrl-C"),
-        (launchers._SubprocessScriptLauncher, "_call_children_scripts", "nobody starts the others"),
-        (distributed, "_set_num_threads_if_needed", "each process takes all cores"),
-        (DDPStrategy, "_configure_launcher", "Lightning's launcher is at work, which leaves others behind"),
-        (ModelParallelStrategy, "_configure_launcher", "Lightning's launcher is at work, which leaves others behind"),
-    ],
-)
-def test_private_names_are_there(where, name, otherwise):
-    assert hasattr(where, name), otherwise
 
 
 def test_the_launcher_is_ours():
