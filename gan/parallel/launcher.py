@@ -68,11 +68,12 @@ class Launcher(_SubprocessScriptLauncher):
             return function(*args, **kwargs)
         except BaseException as error:
             late = end_others(HURRY if isinstance(error, KeyboardInterrupt) else GRACE)
-            killed = [self.told(process) for process in STARTED if process.returncode < 0 and process not in late]
+            silent = [process for process in STARTED if not 0 <= process.returncode <= 128 and process not in late]
+            ended = [self.told(process) for process in silent]  # by a signal: those have printed nothing
             STARTED.clear()
             if not is_broken_off(error):
                 raise
-            reason = "; ".join(killed) or (
+            reason = "; ".join(ended) or (
                 f"one has ended, or did not answer for {self.patience:g} s (the strategy's patience). What that one "
                 f"printed says why; here it was: {str(error).splitlines()[0]}"
             )

@@ -62,6 +62,7 @@ CASES: dict[str, tuple[Callable[[], None], str, float]] = {
     "Ctrl-C, first waits": (hang, "SIGINT", LONG),
     "Ctrl-C, other hangs": (fails(KeyboardInterrupt()), "hangs", LONG),
     "lost, other killed": (fails(CLOSED), "SIGKILL", LONG),
+    "lost, other stopped": (fails(CLOSED), "143", LONG),
     "lost, other failed": (fails(CLOSED), "3", LONG),
     "lost, other hangs": (fails(DistNetworkError("Broken pipe")), "hangs", SHORT),
     "a bug, other fails": (fails(KeyError("a bug of the user's")), "3", LONG),

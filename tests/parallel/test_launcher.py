@@ -110,6 +110,7 @@ ENDINGS = {  # the status of the first process, and what is said last
     "Ctrl-C, first waits": (130, ""),
     "Ctrl-C, other hangs": (-signal.SIGINT, "KeyboardInterrupt\n"),
     "lost, other killed": (1, "lost the others: process 1 was killed by signal 9\n"),
+    "lost, other stopped": (1, "lost the others: process 1 ended with status 143\n"),
     "lost, other failed": (
         1,
         f"lost the others: {NO_ANSWER.format(60)} was: [gloo/pair.cc] Connection closed by peer\n",
