@@ -1,0 +1,81 @@
+"""Disks that fill just before a run writes something, for each kind of file that it writes, and have room again later.
+
+A run goes on with a warning, or ends with a line; and when it has gone on to its end, it left what it would have left.
+"""
+
+import os
+import random
+import re
+from pathlib import Path
+
+import pytest
+from test_resume import age, check_same
+
+from torture.conftest import count
+from torture.runs import at_each_write, go_to_the_end, said, start, status, words_of, writes_of
+
+OUTAGES = 4  # of each kind of file
+
+
+def kind_of(name: str) -> str:
+    """`run/checkpoints/step.ckpt.partial` for that of any batch: a name without numbers and letters of chance."""
+    name = re.sub(r"tfevents\..*", "tfevents", name)
+    return re.sub(r"_?\d+|[0-9a-f]{16,}", "", name)
+
+
+@pytest.mark.slow
+def test_full_for_a_while(disk, tmp_path, monkeypatch, figure):
+    """At a first, at a last, and at some write between; for the next few writes, or for the rest of this command."""
+    folder, full = disk
+    monkeypatch.chdir(tmp_path)
+    words, whole = words_of("default"), tmp_path / "whole" / "run"
+    whole.parent.mkdir()
+    go_to_the_end(whole.parent / "first", words)
+    writes = writes_of(whole, words, GAN_CACHE=str(whole.parent / "cache"))
+    kinds = {}
+    for number, (event, name) in enumerate(writes):
+        if event == "open":
+            kinds.setdefault(kind_of(name), []).append(number)
+    rng = random.Random(0)
+    with figure(f"full disks, {type(full).__name__}, {len(kinds)} kinds of files") as counted:
+        for kind, numbers in kinds.items():
+            for begin in [numbers[0], numbers[-1], *(rng.choice(numbers) for _ in range(OUTAGES))][: count(OUTAGES)]:
+                end = begin + rng.choice([3, 10, 30, 10_000])
+                own = folder / str(counted.right + len(counted.wrong))
+                own.mkdir()
+                with counted.case(f"{kind}, from write {begin} to {end}"):
+                    go_through(own, full, begin, end, words)
+                    check_same(whole, own / "run")
+
+
+def go_through(own: Path, full, begin: int, end: int, words: list[str]) -> None:
+    """A run, and one that goes on with it where it was ended."""
+    log = own.parent.parent / f"run-{own.name}"  # what it says is not on that disk
+    (own / "run.log").symlink_to(f"{log}.log")
+    done, was = [], []
+
+    def one_more(*what) -> None:
+        done.append(what)
+        if len(done) == begin + 1:
+            was.append(full.__enter__())
+        elif len(done) == end + 1:
+            was.append(full.__exit__())
+
+    def prepare() -> None:
+        os.environ["GAN_CACHE"] = str(own / "cache")
+        at_each_write(own, one_more)
+
+    ended = status(start(own / "run", words, prepare))
+    if len(list(own.parent.glob("filler"))):
+        full.__exit__()
+    text = said(own / "run")
+    assert "Traceback" not in text, text
+    assert ended in (0, 2), text
+    if ended == 2:
+        assert len(re.findall("^error: ", text, re.MULTILINE)) == 1, text
+    else:
+        assert "cannot" in text, text
+    assert not list(own.rglob("*.partial")), text
+    age(own / "run")
+    go_to_the_end(own / "run", words)
+    assert not list(own.rglob("*.partial"))
