@@ -3,6 +3,7 @@
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import yaml
 from commands import command
 from conftest import ROOT
-from test_resume import check_same, child
+from test_resume import child
 
 # Networks as small as they get, five batches an epoch, and something at each of them: saves at every third batch,
 # pictures at every fourth, scores and measurements at every fifth.
@@ -52,6 +53,7 @@ def start(run_dir: Path, words: list[str], prepare: Callable[[], object] = lambd
         for number in (1, 2):
             os.dup2(log, number)
         sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
+        warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)  # not pytest's
         prepare()
         try:
             command("fit", *words, "--run_dir", run_dir, "--resume", "auto", callbacks=callbacks)
@@ -120,6 +122,3 @@ def writes_of(run_dir: Path, words: list[str], **environment: str) -> list[tuple
         assert status(start(run_dir, words, prepare)) == 0, said(run_dir)[-3000:]
         lines = Path(folder, "writes").read_text().splitlines()
     return [(event, name) for event, _, name in (line.partition("\t") for line in lines)]
-
-
-__all__ = ["CONFIGS", "STEPS", "at_each_write", "check_same", "go_to_the_end", "said", "start", "status", "words_of"]
