@@ -84,13 +84,13 @@ class GradientDoctor(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: GAN) -> None:
         if not self.measured:
             return
-        self.write(trainer)
+        self.write(trainer, ended=True)
         report = Path(trainer.default_root_dir, "report.md")
         past = sum(told["until"] is not None for told in self.told)
         past = f"; {past} condition{'s' * (past > 1)} came and went" if past else ""
         say(trainer, f"doctor         {self.verdict}{past}, in {self.basis}: {report}")
         for board in tensorboards(trainer):
-            board.experiment.add_text("doctor/report", self.report(report.parent), trainer.global_step)
+            board.experiment.add_text("doctor/report", self.report(ended=True), trainer.global_step)
 
     def on_exception(self, trainer: Trainer, pl_module: GAN, exception: BaseException) -> None:
         why = str(exception) if isinstance(exception, NonFiniteGradient) else ""  # else something came after a skip
@@ -159,11 +159,10 @@ class GradientDoctor(Callback):
         for board in tensorboards(trainer):
             board.experiment.add_text("doctor", "\n".join(paragraph(self.told[-1])), step)
 
-    def write(self, trainer: Trainer) -> None:
+    def write(self, trainer: Trainer, ended: bool = False) -> None:
         """Writes `report.md` anew."""
         if trainer.is_global_zero:
-            path = Path(trainer.default_root_dir, "report.md")
-            outbox(trainer).write(path, self.report(path.parent).encode())
+            outbox(trainer).write(Path(trainer.default_root_dir, "report.md"), self.report(ended).encode())
 
     # ------------------------------------------------------------------ words
 
@@ -177,7 +176,7 @@ class GradientDoctor(Callback):
         """How much that rests on."""
         return f"{self.measured:,} measurement{'s' * (self.measured != 1)}"
 
-    def report(self, folder: Path) -> str:
+    def report(self, ended: bool) -> str:
         """What was found, and the latest figures, as Markdown in the run's folder."""
         step = self.stats[-1].step if self.stats else 0
         lines = ["# What the gradients say", ""]
@@ -187,10 +186,9 @@ class GradientDoctor(Callback):
             lines += [f"## {told['name'].capitalize()}: batch {told['since']:,} to {until}", "", *paragraph(told), ""]
         if self.stats:
             lines += ["## The latest figures", "", *figures(self.stats[-1], self.scores), ""]
-            maps = {name: f"gradients/heatmap_{name}.png" for name in OPTIMIZER_ORDER[::-1]}
-            if all((folder / path).exists() for path in maps.values()):  # they are drawn at the end
+            if ended:  # the monitor has drawn them, though the disk may not have taken them yet
                 lines += ["Layer by layer, over the run:", ""]
-                lines += [f"![{name}]({path})" for name, path in maps.items()]
+                lines += [f"![{name}](gradients/heatmap_{name}.png)" for name in OPTIMIZER_ORDER[::-1]]
         return "\n".join(lines) + "\n"
 
 

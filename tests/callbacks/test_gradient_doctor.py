@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from commands import fit, load
-from conftest import SmallMNIST, same_weights
+from conftest import SmallDisk, SmallMNIST, same_weights
 from lightning import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -302,3 +302,22 @@ def test_a_report_that_cannot_be_written_is_a_warning(make_trainer, make_gan, da
     trainer = make_trainer(max_steps=1, callbacks=callbacks, default_root_dir=tmp_path / "blocked")
     with pytest.warns(UserWarning, match=r"cannot write .*report\.md"):
         trainer.fit(make_gan(), data)
+
+
+def test_a_report_shows_heat_maps_that_wait_for_room_on_the_disk(make_trainer, make_gan, data, tmp_path):
+    class Full(Callback):
+        def on_train_end(self, trainer, pl_module):
+            full.__enter__()
+
+    class Free(Callback):
+        def on_train_end(self, trainer, pl_module):
+            full.__exit__()
+
+    full = SmallDisk(0)
+    callbacks = [Full(), GradientMonitor(every=1, images=8), Free(), GradientDoctor()]
+    with pytest.warns(UserWarning, match=r"cannot write .*heatmap_"):
+        make_trainer(max_steps=1, callbacks=callbacks).fit(make_gan(), data)
+    report = (tmp_path / "report.md").read_text()
+    for name in ("generator", "discriminator"):
+        assert f"![{name}](gradients/heatmap_{name}.png)" in report
+        assert (tmp_path / "gradients" / f"heatmap_{name}.png").is_file()

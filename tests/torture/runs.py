@@ -43,16 +43,19 @@ def words_of(config: str) -> list[str]:
     return words
 
 
-def start(run_dir: Path, words: list[str], prepare: Callable[[], object] = lambda: None, callbacks=()) -> int:
-    """`fit --resume auto` in a process of its own. Returns its id; what it says is in `RUN.log`."""
+def start(
+    run_dir: Path, words: list[str], prepare: Callable[[], object] = lambda: None, callbacks=(), log: int | None = None
+) -> int:
+    """`fit --resume auto` in a process of its own. Returns its id; what it says is in `RUN.log`, or an open file."""
 
     def go() -> None:
-        log = os.open(f"{run_dir}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        words_to = log or os.open(f"{run_dir}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         sys.stdout.flush()
         sys.stderr.flush()
         for number in (1, 2):
-            os.dup2(log, number)
+            os.dup2(words_to, number)
         sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
+        warnings.simplefilter("default")
         warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)  # not pytest's
         prepare()
         try:
