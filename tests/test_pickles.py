@@ -39,20 +39,19 @@ def encode(*args):
     return Call(_codecs.encode, *args)
 
 
-@pytest.mark.parametrize(
-    "greedy",
-    [
-        lambda: Call(bytearray, 8 << 30),
-        lambda: Call(torch.FloatStorage, 1 << 31),
-        lambda: Call(torch.Tensor, 1 << 31),
-        lambda: encode("a", "hex"),
-        lambda: torch.zeros(1).expand(1 << 31),
-        lambda: torch.empty(1 << 40, device="meta"),
-        lambda: [torch.zeros(1).expand(1 << 23) for _ in range(8)],
-        lambda: torch.sparse_coo_tensor(torch.zeros(1, 1, dtype=torch.int64), torch.ones(1), (1 << 40,)),
-    ],
-    ids=["bytearray", "storage", "tensor", "text", "expanded", "meta", "many", "sparse"],
-)
+GREEDY = {
+    "bytearray": lambda: Call(bytearray, 8 << 30),
+    "storage": lambda: Call(torch.FloatStorage, 1 << 31),
+    "tensor": lambda: Call(torch.Tensor, 1 << 31),
+    "text": lambda: encode("a", "hex"),
+    "expanded": lambda: torch.zeros(1).expand(1 << 31),
+    "meta": lambda: torch.empty(1 << 40, device="meta"),
+    "many": lambda: [torch.zeros(1).expand(1 << 23) for _ in range(8)],
+    "sparse": lambda: torch.sparse_coo_tensor(torch.zeros(1, 1, dtype=torch.int64), torch.ones(1), (1 << 40,)),
+}
+
+
+@pytest.mark.parametrize("greedy", GREEDY.values(), ids=GREEDY)
 def test_small_file_that_asks_for_much_memory(greedy, checkpoint, tmp_path):
     content = load(checkpoint)
     path = tmp_path / "x.ckpt"

@@ -9,20 +9,21 @@ import pickle
 import pickletools
 import random
 import resource
-import struct
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
 import pytest
+import test_checkpoints
+import test_trust
 import torch
-from commands import equal, fit, load
-from test_archive import OTHERWISE, around_records
+from commands import equal, load
+from test_archive import CONTENT, OTHERWISE, around_records
 from test_checkpoints import Virus, damage
-from test_pickles import Call, encode
+from test_pickles import GREEDY
 from test_resume import child
 from test_trust import SETTINGS, WAYS
 
@@ -33,15 +34,7 @@ from torture.conftest import count
 from torture.runs import status
 
 EACH = 100  # of five kinds
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> Path:
-    """Of a run with small networks."""
-    small = ["--model.num_fixed_latents", "4"]
-    for network in ("generator", "discriminator"):
-        small += [f"--model.{network}", f"DCGAN{network.title()}", f"--model.{network}.base_channels", "2"]
-    return fit(tmp_path_factory.mktemp("good") / "run", *small)
+checkpoint, mark = test_checkpoints.checkpoint, test_trust.mark  # fixtures
 
 
 @pytest.fixture(scope="module")
@@ -50,23 +43,6 @@ def plain(checkpoint) -> bytes:
     file = BytesIO()
     torch.save(load(checkpoint), file)
     return file.getvalue()
-
-
-@pytest.fixture
-def mark(tmp_path, monkeypatch) -> Iterator[Path]:
-    """The file that appears when code has run: in `evil`, a module that makes it when it is imported, say."""
-    mark, code = tmp_path / "mark", tmp_path / "code"
-    code.mkdir()
-    (code / "evil.py").write_text(f"open({str(mark)!r}, 'w')\nfrom torch import nn\nclass Net(nn.Module): pass\n")
-    (code / "évil.py").write_text((code / "evil.py").read_text())
-    (code / "hidden.txt").write_text("class_path: evil.Net\n")
-    monkeypatch.syspath_prepend(code)
-    monkeypatch.setenv("HOME", str(code))
-    (tmp_path / "sub").mkdir()
-    (tmp_path / "sub" / "first").write_text("x: second\n")
-    (tmp_path / "sub" / "second").write_text("class_path: evil.Net\n")
-    yield mark
-    sys.modules.pop("evil", None)
 
 
 def check(folder: Path, good: Path, mark: Path, must: bool) -> None:
@@ -152,12 +128,8 @@ def test_damaged(kind, checkpoint, plain, tmp_path, mark, figure):
 @pytest.mark.slow
 def test_tricks_of_archives(checkpoint, tmp_path, mark, figure):
     """Each alone, then with a digest that is right, then two of them."""
-    small = {
-        "state_dict": {f"generator.{number}": torch.arange(5.0 + number) for number in range(3)},
-        "hyper_parameters": {"_instantiator": "x"},
-    }
     file, names = BytesIO(), list(OTHERWISE)
-    torch.save(small, file)
+    torch.save(CONTENT, file)
     with figure("checkpoints, ZIP tricks") as counted:
         for number in range(count(EACH)):
             turn, name = number // len(names), names[number % len(names)]
@@ -191,7 +163,7 @@ CALLS: list[tuple[str, str, Callable[[Path], tuple]]] = [
     ("builtins", "__import__", lambda mark: ("evil",)),
     ("importlib", "import_module", lambda mark: ("evil",)),
     ("evil", "Net", lambda mark: ()),
-    ("runpy", "run_path", lambda mark: (str(mark.parent / "code" / "evil.py"),)),
+    ("runpy", "run_path", lambda mark: (str(mark.parent / "evil.py"),)),
     ("pathlib", "Path.touch", lambda mark: (mark,)),
     ("os", "mkdir", lambda mark: (str(mark),)),
     ("torch.serialization", "load", lambda mark: (str(mark),)),
@@ -237,17 +209,6 @@ def other_words(data: bytes, rng) -> bytes:
     return bytes(copy)
 
 
-GREEDY: list[Callable[[], object]] = [
-    lambda: Call(bytearray, 8 << 30),
-    lambda: Call(torch.FloatStorage, 1 << 31),
-    lambda: Call(torch.Tensor, 1 << 31),
-    lambda: encode("a", "hex"),
-    lambda: torch.zeros(1).expand(1 << 31),
-    lambda: torch.empty(1 << 40, device="meta"),
-    lambda: [torch.zeros(1).expand(1 << 23) for _ in range(8)],
-    lambda: torch.sparse_coo_tensor(torch.zeros(1, 1, dtype=torch.int64), torch.ones(1), (1 << 40,)),
-]
-TEXT = b"X" + struct.pack("<I", 1_000_000) + b"a" * 1_000_000
 ENDLESS = b"\x80\x02]q\x00h\x00a."  # a list that holds itself
 DEEP = b"\x80\x02" + b"](" * 100_000 + b"e" * 100_000 + b"."
 MEMO = b"\x80\x02]r\xff\xff\xff\x7f."  # the place 2^31 in the list of what may be used again
@@ -270,8 +231,9 @@ def pickled(rng, content: bytes, mark: Path, number: int) -> tuple[str, bytes, b
                 raw = (ENDLESS, DEEP, MEMO)[which - len(GREEDY)]
                 return f"raw {which}", in_place_of_the_data(content, raw), True
             whole = torch.load(BytesIO(content), weights_only=True)
-            torch.save(whole | {"callbacks": {"x": GREEDY[which]()}}, file)
-            return f"greedy {which}", file.getvalue(), True
+            name, greedy = list(GREEDY.items())[which]
+            torch.save(whole | {"callbacks": {"x": greedy()}}, file)
+            return name, file.getvalue(), True
         case _:
             file, virus = BytesIO(), Virus(mark)
             form = number // 5 % 3
