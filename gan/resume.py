@@ -117,8 +117,6 @@ def config_of_run(run_dir: str | None, checkpoint: str) -> Path | None:
     folder = run_dir if checkpoint == "auto" else checkpoint_in(checkpoint).absolute().parent.parent
     if checkpoint == "never" or not folder:
         return None
-    if checkpoint == "auto" and not has_checkpoint(folder):
-        return None  # a run that never saved begins by the command's own settings
     config = Path(folder, "config.yaml")
     return config if config.is_file() else None
 

@@ -598,10 +598,11 @@ def test_a_warning_of_ours_is_a_line_and_others_are_as_python_shows_them(tmp_pat
     ]
 
 
-def test_a_run_that_never_began_leaves_no_settings_behind(refused):
-    """In a folder that was there: the next try is not refused, and does not go on with this one's settings."""
+def test_a_run_that_never_began_is_no_run():
+    """In a folder that was there: the next try is not refused."""
     Path("run").mkdir()
-    refused("fit", *SHORT, "--run_dir", "run", "--data", "test_run.Bright")
+    with pytest.raises(SystemExit, match="2"):
+        command("fit", *SHORT, "--run_dir", "run", "--data", "test_run.Bright")
     for words in ([], ["--resume", "auto"]):
         shutil.rmtree("run/checkpoints", ignore_errors=True)
         fit("run", *words)
