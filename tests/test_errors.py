@@ -1,7 +1,10 @@
 """Only errors of our own are lines; everything else keeps its traceback, wherever it passes through."""
 
+import re
+
 import pytest
 from commands import SHORT, command
+from conftest import ROOT
 
 from gan.cli import for_people
 from gan.data import InMemoryDataModule
@@ -14,6 +17,13 @@ def test_ours_are_value_errors():
     assert issubclass(LostConnection, ConnectionError)
     assert for_people(GANError("line")).args == ("line",)
     assert for_people(LostConnection("line")).args == ("line",)
+
+
+def test_every_complaint_is_of_our_class():
+    """One that is not would be shown with its traceback."""
+    made = re.compile(r"(?<!class )\b(ValueError|ConnectionError)\(")
+    for path in sorted((ROOT / "gan").rglob("*.py")):
+        assert not made.search(re.sub(r"class \w+\([^)]*\)", "", path.read_text("utf-8"))), path
 
 
 class Accident(InMemoryDataModule):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gan.data.memory import InMemoryDataModule
+from gan.errors import GANError
 
 FILES = Path(__file__).parent / "files"
 
@@ -65,8 +66,8 @@ def _read_idx(name: str) -> Tensor:
     return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=4 + 4 * ndim).view(shape)
 
 
-def _unusable(path: Path, reason: str) -> ValueError:
-    return ValueError(
+def _unusable(path: Path, reason: str) -> GANError:
+    return GANError(
         f"the embedded MNIST file {path} cannot be used: {reason}. Reinstall the package, "
         f"or in a clone run `git checkout -- gan/data/files`"
     )

@@ -167,8 +167,8 @@ def _check_types(images: Tensor, labels: Tensor, prefix: str) -> None:
         )
 
 
-def _wrong_images(images: Tensor, prefix: str) -> ValueError:
-    return ValueError(
+def _wrong_images(images: Tensor, prefix: str) -> GANError:
+    return GANError(
         f"{prefix}images must be a floating tensor of the shape (N, C, H, W) with at least one image, "
         f"got {images.dtype} {tuple(images.shape)}"
     )

@@ -173,8 +173,8 @@ def fingerprint(extractor: nn.Module) -> str:
     return digest.hexdigest()[:12]
 
 
-def _damaged(path: Path, reason: str) -> ValueError:
-    return ValueError(
+def _damaged(path: Path, reason: str) -> GANError:
+    return GANError(
         f"the extractor {path} of this package cannot be used: {reason}. Reinstall the package, "
         f"or in a clone run `git checkout -- gan/metrics/files`"
     )
