@@ -148,6 +148,8 @@ def checkpoint_to_resume(run_dir: Path, resume: str) -> tuple[Path | None, dict[
     if resume == "auto":
         found = newest_whole(run_dir / "checkpoints")
         if found is None:
+            if is_first_process:
+                print(f"{run_dir} holds no checkpoint yet: a new run begins")
             return None, {}
         path, checkpoint, damaged = found
         if damaged and is_first_process:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import yaml
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, LambdaCallback, ProgressBar
+from lightning.pytorch.callbacks import Checkpoint, LambdaCallback, ProgressBar, Timer
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -25,6 +25,7 @@ from gan.errors import GANError
 from gan.folder import RunFolder
 from gan.loggers import MetricsTable, RunTensorBoard
 from gan.module import GAN
+from gan.order import callbacks_of
 from gan.outbox import outbox
 from gan.parallel import check_settings, replace_lightnings
 from gan.resume import (
@@ -286,11 +287,14 @@ class GANCLI(LightningCLI):
         """Trains; after a signal, the process ends with the status that shells expect."""
         if self.checkpoint.get("ended"):
             way_on = limit_reached(self.checkpoint, self.trainer)
-            if way_on is None and self.checkpoint.get("should_stop") and self.config.resume == "auto":
-                way_on = f"set --resume {self.ckpt_path} and another --run_dir: time or a callback has ended it"
+            stopped = self.checkpoint.get("should_stop") and not callbacks_of(
+                self.trainer, Timer
+            )  # more time may be given
+            if way_on is None and stopped and self.config.resume == "auto":
+                way_on = f"give --resume {self.ckpt_path} and another --run_dir, since a callback has ended it here"
             if way_on is not None:
                 if self.trainer.is_global_zero:
-                    print(f"{self.ckpt_path} is the end of its run: there is nothing more to do. To train on: {way_on}")
+                    print(f"{self.ckpt_path} is the end of its run: there is nothing more to do. To train on, {way_on}")
                 return
         callbacks = as_list(self.config_init["trainer"].callbacks)
         if not any(isinstance(callback, Checkpoint) for callback in callbacks) and not self.config.trainer.fast_dev_run:

@@ -477,7 +477,7 @@ def resume_to_five() -> Path:
     return resume("parts", "--trainer.max_steps", "5")
 
 
-ENDED = "run/checkpoints/last.ckpt is the end of its run: there is nothing more to do. To train on: set --trainer."
+ENDED = "run/checkpoints/last.ckpt is the end of its run: there is nothing more to do. To train on, set --trainer."
 
 
 @pytest.mark.parametrize(("name", "most"), [("max_steps", "3"), ("max_epochs", "1")])

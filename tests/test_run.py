@@ -634,7 +634,7 @@ def test_a_run_that_a_callback_has_ended_is_at_its_end(capsys):
     before = Path("run/checkpoints/last.ckpt").read_bytes()
     capsys.readouterr()
     resume("run")
-    assert "is the end of its run: there is nothing more to do. To train on: set --resume" in capsys.readouterr().out
+    assert "is the end of its run: there is nothing more to do. To train on, give --resume" in capsys.readouterr().out
     assert Path("run/checkpoints/last.ckpt").read_bytes() == before
     words = ["--resume", "run/checkpoints/last.ckpt", "--run_dir", "on", *TRUSTED]
     command("fit", *words)

@@ -112,6 +112,8 @@ class RunProgress(ProgressBar):
 
     def on_fit_end(self, trainer: Trainer, pl_module: GAN) -> None:
         self.print(f"ended          after batch {trainer.global_step:,}: {why_ended(trainer)}")
+        if trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere
+            return  # a trial, of which a command keeps nothing
         folder = Path(trainer.default_root_dir)
         for what, path in (("pictures", folder / "samples"), ("checkpoint", folder / "checkpoints" / "last.ckpt")):
             if path.exists():
@@ -167,6 +169,8 @@ def total_batches(trainer: Trainer) -> int | None:
 
 def why_ended(trainer: Trainer) -> str:
     """What has ended a run, as a setting or a callback."""
+    if trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere
+        return "trainer.fast_dev_run, which keeps nothing"
     step = trainer.global_step
     epochs = trainer.fit_loop.epoch_progress.current.processed  # pyright: ignore[reportAttributeAccessIssue]
     limit = trainer.limit_train_batches  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere
