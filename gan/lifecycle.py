@@ -28,8 +28,9 @@ from gan.penalties import Penalty, mixes_batch
 from gan.spec import is_compiled, uncompiled
 from gan.trust import Trust, check_hyper_parameters, imports_of
 
-# Where what is logged is of one batch; elsewhere it is of an epoch, and Lightning's number is ours.
 COMPILED = "._orig_mod"  # what `torch.compile` puts into the names of a network's weights
+
+# Where what is logged is of one batch; elsewhere it is of an epoch, and Lightning's number is ours.
 BATCH_HOOKS = ("training_step", "on_train_batch_start", "on_train_batch_end")
 
 

@@ -9,11 +9,13 @@ from typing import Any
 
 import yaml
 from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities import rank_zero_only
 
 from gan.checkpoints import check_checkpoint, checkpoint_in, newest_whole
 from gan.data import InMemoryLoader
 from gan.errors import GANError
+from gan.order import callbacks_of
 from gan.trust import check_names, named_in
 
 # ---------------------------------------------------------------------- the config of a run
@@ -165,6 +167,21 @@ def checkpoint_to_resume(run_dir: Path, resume: str) -> tuple[Path | None, dict[
     if not {"optimizer_states", "loops", "callbacks"} <= checkpoint.keys():
         raise GANError(f"{resume} holds weights alone, without the optimizers and counters that a run goes on from")
     return Path(resume), checkpoint
+
+
+def way_on(checkpoint: dict[str, Any], path: str | Path | None, resume: str, trainer: Trainer) -> str | None:
+    """What it takes to train on after a checkpoint at which a run has ended; None if there is something to do."""
+    if not checkpoint.get("ended"):
+        return None
+    step, epochs = checkpoint["global_step"], checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    if 0 <= trainer.max_steps <= step:
+        return f"set --trainer.max_steps above {step}"
+    if trainer.max_epochs is not None and 0 <= trainer.max_epochs <= epochs:
+        return f"set --trainer.max_epochs above {epochs}"
+    by_callback = checkpoint.get("should_stop") and not callbacks_of(trainer, Timer)  # which may have got more time
+    if by_callback and resume == "auto":
+        return f"give --resume {path} and another --run_dir, since a callback has ended it here"
+    return None
 
 
 def check_fits(path: str | Path, checkpoint: dict[str, Any], model: LightningModule) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import yaml
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, LambdaCallback, ProgressBar, Timer
+from lightning.pytorch.callbacks import Checkpoint, LambdaCallback, ProgressBar
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -25,7 +25,6 @@ from gan.errors import GANError
 from gan.folder import RunFolder
 from gan.loggers import MetricsTable, RunTensorBoard
 from gan.module import GAN
-from gan.order import callbacks_of
 from gan.outbox import outbox
 from gan.parallel import check_settings, replace_lightnings
 from gan.resume import (
@@ -36,6 +35,7 @@ from gan.resume import (
     is_resumed,
     other_counts,
     remember_own,
+    way_on,
     with_config_of_run,
 )
 from gan.settings import own_defaults, taken
@@ -257,12 +257,13 @@ class GANCLI(LightningCLI):
         for name in ("run_dir", "resume", "config", "trust"):
             del config[name]
         text = self.parser.dump(config, skip_none=False, skip_validation=True)
+        new = yaml.safe_load(text)
         if self.ckpt_path is None:
-            for line in taken(yaml.safe_load(text), yaml.safe_load((CONFIGS / "default.yaml").read_text("utf-8"))):
+            for line in taken(new, yaml.safe_load((CONFIGS / "default.yaml").read_text("utf-8"))):
                 print(line)
         before = config_of_run(self.config.run_dir, self.config.resume)
         if self.ckpt_path is not None and before is not None:
-            old, new = yaml.safe_load(before.read_text()), yaml.safe_load(text)
+            old = yaml.safe_load(before.read_text())
             for line in [*changes(old, new), *other_counts(self.checkpoint, trainer, old, new)]:
                 print(line)
         if trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue] # what Lightning's connectors give it
@@ -271,7 +272,7 @@ class GANCLI(LightningCLI):
         outbox(trainer).write(path, text.encode())
         with suppress(OSError):
             sync(path)  # as checkpoints are, which are of no use without it
-        if named_in(yaml.safe_load(text)):
+        if named_in(new):
             remember_own(text)
 
     def data_changed(self, config: Any) -> list[str]:
@@ -285,17 +286,11 @@ class GANCLI(LightningCLI):
 
     def fit(self) -> None:
         """Trains; after a signal, the process ends with the status that shells expect."""
-        if self.checkpoint.get("ended"):
-            way_on = limit_reached(self.checkpoint, self.trainer)
-            stopped = self.checkpoint.get("should_stop") and not callbacks_of(
-                self.trainer, Timer
-            )  # more time may be given
-            if way_on is None and stopped and self.config.resume == "auto":
-                way_on = f"give --resume {self.ckpt_path} and another --run_dir, since a callback has ended it here"
-            if way_on is not None:
-                if self.trainer.is_global_zero:
-                    print(f"{self.ckpt_path} is the end of its run: there is nothing more to do. To train on, {way_on}")
-                return
+        way = way_on(self.checkpoint, self.ckpt_path, self.config.resume, self.trainer)
+        if way is not None:
+            if self.trainer.is_global_zero:
+                print(f"{self.ckpt_path} is the end of its run: there is nothing more to do. To train on, {way}")
+            return
         callbacks = as_list(self.config_init["trainer"].callbacks)
         if not any(isinstance(callback, Checkpoint) for callback in callbacks) and not self.config.trainer.fast_dev_run:
             warnings.warn(
@@ -317,16 +312,6 @@ class GANCLI(LightningCLI):
         """Runs `validate` or `test`."""
         arguments = {name: self.config_init[name] for name in self.score_arguments}
         getattr(self.trainer, self.command)(self.model, datamodule=self.datamodule, **arguments)
-
-
-def limit_reached(checkpoint: dict[str, Any], trainer: Trainer) -> str | None:
-    """The setting that leaves a run no batch after its checkpoint; None if none does."""
-    epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-    if 0 <= trainer.max_steps <= checkpoint["global_step"]:
-        return f"set --trainer.max_steps above {checkpoint['global_step']}"
-    if trainer.max_epochs is not None and 0 <= trainer.max_epochs <= epochs:
-        return f"set --trainer.max_epochs above {epochs}"
-    return None
 
 
 def name_of(configs: list[Any]) -> str:
