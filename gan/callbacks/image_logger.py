@@ -1,5 +1,6 @@
 """Pictures of a run, for TensorBoard and for the eye."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,9 @@ def slerp(start: Tensor, end: Tensor, t: Tensor | float) -> Tensor:
 
 def animate(folder: Path) -> bytes | None:
     """The `fixed_*.png` of a folder in turn, as a GIF, at most 100 and the last one held; None if there are none."""
-    pictures = sorted(folder.glob("fixed_*.png"))
+    found = ((re.fullmatch(r"fixed_(\d+)\.png", path.name), path) for path in folder.glob("fixed_*.png"))
+    # By number: a name of a million batches and more stands before those of fewer.
+    pictures = [path for _, path in sorted((int(match[1]), path) for match, path in found if match)]
     if len(pictures) > MAX_FRAMES:
         chosen = torch.linspace(0, len(pictures) - 1, MAX_FRAMES).round().int().tolist()
         pictures = [pictures[index] for index in chosen]

@@ -99,6 +99,21 @@ def test_long_animation_is_thinned(tmp_path):
         assert animation.convert("L").getpixel((0, 0)) == 129
 
 
+@pytest.mark.parametrize("numbers", [[999_998, 999_999, 1_000_000, 10_000_000], [0, 200, 1_000_000, 2_000_000]])
+def test_animation_is_in_the_order_of_batches(tmp_path, numbers):
+    """A name with more digits sorts before one with fewer; and what is no picture of a batch is left out."""
+    for shade, number in enumerate(numbers):
+        to_pil(torch.full((3, 4, 4), 50 * shade, dtype=torch.uint8)).save(tmp_path / f"fixed_{number:06d}.png")
+    to_pil(torch.full((3, 4, 4), 255, dtype=torch.uint8)).save(tmp_path / "fixed_favourite.png")
+    (tmp_path / "training.gif").write_bytes(animate(tmp_path))
+    with Image.open(tmp_path / "training.gif") as animation:
+        shades = []
+        for frame in range(animation.n_frames):
+            animation.seek(frame)
+            shades.append(animation.convert("L").getpixel((0, 0)))
+    assert shades == [50 * shade for shade in range(len(numbers))]
+
+
 def test_bad_every():
     with pytest.raises(ValueError, match="every"):
         ImageLogger(every=0)
