@@ -14,7 +14,7 @@ from gan.callbacks.run_progress import say
 from gan.errors import GANError
 from gan.gradients import GradientStats
 from gan.gradients.causes import non_finite_gradients
-from gan.gradients.diagnose import diagnose
+from gan.gradients.diagnose import can_be_over, diagnose
 from gan.gradients.rules import WINDOW, Finding, Record, Score, Thresholds
 from gan.gradients.symptoms import SYMPTOM_NAMES
 from gan.module import GAN
@@ -78,11 +78,12 @@ class GradientDoctor(Callback):
             return
         self.measured += 1
         self.stats = [*self.stats, without_histograms(stats)][-WINDOW:]
-        findings = diagnose(Record(self.stats, self.scores), self.thresholds)
-        self.note(trainer, findings + self.found_by_guards())
+        record = Record(self.stats, self.scores)
+        self.note(trainer, record, diagnose(record, self.thresholds) + self.found_by_guards())
 
     def on_train_end(self, trainer: Trainer, pl_module: GAN) -> None:
         if not self.measured:
+            say(trainer, "doctor         took no measurement, so nothing can be told of the gradients")
             return
         self.write(trainer, ended=True)
         report = Path(trainer.default_root_dir, "report.md")
@@ -132,13 +133,16 @@ class GradientDoctor(Callback):
         why = why or f"a gradient was infinite or NaN, {times} since the measurement before, and NonFiniteGuard acted"
         return [non_finite_gradients(why)]
 
-    def note(self, trainer: Trainer, findings: list[Finding]) -> None:
+    def note(self, trainer: Trainer, record: Record, findings: list[Finding]) -> None:
         """Tells of conditions that begin, and closes those that are over."""
         by_name = {finding.name: finding for finding in findings}
         hidden = SYMPTOM_NAMES if by_name.keys() - set(SYMPTOM_NAMES) else ()  # were not looked for
-        for name in by_name.keys() | self.seen.keys() - set(hidden):
+        for name in by_name.keys() | self.seen.keys():
             streak = self.seen.get(name, 0)
-            self.seen[name] = max(streak, 0) + 1 if name in by_name else min(streak, 0) - 1
+            if name in by_name:
+                self.seen[name] = max(streak, 0) + 1
+            elif name not in hidden and can_be_over(name, record, self.thresholds):
+                self.seen[name] = min(streak, 0) - 1
         for finding in findings:
             if finding.name not in self.present and (finding.certain or self.seen[finding.name] >= self.patience):
                 self.tell(trainer, finding)
@@ -169,7 +173,11 @@ class GradientDoctor(Callback):
     @property
     def verdict(self) -> str:
         """What the run is in, in a few words."""
-        return ", ".join(self.present) or (NOTHING if self.measured > 1 else "too little to tell")
+        if self.present:
+            return ", ".join(self.present)
+        if begun := [name for name, streak in self.seen.items() if streak > 0]:
+            return f"too little to tell: the latest shows {', '.join(begun)}"
+        return NOTHING if self.measured > 1 else "too little to tell"
 
     @property
     def basis(self) -> str:

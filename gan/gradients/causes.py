@@ -8,6 +8,9 @@ from gan.gradients.stats import NetworkStats
 
 DEEP = 6  # layers
 
+EXPLODING_DEPTH, VANISHING_DEPTH = "gradient explodes through depth", "gradient vanishes through depth"
+EXPLODING, DEAD, SATURATED = "exploding gradients", "dead discriminator", "vanished generator gradient"
+
 
 def wrong_range(record: Record, limits: Thresholds) -> Finding | None:
     """Images, real or generated, that reach beyond [-1, 1], or begin at 0."""
@@ -70,7 +73,7 @@ def exploding_depth(record: Record, limits: Thresholds) -> Finding | None:
         # In a few layers, a weight that has exploded does the same.
         if network.first_to_last > limits.exploding and len(network.activation_gradients) >= DEEP:
             return Finding(
-                "gradient explodes through depth",
+                EXPLODING_DEPTH,
                 f"on its way back through the {name} the gradient grows {network.first_to_last:.2g} times, from "
                 f"{first_and_last(network)}: {layers_beyond(network, lambda ratio: ratio > limits.exploding**0.5)}",
                 (
@@ -90,7 +93,7 @@ def vanishing_depth(record: Record, limits: Thresholds) -> Finding | None:
             continue  # that is no matter of depth
         if network.first_to_last < limits.vanishing:
             return Finding(
-                "gradient vanishes through depth",
+                VANISHING_DEPTH,
                 f"on its way back through the {name} the gradient shrinks to {network.first_to_last:.2g} of what it "
                 f"was, from {first_and_last(network)}: "
                 f"{layers_beyond(network, lambda ratio: ratio < limits.vanishing**0.5)}",
@@ -127,7 +130,7 @@ def exploding_gradients(record: Record, limits: Thresholds) -> Finding | None:
     if not now.lipschitz > limits.slope:
         return None
     return Finding(
-        "exploding gradients",
+        EXPLODING,
         f"the discriminator's logit changes by up to {now.lipschitz:.3g} per unit of distance between images, where "
         f"{limits.slope:g} is steep; the norm of its gradient is {now.discriminator.total:.3g}, the generator's "
         f"{now.generator.total:.3g}",
@@ -152,7 +155,7 @@ def dead_discriminator(record: Record, limits: Thresholds) -> Finding | None:
     slope = max(now.slope_real, now.slope_fake, now.slope_between)
     units = f"; {dead:.0%} of its ReLU units are zero on every image" if dead > 0.5 else ""
     return Finding(
-        "dead discriminator",
+        DEAD,
         f"the discriminator's logit is {now.logit_real:.2g} for real and {now.logit_fake:.2g} for generated images and "
         f"hardly depends on them (slope {slope:.2g}), so it learns nothing and teaches nothing{units}",
         (
@@ -179,7 +182,7 @@ def saturated_discriminator(record: Record, limits: Thresholds) -> Finding | Non
     if not passing < limits.passed_slope:
         return None
     return Finding(
-        "vanished generator gradient",
+        SATURATED,
         f"the discriminator is right about {now.accuracy_fake:.0%} of the generated images, by {now.logit_gap:.3g} "
         f"logits: the loss is flat there and lets {passing:.1g} of the discriminator's slope through, so that "
         f"{now.image_gradient:.1g} per image reaches the generator",

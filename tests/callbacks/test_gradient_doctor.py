@@ -17,7 +17,7 @@ from gan import GAN
 from gan.callbacks import GradientDoctor, GradientMonitor, NonFiniteGuard, RunCheckpoint, RunProgress
 from gan.callbacks import gradient_doctor as doctor_module
 from gan.gradients.rules import Finding, Thresholds
-from gan.networks import DeepMLPDiscriminator, DeepMLPGenerator
+from gan.networks import DeepMLPDiscriminator, DeepMLPGenerator, MLPDiscriminator
 
 SHAPE = (1, 28, 28)
 ILL = Finding(
@@ -237,6 +237,79 @@ def test_a_symptom_is_not_over_while_a_cause_hides_it(make_trainer, make_gan, da
         ("mode collapse", 2, 7),
         ("exploding gradients", 4, 7),
     ]
+
+
+class Dark(Callback):
+    """Makes all generated images black from one batch on, and gives the generator its weights again after another."""
+
+    def __init__(self, first: int, last: int):
+        self.first, self.last = first, last
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        bias = [*pl_module.generator.parameters()][-1].data
+        if trainer.global_step == self.first:
+            bias.fill_(-100)
+        if trainer.global_step == self.last:
+            bias.fill_(0)
+
+
+def test_a_condition_is_not_over_while_all_images_are_black(make_trainer, make_gan, data, monkeypatch):
+    schedule(monkeypatch, 1, 2, 3)
+    doctor = GradientDoctor(patience=2)
+    callbacks = [Dark(3, 8), GradientMonitor(every=1, images=8), doctor]
+    make_trainer(max_steps=12, callbacks=callbacks).fit(make_gan(), data)
+    assert [(told["name"], told["since"], told["until"]) for told in doctor.told] == [("an illness", 2, 10)]
+
+
+class Mute(MLPDiscriminator):
+    """Says 0 of every image: no gradient comes back."""
+
+    def forward(self, images):
+        return super().forward(images) * 0
+
+
+def test_a_condition_is_not_over_while_no_gradient_comes_back(make_trainer, make_gan, data, monkeypatch):
+    schedule(monkeypatch, 1, 2, finding=replace(ILL, name="gradient vanishes through depth"))
+    gan, doctor = GAN(make_gan().generator, Mute(SHAPE)), GradientDoctor(patience=2)
+    make_trainer(max_steps=8, callbacks=[GradientMonitor(every=1, images=8), doctor]).fit(gan, data)
+    assert [(told["since"], told["until"]) for told in doctor.told] == [(2, None)]
+
+
+def test_a_cause_is_not_over_while_nothing_but_nan_is_seen(make_trainer, make_gan, data, monkeypatch):
+    class Breaks(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if trainer.global_step == 3:
+                [*pl_module.generator.parameters()][-1].data.fill_(math.nan)
+
+    schedule(monkeypatch, 1, 2, finding=replace(ILL, name="exploding gradients"))
+    doctor = GradientDoctor(patience=2)
+    make_trainer(callbacks=[Breaks(), GradientMonitor(every=1, images=8), doctor]).fit(make_gan(), data)
+    assert [(told["since"], told["until"]) for told in doctor.told] == [(2, None)]
+
+
+@pytest.mark.parametrize(
+    ("ill", "every", "verdict"),
+    [
+        ((4,), 2, "too little to tell: the latest shows an illness, in 3 measurements: "),
+        ((), 10, "too little to tell, in 1 measurement: "),
+        ((1,), 10, "too little to tell: the latest shows an illness, in 1 measurement: "),
+        ((2,), 2, "nothing wrong with the gradients, in 3 measurements: "),  # and was gone again
+    ],
+)
+def test_what_too_few_measurements_show_is_not_called_nothing(
+    make_trainer, make_gan, data, capsys, monkeypatch, ill, every, verdict
+):
+    schedule(monkeypatch, *ill)
+    callbacks = [GradientMonitor(every=every, images=8), GradientDoctor(), RunProgress()]
+    make_trainer(max_steps=4, callbacks=callbacks, enable_progress_bar=True).fit(make_gan(), data)
+    (line,) = said(capsys)
+    assert line.startswith(f"doctor         {verdict}")
+
+
+def test_a_doctor_that_took_no_measurement_says_so(make_trainer, make_gan, data, capsys):
+    callbacks = [GradientMonitor(images=8), GradientDoctor(), RunProgress()]
+    make_trainer(max_steps=2, callbacks=callbacks, enable_progress_bar=True).fit(make_gan(n_critic=3), data)
+    assert said(capsys) == ["doctor         took no measurement, so nothing can be told of the gradients"]
 
 
 @pytest.mark.parametrize("size", [1, 2])

@@ -1,6 +1,7 @@
 """What a recorded run is said to die of, in which order, and whether its cures are settings that exist."""
 
 import json
+import math
 import re
 from dataclasses import asdict
 
@@ -10,7 +11,7 @@ from conftest import ROOT
 from gan.cli import main
 from gan.gradients import GradientStats
 from gan.gradients.causes import CAUSES
-from gan.gradients.diagnose import diagnose
+from gan.gradients.diagnose import can_be_over, diagnose
 from gan.gradients.rules import WINDOW, Record, Thresholds
 from gan.gradients.symptoms import SYMPTOMS
 from gradients.records import (
@@ -57,6 +58,54 @@ def test_a_finding_says_why_which_setting_and_where_to_read():
         assert finding.cures
         assert finding.reference
     assert len(SHOWN) == len(CAUSES) + len(SYMPTOMS)  # oscillation has its own test, what is not finite is not a cause
+
+
+FLAT = {"slope_real": 0.0, "slope_fake": 0.0, "slope_between": 0.0, "lipschitz": 0.0}
+
+
+@pytest.mark.parametrize("condition", SHOWN)
+def test_no_condition_is_over_while_images_are_black_or_nan(condition):
+    for gone in (
+        {"spread_fake": 0.0, "spread_real": 20.0},
+        {"spread_fake": 0.1, "spread_real": 20.0},  # black but for a flicker
+        {"range_fake": (math.nan, math.nan)},
+        {"generator__total": math.nan},
+        {"discriminator__total": math.inf},
+    ):
+        assert not can_be_over(condition, changed(good(), **gone), Thresholds())
+    assert can_be_over(condition, good(), Thresholds())
+
+
+@pytest.mark.parametrize(
+    ("condition", "gone", "there"),
+    [
+        ("gradient vanishes through depth", {"generator__first_to_last": math.nan}, {"generator__first_to_last": 0.5}),
+        ("gradient explodes through depth", {"discriminator__first_to_last": math.nan}, {}),
+        (
+            "gradient vanishes through depth",
+            {"discriminator__first_to_last": 1e-9, "discriminator__dead_share": 0.9, **FLAT},
+            {},
+        ),
+        ("exploding gradients", FLAT, {"slope_real": 1.0}),
+        ("dead discriminator", {"discriminator__first_to_last": 1e-9, **FLAT}, {"slope_between": 1.0}),
+        ("vanished generator gradient", {"slope_fake": 0.0, "image_gradient": 0.0}, {"slope_fake": 1e-9}),
+        ("vanished generator gradient", {"slope_fake": math.nan}, {}),
+        ("learning-rate imbalance", {"generator__update_ratio": 0.0}, {"generator__update_ratio": 1e-9}),
+        ("learning-rate imbalance", {"discriminator__update_ratio": None}, {}),
+        ("mode collapse", {"spread_real": 0.0}, {}),
+    ],
+)
+def test_a_condition_is_not_over_where_what_it_is_told_from_has_vanished(condition, gone, there):
+    """Its rule finds nothing there, as it finds nothing where all is well."""
+    vanished = changed(good(), **gone)
+    assert condition not in names(vanished)
+    assert not can_be_over(condition, vanished, Thresholds())
+    assert can_be_over(condition, changed(good(), **there), Thresholds())
+
+
+def test_networks_whose_layers_cannot_be_seen_leave_the_others_to_be_judged():
+    record = changed(good(), discriminator__activation_gradients={}, discriminator__first_to_last=math.nan)
+    assert can_be_over("gradient vanishes through depth", record, Thresholds())
 
 
 def test_cures_are_settings_that_exist(capsys):
