@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,14 @@ from gan.outbox import Outbox
 CHARTS = {
     "run": {
         "losses": ["Multiline", ["loss/.*"]],
-        "FID, and its floor": ["Multiline", ["fid/.*", "fid_floor/.*"]],
+        "FID, and its floor": ["Multiline", ["fid/.*", "scores/fid_floor/.*"]],
+        "other scores": ["Multiline", ["scores/(precision|recall|density|coverage)/.*"]],
         "gradients": ["Multiline", ["grad_norm/.*"]],
+        "gradient at the images": ["Multiline", ["gradients/(image_gradient|slope_fake|lipschitz)"]],
         "throughput": ["Multiline", ["images_per_second"]],
     }
 }
+CHARTS_PAGE = "Custom Scalars"  # where TensorBoard shows them
 
 
 class RunTensorBoard(TensorBoardLogger):
@@ -49,6 +52,29 @@ class RunTensorBoard(TensorBoardLogger):
         return next(iter(self.outbox.errors.values()), None)
 
     @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Logs scalars; FID, whose name is fixed, among the other scores too, for charts are grouped by their names."""
+        scores = {f"scores/{name}": value for name, value in metrics.items() if name.startswith("fid/")}
+        super().log_metrics({**metrics, **scores}, step)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Logs nothing of what Lightning gives, which is each argument of each class. See `log_settings`."""
+
+    @rank_zero_only
+    def log_settings(self, settings: Mapping[str, Any], metrics: Iterable[str]) -> None:
+        """Logs a row of TensorBoard's table of runs, HPARAMS.
+
+        Args:
+            settings: Its first columns, see `hyperparameters`.
+            metrics: The scalars whose latest values are the others.
+        """
+        from torch.utils.tensorboard.summary import hparams
+
+        for summary in hparams(dict(settings), dict.fromkeys(metrics, 0.0)):
+            self.experiment.file_writer.add_summary(summary)
+
+    @rank_zero_only
     def save(self) -> None:
         """Writes what was logged. Lightning's own writes a file of settings too, which config.yaml holds."""
         self.experiment.flush()
@@ -57,6 +83,40 @@ class RunTensorBoard(TensorBoardLogger):
     def finalize(self, status: str) -> None:
         super().finalize(status)
         self.outbox.give_up()
+
+
+def hyperparameters(config: Mapping[str, Any]) -> dict[str, str | int | float]:
+    """The settings that people vary, by short names, of a run's config as plain data; those that it has not are absent.
+
+    A class stands as `R1(weight=1, every=16)`, without what follows from other settings.
+    """
+    data, model = config["data"], config["model"]
+    settings = {
+        "data": words(data),
+        "batch_size": (data.get("init_args") or {}).get("batch_size"),
+        "generator": words(model["generator"]),
+        "discriminator": words(model["discriminator"]),
+        "loss": words(model["loss"]) or "NonSaturating",
+        "penalties": ", ".join(map(words, model["penalties"] or ())) or "none",
+        "n_critic": model["n_critic"],
+        "seed": config["seed_everything"],
+    }
+    for network in ("generator", "discriminator"):
+        optimizer = model[f"{network}_optimizer"] or {}
+        settings[f"{network}_lr"] = (optimizer.get("init_args") or {}).get("lr")
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+FOLLOWS = ("image_shape", "batch_size", "seed")  # from the data, or a column of its own
+
+
+def words(spec: Mapping[str, Any] | None) -> str:
+    """A class and its arguments, as one would write them; "" for none."""
+    if spec is None:
+        return ""
+    arguments = {name: value for name, value in (spec.get("init_args") or {}).items() if name not in FOLLOWS}
+    given = ", ".join(f"{name}={value}" for name, value in arguments.items() if value is not None)
+    return spec["class_path"].rpartition(".")[2] + (f"({given})" if given else "")
 
 
 class MetricsTable(Logger):

@@ -20,11 +20,14 @@ from lightning.pytorch.callbacks import Checkpoint, LambdaCallback, ProgressBar
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from gan.callbacks import FIDTracker
+from gan.callbacks.fid_tracker import active_trackers
 from gan.checkpoints import AtomicCheckpointIO, check_checkpoint, checkpoint_in, sync
 from gan.errors import GANError
 from gan.folder import RunFolder
-from gan.loggers import MetricsTable, RunTensorBoard
+from gan.loggers import MetricsTable, RunTensorBoard, hyperparameters
 from gan.module import GAN
+from gan.order import callbacks_of
 from gan.outbox import outbox
 from gan.parallel import check_settings, replace_lightnings
 from gan.resume import (
@@ -274,6 +277,10 @@ class GANCLI(LightningCLI):
             sync(path)  # as checkpoints are, which are of no use without it
         if named_in(new):
             remember_own(text)
+        metrics = [name for tracker in active_trackers(trainer) for name in tracker.scalars]
+        for logger in trainer.loggers:
+            if isinstance(logger, RunTensorBoard):
+                logger.log_settings(hyperparameters(new), metrics)
 
     def data_changed(self, config: Any) -> list[str]:
         """The settings of the data that a callback has changed since, as BatchSizeFinder does; the config gets them."""
@@ -311,7 +318,16 @@ class GANCLI(LightningCLI):
     def score(self) -> None:
         """Runs `validate` or `test`."""
         arguments = {name: self.config_init[name] for name in self.score_arguments}
-        getattr(self.trainer, self.command)(self.model, datamodule=self.datamodule, **arguments)
+        results = getattr(self.trainer, self.command)(self.model, datamodule=self.datamodule, **arguments)
+        data = type(self.datamodule).__name__
+        if not results:
+            limit = "limit_val_batches" if self.command == "validate" else "limit_test_batches"
+            raise GANError(
+                f"there is nothing to {self.command} on: {data} gives no batches for it, or trainer.{limit} is 0; "
+                f"change that, or use `{'test' if self.command == 'validate' else 'validate'}`"
+            )
+        if not callbacks_of(self.trainer, FIDTracker) and arguments["verbose"] and self.trainer.is_global_zero:
+            print("No scores: there is no FIDTracker among trainer.callbacks, which takes them")
 
 
 def name_of(configs: list[Any]) -> str:

@@ -147,6 +147,15 @@ class Digits(SmallMNIST):
     extractor = "mnist_cnn"
 
 
+class Unseen(SmallMNIST):
+    """Digits to train on, and none besides."""
+
+    def val_dataloader(self):
+        return []
+
+    test_dataloader = val_dataloader
+
+
 class Colour(InMemoryDataModule):
     """128 images of 3x32x32, noise."""
 

@@ -26,7 +26,7 @@ FLOORS = [
     {"data", "gradients", "losses", "metrics", "networks", "noise", "optim", "penalties"},
     {"lab", "loggers", "order", "parallel"},
     {"lifecycle"},
-    {"module"},
+    {"module", "weights"},
     {"callbacks", "generate", "resume", "settings"},
     {"run"},
     {"cli"},

@@ -110,7 +110,6 @@ def charts(run_dir, pictures) -> dict[str, list]:
     events.Reload()
     tags = events.Tags()
     points = {tag: [(point.step, point.value) for point in events.Scalars(tag)] for tag in tags["scalars"]}
-    del points["hp_metric"]  # Lightning's, a constant that every start writes
     points["images_per_second"] = [step for step, _ in points["images_per_second"]]
     return points | {tag: [point.step for point in events.Images(tag)] for tag in tags["images"] if pictures}
 

@@ -472,7 +472,7 @@ def left(run_dir) -> dict:
     """What a run leaves besides its checkpoints and the table."""
     charts = EventAccumulator(str(run_dir / "tensorboard"), size_guidance={"scalars": 0, "images": 0}).Reload()
     points = {tag: [(point.step, point.value) for point in charts.Scalars(tag)] for tag in charts.Tags()["scalars"]}
-    del points["images_per_second"], points["hp_metric"]  # of the clock, and a constant that every start writes
+    del points["images_per_second"]  # of the clock
     images = {tag: [image.step for image in charts.Images(tag)] for tag in charts.Tags()["images"]}
     files = [path for path in run_dir.rglob("*") if path.suffix in (".png", ".gif", ".md", ".yaml", ".partial")]
     assert {"config.yaml", "report.md", "training.gif", "heatmap_generator.png"} <= {path.name for path in files}

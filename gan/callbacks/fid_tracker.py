@@ -4,48 +4,30 @@ FID: Heusel et al. 2017, arXiv:1706.08500.
 """
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
 from lightning import Callback, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
 from gan.callbacks.image_logger import save_grid, tensorboards
 from gan.callbacks.run_progress import say
-from gan.checkpoints import step_path
 from gan.errors import GANError
 from gan.metrics import fingerprint, load_features
 from gan.metrics.evaluator import Evaluator, Generated, NotFinite
 from gan.metrics.feature_cache import CHUNK
+from gan.metrics.features import doubt
+from gan.metrics.table import scalar, table
 from gan.module import GAN
 from gan.order import callbacks_of
-from gan.parallel import is_broken_off
-from gan.parallel.fsdp2 import shard_like
-
-ROWS = {  # of the table: a score, what it is called, and how it is written
-    "fid": ("FID", "{:.3f}"),
-    "fid_infinity": ("FID of infinitely many", "{:.3f}"),
-    "kid": ("KID", "{:.5f}"),
-    "precision": ("precision", "{:.3f}"),
-    "recall": ("recall", "{:.3f}"),
-    "density": ("density", "{:.3f}"),
-    "coverage": ("coverage", "{:.3f}"),
-    "modes_covered": ("classes covered", "{:.0f}"),
-    "entropy": ("entropy of the classes, nats", "{:.3f}"),
-    "inception_score": ("inception score", "{:.3f}"),
-    "accuracy_score": ("accuracy of a classifier trained on it", "{:.3f}"),
-}
+from gan.weights import holding, sampled, share_buffers, weights_of
 
 
 class FIDTracker(Callback):
@@ -89,7 +71,10 @@ class FIDTracker(Callback):
             raise GANError(f"FIDTracker's every is a number of {unit} of at least 1, and is {every}")
         for name, number in (("num_samples", num_samples), ("final_samples", final_samples)):
             if not number >= 20:
-                raise GANError(f"FIDTracker's {name} is a number of images of at least 20, and is {number}")
+                raise GANError(
+                    f"FIDTracker's {name} is a number of images of at least 20, and is {number}; for no scores, leave "
+                    "FIDTracker out"
+                )
         self.extractor = extractor
         self.every = every
         self.unit = unit
@@ -126,20 +111,24 @@ class FIDTracker(Callback):
         if trainer is not self._trainer:
             self._trainer, self.best, self.best_step, self._scored_at, self.latest = trainer, None, -1, -1, {}
         choice, data = self.extractor, trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere
+        if stage == "validate" and trainer.limit_val_batches == 0:
+            raise GANError("there is nothing to validate on: set data.validation_size above 0, or use `test`")
+        loop = {"validate": trainer.validate_loop, "test": trainer.test_loop}.get(stage)
+        self._verbose = loop is not None and loop.verbose
         if choice == "auto":
             choice = getattr(data, "extractor", None)
             if choice is None:
+                name = "these images" if data is None else type(data).__name__
+                self.why_none = f"no features are shipped for {name}; scripts/train_features.py trains some"
                 self._module = None
-                return  # `on_train_start` says so
+                return
         if data is None:
             raise GANError("FIDTracker needs training and test images: give the trainer a data module")
-        if stage == "validate" and trainer.limit_val_batches == 0:
-            raise GANError("there is nothing to validate on: set data.validation_size above 0, or use `test`")
         with isolate_rng():  # a network draws the weights that it starts with
-            module = load_features(choice) if isinstance(choice, str) else choice
+            module: Any = load_features(choice) if isinstance(choice, str) else choice
         self._module = module.eval().requires_grad_(False)
         self.name, self._id = name_of(choice), fingerprint(module)
-        loop = {"validate": trainer.validate_loop, "test": trainer.test_loop}.get(stage)
+        self._doubt = doubt(choice, module.num_classes) if isinstance(choice, str) else None
         if loop is not None and active_trackers(trainer)[0] is self:
             # Lightning's table would show the same scores, without saying what they are.
             self._verbose, loop.verbose = loop.verbose, False
@@ -169,6 +158,12 @@ class FIDTracker(Callback):
                 ) from error
             device = trainer.strategy.root_device
             self.evaluator = Evaluator(self._module, train, test, device, partial(say, trainer))
+            sizes = {"num_samples": self.num_samples, "final_samples": self.final_samples}
+            if trainer.state.fn != "fit":
+                del sizes["num_samples"]
+            for text in (*self.evaluator.doubts(**sizes), self._doubt):
+                if text is not None:
+                    rank_zero_warn(f"scores by {self.name} are of little worth: {text}")
         self._measured = now
 
     def on_fit_start(self, trainer: Trainer, pl_module: GAN) -> None:
@@ -180,11 +175,8 @@ class FIDTracker(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:
         if self.active:
             say(trainer, f"FID            of {self.terms(self.num_samples)}")
-        else:
-            module = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere
-            data = "these images" if module is None else type(module).__name__
-            reason = f"no features are shipped for {data}; scripts/train_features.py trains some"
-            say(trainer, f"FID            none: {reason}")
+        elif not active_trackers(trainer):  # of several, one may be the default's
+            say(trainer, f"FID            none: {self.why_none}")
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: GAN, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = trainer.global_step
@@ -237,14 +229,16 @@ class FIDTracker(Callback):
             return
         edges = torch.arange(logits.shape[1] + 1).sub(0.5).tolist()
         for logger in tensorboards(trainer):
-            logger.experiment.add_histogram(f"classes/{self.name}", logits.argmax(1), trainer.global_step, bins=edges)
+            logger.experiment.add_histogram(
+                f"scores/classes/{self.name}", logits.argmax(1), trainer.global_step, bins=edges
+            )
 
     # ------------------------------------------------------------------ the end
 
     def on_train_end(self, trainer: Trainer, pl_module: GAN) -> None:
         if not self.active:
             return
-        weights = best_weights(trainer, pl_module, self.best_step)
+        weights = weights_of(self.best_step, trainer, pl_module)
         step = trainer.global_step if weights is None else self.best_step
         with holding(sampled(pl_module), weights), isolate_rng():
             generated = self.generate(pl_module, self.final_samples, "report")
@@ -265,7 +259,7 @@ class FIDTracker(Callback):
         if trainer.state.fn == "fit" or not self.active:
             return
         self.prepare(trainer)
-        self.table = None
+        self.scores = {}
         generated = self.generate(pl_module, self.final_samples, "report")
         if generated is None:
             return
@@ -276,7 +270,7 @@ class FIDTracker(Callback):
         }
         scores |= {metric: value for metric, value in more.items() if value is not None}
         pl_module.log_dict(self.named(scores), sync_dist=True)
-        self.table = scores, self.evaluator.real_scores(self.final_samples)
+        self.scores = scores
 
     on_test_epoch_end = on_validation_epoch_end  # pyright: ignore[reportAssignmentType] # a GAN, see pyproject
 
@@ -297,14 +291,19 @@ class FIDTracker(Callback):
             raise GANError(f"{type(generator).__name__}.labels: {error}") from error
 
     def on_validation_end(self, trainer: Trainer, pl_module: GAN) -> None:
-        trackers = active_trackers(trainer)
-        if trainer.state.fn == "fit" or not trackers or trackers[0] is not self:
+        trackers = active_trackers(trainer) or callbacks_of(trainer, FIDTracker)
+        if trainer.state.fn == "fit" or trackers[0] is not self or not self._verbose:
             return
-        if self._verbose and trainer.is_global_zero:
-            console = Console(highlight=False, soft_wrap=True)
-            for tracker in trackers:
+        console = Console(highlight=False, soft_wrap=True, quiet=not trainer.is_global_zero)
+        for tracker in trackers:
+            if not tracker.active:
+                console.print(f"No scores: {tracker.why_none}", markup=False)
+            elif not tracker.scores:
+                console.print("No scores: the images, or what they look like to the extractor, are NaN or infinite")
+            else:
                 console.print(f"Scores of {tracker.terms(tracker.final_samples)}")
-                console.print(table(tracker.table))
+                console.print(table(tracker.scores, tracker.evaluator.real_scores(tracker.final_samples)))
+        if self.active:
             loss = float(trainer.callback_metrics["validation/discriminator"])
             console.print(f"Loss of the discriminator on images it has not seen: {loss:.3f}")
 
@@ -314,7 +313,14 @@ class FIDTracker(Callback):
 
     def named(self, scores: dict[str, float]) -> dict[str, float]:
         """Scores under the names that they are logged by, which say what sees the images."""
-        return {f"{metric}/{self.name}": value for metric, value in scores.items()}
+        return {scalar(metric, self.name): value for metric, value in scores.items()}
+
+    @property
+    def scalars(self) -> list[str]:
+        """The names of the scores that tell a run from another."""
+        metrics = ["fid", "fid_of_best", "kid", "precision", "recall", "density", "coverage"]
+        classes = [] if self.evaluator.num_classes is None else ["modes_covered", "entropy", "inception_score"]
+        return [scalar(metric, self.name) for metric in metrics + classes]
 
     def terms(self, num: int) -> str:
         """What a score of `num` images is by, without which it means nothing."""
@@ -333,69 +339,8 @@ def latents(gan: GAN, noise: str, number: int) -> Tensor:
     return gan.latents(CHUNK, gan.rng("score", noise, number))
 
 
-def sampled(gan: GAN) -> nn.Module:
-    """The network that images come from: the average where there is one."""
-    return gan.generator if gan.generator_ema is None else gan.generator_ema
-
-
-def share_buffers(gan: GAN) -> None:
-    """Gives all processes the first one's buffers, as a checkpoint has them: each has batch statistics of its own.
-
-    They are used in evaluation alone.
-    """
-    if gan.trainer.world_size > 1:
-        for buffer in sampled(gan).buffers():
-            dist.broadcast(buffer, 0)
-
-
 def name_of(extractor: str | nn.Module) -> str:
     """What an extractor is called in the names of scalars: mnist_cnn, inception."""
     if isinstance(extractor, str):
         return Path(extractor).stem
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(extractor).__name__).lower()
-
-
-def best_weights(trainer: Trainer, gan: GAN, step: int) -> dict[str, Any] | None:
-    """What images came from after batch `step`, by the checkpoint of that batch; None where that cannot be used."""
-    if step in (-1, trainer.global_step):
-        return None
-    weights = None
-    try:
-        path = step_path(Path(trainer.default_root_dir, "checkpoints"), step)
-        state = trainer.strategy.load_checkpoint(path, weights_only=True)["state_dict"]
-        prefix = "generator_ema." if any(name.startswith("generator_ema.") for name in state) else "generator."
-        weights = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-        own = sampled(gan).state_dict()
-        weights = {name: shard_like(weights[name], own[name]) for name in own}
-    except Exception as error:  # a damaged file can raise anything, and the run has trained to its end
-        if is_broken_off(error):  # shards are read by all processes together
-            raise
-        rank_zero_warn(f"the best generator, of batch {step:,}, cannot be scored again: {error}")
-    usable = trainer.strategy.reduce_boolean_decision(weights is not None, all=True)
-    return weights if usable else None
-
-
-@contextmanager
-def holding(network: nn.Module, weights: dict[str, Any] | None) -> Iterator[None]:
-    """Lends weights to a network, if there are any, and gives it its own again."""
-    if weights is None:
-        yield
-        return
-    own = {name: value.clone() for name, value in network.state_dict().items()}
-    network.load_state_dict(weights)
-    try:
-        yield
-    finally:
-        network.load_state_dict(own)
-
-
-def table(scores: tuple[dict[str, float], dict[str, float]] | None) -> Table:
-    """Scores of generated images, beside those of as many real ones."""
-    rows = Table("score")
-    for images in ("generated", "real"):
-        rows.add_column(images, justify="right")
-    generated, real = scores or ({}, {})
-    for metric, (name, form) in ROWS.items():
-        if metric in generated:
-            rows.add_row(name, form.format(generated[metric]), form.format(real[metric]) if metric in real else "")
-    return rows

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from gan.errors import GANError
+from gan.loggers import CHARTS_PAGE, RunTensorBoard
 from gan.module import GAN
 from gan.networks import evaluating
 from gan.order import callbacks_of
@@ -129,12 +130,13 @@ def report(trainer: Trainer, gan: GAN) -> list[str]:
     name = "given data loaders" if data is None else type(data).__name__
     shape = "x".join(map(str, getattr(data, "image_shape", ())))
     batches = trainer.num_training_batches
+    page = f"   (charts: page {CHARTS_PAGE})" if any(isinstance(log, RunTensorBoard) for log in trainer.loggers) else ""
     return [
         f"device         {device_name(trainer)}, precision {trainer.precision}",
         f"data           {name} {shape}, {'?' if batches == math.inf else f'{batches:,}'} batches an epoch",
         f"generator      {describe(gan.generator, gan.fixed_latents[:1])}",
         f"discriminator  {describe(gan.discriminator, gan(gan.fixed_latents[:1]))}",
-        f"run            {folder}   (watch: tensorboard --logdir {shlex.quote(str(folder))})",
+        f"run            {folder}{page}   (watch: tensorboard --logdir {shlex.quote(str(folder))})",
     ]
 
 

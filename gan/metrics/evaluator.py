@@ -1,6 +1,6 @@
 """How well a generator does: its images held against real ones, by all processes together."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from statistics import mean
 from typing import Any, cast
@@ -31,6 +31,7 @@ from gan.metrics.prdc import PRDC, nearest
 
 TEST, TRAINING = 10_000, 60_000  # real images that are looked at, at most; all of MNIST's
 DRAWS = 5  # of training images, at most, whose distances are the floor
+LEAK = 0.01  # of the test images; data sets have a few pictures twice
 NEIGHBOURS = 6  # rows that precision to coverage need at least: five neighbours and the image itself
 
 
@@ -75,7 +76,7 @@ class Evaluator:
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.extractor, self.train, self.test, self.device = extractor, train, test, device
-        self.real, _ = real_features(test, extractor, TEST, device, say)
+        self.real, self.test_order = real_features(test, extractor, TEST, device, say)
         self.training, self.order = real_features(train, extractor, TRAINING, device, say)
         for features, split in ((self.real, "test"), (self.training, "training")):
             if len(features) < NEIGHBOURS:
@@ -100,6 +101,45 @@ class Evaluator:
             ).to(device)
             self.class_scores(logits)  # raises now what it would raise at the first score
         self._floors: dict[int, list[float]] = {}
+
+    # ------------------------------------------------------------------ what the scores are worth
+
+    def doubts(self, **sizes: int) -> Iterator[str]:
+        """Why scores mean little by these images and features, a sentence each, with the way out.
+
+        Args:
+            **sizes: How many images are generated for a score, by the setting that says so.
+        """
+        counts = {**sizes, "test images": len(self.real), "training images": len(self.training)}
+        few = [f"{name} {count:,}" for name, count in counts.items() if count <= self.dim]
+        if few:
+            yield (
+                f"{', '.join(few)}: of no more images than features, {self.dim:,}, the covariance has no full rank, "
+                "and FID says little; take more images, or features of a lower dimension"
+            )
+        leaked = self.leaked()
+        if leaked >= LEAK * len(self.real):
+            yield (
+                f"{leaked:,} of {len(self.real):,} test images are training images: a generator that learns those by "
+                "heart has the best scores; give the data module test images that it does not train on"
+            )
+
+    def leaked(self) -> int:
+        """How many test images are training images too: by their features, and of those by the pixels of a sample."""
+        step = 1e-3 * self.training.std().clamp_min(1e-12)  # what rounding makes of equal images is less
+        train, test = (
+            [row.tobytes() for row in (features / step).round().long().cpu().numpy()]
+            for features in (self.training, self.real)
+        )
+        known = {row: number for number, row in enumerate(train)}
+        pairs = torch.tensor([(number, known[row]) for number, row in enumerate(test) if row in known]).long()
+        if not len(pairs):
+            return 0
+        sample = pairs[torch.linspace(0, len(pairs) - 1, min(CHUNK, len(pairs))).long()]
+        (one,) = images_at(self.test, [self.test_order[sample[:, 0]]])
+        (other,) = images_at(self.train, [self.order[sample[:, 1]]])
+        equal = (one.cpu() == other.cpu()).flatten(1).all(1)
+        return round(len(pairs) * equal.float().mean().item())
 
     # ------------------------------------------------------------------ images to features
 

@@ -7,6 +7,7 @@ Scores by two extractors do not compare, whence `fingerprint`.
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import torch
@@ -24,6 +25,8 @@ SHA256 = {  # of the files that are part of this package, each by its name
 }
 
 KEY = "gan.metrics.CNNFeatures"  # of the constructor's arguments in a file's metadata
+
+ACCURACY = re.compile(r"Accuracy on the ([\d,]+) test images: ([\d.]+)%")  # in a card
 
 CELLS = 3  # features are read from a grid of CELLS x CELLS, because a digit is where its strokes are
 
@@ -138,6 +141,31 @@ def load_features(name_or_path: str | Path) -> CNNFeatures:
     if not all(weight.isfinite().all() for weight in weights.values()):
         raise GANError(f"{path} has weights that are not finite: its training has diverged")
     return extractor.requires_grad_(False)
+
+
+def doubt(name_or_path: str | Path, num_classes: int) -> str | None:
+    """Why an extractor is of little worth by its own card, the `.md` beside its file; None if it has none, or is good.
+
+    Args:
+        name_or_path: As `load_features` takes it.
+        num_classes: Classes that it tells apart.
+    """
+    path = FILES / f"{name_or_path}.md" if str(name_or_path) in SHA256 else Path(name_or_path).with_suffix(".md")
+    try:
+        match = ACCURACY.search(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return None
+    if match is None:
+        return None
+    images, accuracy = int(match[1].replace(",", "")), float(match[2]) / 100
+    chance = 1 / num_classes
+    # Three standard deviations of a guess, at least a fifth more.
+    if accuracy > chance + max(0.2 * chance, 3 * (chance * (1 - chance) / max(images, 1)) ** 0.5):
+        return None
+    return (
+        f"the features are no better than chance: by {path} their classifier is right about {accuracy:.1%} of the test "
+        f"images, and a guess about {chance:.1%}; train others, with labels that the images show"
+    )
 
 
 def save_features(extractor: CNNFeatures, path: str | Path) -> None:

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def measure(settings: argparse.Namespace) -> None:
     scores = Scores()
     run(["validate", "--ckpt_path", str(settings.checkpoint), "--verbose", "false"], callbacks=[scores])
-    by_metric = {name.partition("/")[0]: value for name, value in scores.scores.items()}
+    by_metric = {name.removeprefix("scores/").partition("/")[0]: value for name, value in scores.scores.items()}
     print(json.dumps(by_metric | {"kid": 1000 * by_metric["kid"]}))
 
 

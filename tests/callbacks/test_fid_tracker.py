@@ -1,5 +1,6 @@
 """Scores of a run: right, warned of, kept, and without effect on training."""
 
+import re
 import warnings
 from copy import deepcopy
 
@@ -26,7 +27,6 @@ from gan.metrics.feature_cache import extract
 from gan.networks import MLPDiscriminator
 
 SCORES = [
-    "fid",
     "fid_floor",
     "kid",
     "precision",
@@ -112,7 +112,7 @@ def test_scores_come_when_they_are_due_and_are_right(make_gan, make_trainer, hal
     assert list(rows.rows) == [4, 8, 10]
     for step, scores in rows.rows.items():
         assert scores["fid/pooled"] == pytest.approx(fids[step], rel=1e-6)
-        assert set(scores) == {f"{name}/pooled" for name in SCORES}
+        assert set(scores) == {"fid/pooled", *(f"scores/{name}/pooled" for name in SCORES)}
 
 
 def test_epochs_can_be_the_unit(make_gan, make_trainer, halves):
@@ -252,11 +252,11 @@ def test_constant_images_have_a_score(make_trainer, halves):
     make_trainer(callbacks=[tracker(), rows]).fit(gan, halves)
     scores = rows.rows[4]
     assert all(np.isfinite(value) for value in scores.values())
-    assert scores["fid/pooled"] > 10 * scores["fid_floor/pooled"]
-    assert scores["coverage/pooled"] < 0.02
-    assert scores["modes_covered/pooled"] == 1
-    assert scores["entropy/pooled"] == 0
-    assert scores["inception_score/pooled"] == pytest.approx(1)
+    assert scores["fid/pooled"] > 10 * scores["scores/fid_floor/pooled"]
+    assert scores["scores/coverage/pooled"] < 0.02
+    assert scores["scores/modes_covered/pooled"] == 1
+    assert scores["scores/entropy/pooled"] == 0
+    assert scores["scores/inception_score/pooled"] == pytest.approx(1)
 
 
 def test_fewer_images_than_dimensions(make_gan, make_trainer, halves):
@@ -265,7 +265,8 @@ def test_fewer_images_than_dimensions(make_gan, make_trainer, halves):
             return images.flatten(1)[:, ::8]
 
     wide = FIDTracker(Wide(), every=4, num_samples=20, final_samples=20)
-    make_trainer(callbacks=[wide]).fit(make_gan(), halves)
+    with pytest.warns(UserWarning, match="num_samples 20, final_samples 20: of no more images than features, 98"):
+        make_trainer(callbacks=[wide]).fit(make_gan(), halves)
     assert 0 < wide.best < torch.inf
 
 
@@ -313,6 +314,43 @@ def test_images_beyond_the_last_do_not_matter(halves):
     assert evaluator.generate(make, 20).features.isfinite().all()
 
 
+class Leaky(Halves):
+    """Tests on some of the images that it trains on."""
+
+    def load(self, train):
+        return tuple(part[:256] if train else part[192:448] for part in mnist())
+
+
+class FewTests(Halves):
+    def load(self, train):
+        return tuple(part[:256] if train else part[256:270] for part in mnist())
+
+
+@pytest.mark.parametrize(
+    ("data", "samples", "told"),
+    [
+        (Leaky, 300, [r"6\d of 256 test images are training images"]),
+        (SmallMNIST, 300, ["(512|496) of 512 test images are training images"]),
+        (FewTests, 300, ["test images 14: of no more images than features, 16"]),
+        (Leaky, 20, [r"6\d of 256 test images are training images"]),
+        (Halves, 300, []),
+    ],
+)
+@pytest.mark.parametrize("door", ["fit", "validate"])
+def test_scores_of_little_worth_are_a_warning_each_at_the_start(make_gan, make_trainer, data, samples, told, door):
+    scores = tracker(num_samples=samples, final_samples=samples)
+    trainer = make_trainer(max_steps=1, callbacks=[scores])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        getattr(trainer, door)(make_gan(), datamodule=data(batch_size=16, validation_size=0 if door == "fit" else 16))
+    texts = [str(warning.message) for warning in caught if "of little worth" in str(warning.message)]
+    assert len(texts) == len(told)
+    for text, part in zip(texts, told, strict=True):
+        assert text.startswith("scores by pooled are of little worth: ")
+        assert re.search(part, text)  # validation images are no training images
+        assert "\n" not in text
+
+
 # ---------------------------------------------------------------------- the best
 
 
@@ -339,7 +377,7 @@ def test_the_best_is_kept_and_scored_again_with_other_latents(make_gan, make_tra
     assert torch.load(checkpoints / "best.ckpt", weights_only=True)["global_step"] == 4
     assert best.best == pytest.approx(by_hand(kept, 300, "curve"), rel=1e-6)
     events = EventAccumulator(trainer.logger.log_dir).Reload()
-    (final,) = events.Scalars("fid_of_best/pooled")
+    (final,) = events.Scalars("scores/fid_of_best/pooled")
     assert final.value == pytest.approx(by_hand(kept, 260, "report"), rel=1e-5)
     assert final.value != pytest.approx(best.best, rel=1e-5)
     last = load(str(checkpoints / "last.ckpt"))
@@ -358,7 +396,7 @@ def test_a_best_that_is_damaged_costs_its_report_alone(make_gan, make_trainer, h
     with pytest.warns(UserWarning, match="the best generator, of batch 4, cannot be scored again"):
         trainer.fit(make_gan(), halves)
     assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 16
-    assert "fid_of_best/pooled" not in EventAccumulator(trainer.logger.log_dir).Reload().Tags()["scalars"]
+    assert "scores/fid_of_best/pooled" not in EventAccumulator(trainer.logger.log_dir).Reload().Tags()["scalars"]
 
 
 @pytest.mark.parametrize("error", LOST)
@@ -386,7 +424,7 @@ def test_the_best_of_before_an_average_came_or_went(make_gan, make_trainer, halv
         assert best.best_step == 4
         assert (gan.generator_ema is None) == (not average)
     events = EventAccumulator(trainer.logger.log_dir).Reload()
-    (final,) = events.Scalars("fid_of_best/pooled")
+    (final,) = events.Scalars("scores/fid_of_best/pooled")
     kept = load(str(tmp_path / "checkpoints" / "best.ckpt"))
     assert final.value == pytest.approx(by_hand(kept, 260, "report"), rel=1e-5)
 
@@ -485,7 +523,7 @@ def test_validate_scores_as_the_end_of_training_does(make_gan, make_trainer, hal
     halves = Halves(batch_size=16, validation_size=16)
     (scores,) = make_trainer(callbacks=[tracker()]).validate(gan, halves)
     assert scores["fid/pooled"] == pytest.approx(by_hand(gan, 260, "report"), rel=1e-6)
-    assert scores["fid_infinity/pooled"] < scores["fid/pooled"]
+    assert scores["scores/fid_infinity/pooled"] < scores["fid/pooled"]
     assert "validation/discriminator" in scores
     table = capsys.readouterr().out
     assert f"{scores['fid/pooled']:.3f}" in table
@@ -499,7 +537,7 @@ def test_a_generator_that_knows_its_labels_is_scored_by_them(make_trainer):
     gan = GAN(Labelled(floats(mnist()[0])), MLPDiscriminator((1, 28, 28)))
     data = SmallMNIST(batch_size=16, validation_size=16)
     (scores,) = make_trainer(callbacks=[tracker(final_samples=1000)]).validate(gan, data, verbose=False)
-    assert scores["accuracy_score/pooled"] > 0.8
+    assert scores["scores/accuracy_score/pooled"] > 0.8
 
     class Wrong(Labelled):
         def labels(self, latents):
@@ -507,7 +545,7 @@ def test_a_generator_that_knows_its_labels_is_scored_by_them(make_trainer):
 
     gan = GAN(Wrong(floats(mnist()[0])), MLPDiscriminator((1, 28, 28)))
     (scores,) = make_trainer(callbacks=[tracker(final_samples=1000)]).validate(gan, data, verbose=False)
-    assert scores["accuracy_score/pooled"] < 0.1
+    assert scores["scores/accuracy_score/pooled"] < 0.1
 
 
 def test_the_nearest_training_images_show_what_was_learnt_by_heart(make_gan, make_trainer, halves, tmp_path):
@@ -523,7 +561,7 @@ def test_the_nearest_training_images_show_what_was_learnt_by_heart(make_gan, mak
     assert (tmp_path / "samples" / "nearest_000008.png").is_file()
     events = EventAccumulator(trainer.logger.log_dir, {"images": 0, "histograms": 0}).Reload()
     assert [event.step for event in events.Images("samples/nearest")] == [8]
-    histogram = events.Histograms("classes/pooled")
+    histogram = events.Histograms("scores/classes/pooled")
     assert [event.step for event in histogram] == [4, 8]
     assert histogram[0].histogram_value.num == 300
 

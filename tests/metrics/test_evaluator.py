@@ -120,6 +120,60 @@ def test_too_few_real_images_are_refused():
         Evaluator(Pooled(), InMemory(images, labels), InMemory(images[:5], labels[:5]))
 
 
+def parts(train: slice, test: slice, in_memory: bool) -> list:
+    images, labels = mnist()
+    if in_memory:
+        return [InMemory(images[part], labels[part]) for part in (train, test)]
+    sets = [TensorDataset(to_float(images[part]), labels[part]) for part in (train, test)]
+    return [DataLoader(dataset, batch_size=32, shuffle=True) for dataset in sets]
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize(
+    ("train", "test", "leaked"),
+    [
+        (slice(0, 256), slice(256, 512), 0),
+        (slice(0, 512), slice(0, 512), 512),  # one set for both
+        (slice(0, 300), slice(200, 400), 100),
+        (slice(0, 300), slice(297, 497), 3),
+        (slice(0, 300), slice(299, 499), 1),  # half a percent: data sets have a few pictures twice
+    ],
+)
+def test_test_images_that_are_training_images_are_doubted(train, test, leaked, in_memory):
+    evaluator = Evaluator(Pooled(), *parts(train, test, in_memory))
+    assert evaluator.leaked() == leaked
+    doubts = list(evaluator.doubts())
+    assert len(doubts) == (leaked > 1)
+    if doubts:
+        assert f"{leaked} of {test.stop - test.start} test images are training images" in doubts[0]
+
+
+def test_features_that_see_no_difference_make_no_leak():
+    class Blind(torch.nn.Module):
+        def forward(self, images):
+            return torch.ones(len(images), 3)
+
+    assert Evaluator(Blind(), *loaders()).leaked() <= 1
+
+
+@pytest.mark.parametrize(
+    ("sizes", "test", "told"),
+    [
+        ({"num_samples": 16, "final_samples": 100}, 256, "num_samples 16: "),
+        ({"num_samples": 15, "final_samples": 16}, 256, "num_samples 15, final_samples 16: "),
+        ({"num_samples": 100}, 16, "test images 16: "),
+        ({"num_samples": 17}, 17, None),
+    ],
+)
+def test_fewer_images_than_features_are_doubted(sizes, test, told):
+    """As many have a covariance of a rank less."""
+    evaluator = Evaluator(Pooled(), *parts(slice(0, 200), slice(200, 200 + test), True))
+    doubts = list(evaluator.doubts(**sizes))
+    assert len(doubts) == (told is not None)
+    if told:
+        assert doubts[0].startswith(f"{told}of no more images than features, 16, the covariance has no full rank")
+
+
 def test_metrics_load_nothing_of_what_stands_above_them():
     program = "import sys, gan.metrics.evaluator; print([name for name in sys.modules if name.startswith('gan.')])"
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT).stdout

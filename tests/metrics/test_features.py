@@ -244,6 +244,39 @@ def test_foreign_files(files):
         load_features(path)
 
 
+@pytest.mark.parametrize(
+    ("accuracy", "images", "classes", "guesses"),
+    [
+        ("10.00", "10,000", 10, True),
+        ("11.50", "10,000", 10, True),
+        ("13.00", "10,000", 10, False),
+        ("15.00", "100", 10, True),  # of a hundred, a guess may be right about that many
+        ("51.20", "1,906", 2, True),
+        ("75.00", "1,906", 2, False),
+        ("1.10", "2,000", 100, True),
+        ("9.00", "2,000", 100, False),
+        ("4.00", "500", 9, True),  # worse than a guess
+    ],
+)
+def test_features_are_doubted_where_their_card_says_that_they_guess(tmp_path, accuracy, images, classes, guesses):
+    card = f"# flowers\n\n- Seed: 0\n- Accuracy on the {images} test images: {accuracy}%\n- Features: 64\n"
+    (tmp_path / "flowers.md").write_text(card, encoding="utf-8")
+    doubt = features.doubt(tmp_path / "flowers.safetensors", classes)
+    assert (doubt is not None) == guesses
+    if guesses:
+        assert f"{float(accuracy):.1f}%" in doubt
+        assert f"a guess about {1 / classes:.1%}" in doubt
+
+
+def test_features_without_a_card_are_not_doubted(tmp_path):
+    assert features.doubt(tmp_path / "flowers.safetensors", 10) is None
+    (tmp_path / "flowers.md").write_bytes(b"\xff\xfe of something else")
+    assert features.doubt(tmp_path / "flowers.safetensors", 10) is None
+    (tmp_path / "flowers.md").write_text("of flowers")
+    assert features.doubt(tmp_path / "flowers.safetensors", 10) is None
+    assert [features.doubt(name, 10) for name in features.SHA256] == [None, None]
+
+
 def test_fingerprint(extractor):
     class Other(CNNFeatures):
         pass
