@@ -37,9 +37,10 @@ class GradientMonitor(Callback):
     the batch on, for callbacks that come later in the trainer's list.
 
     Scalars are called `gradients/...`; those of single layers, and histograms of single images' gradients, are for
-    TensorBoard alone. `grad_norm/<network>`, the norm of the gradient that the batch trains with, is logged too unless
-    there is a GradientClipping, which does. The heat map of each network, layers by batches, is the image
-    `gradients/heatmap_<network>` in TensorBoard and, at the end, `gradients/heatmap_<network>.png` in the run's folder.
+    TensorBoard alone, as `layers/...`. `grad_norm/<network>`, the norm of the gradient that the batch trains with, is
+    logged too unless there is a GradientClipping, which does. The heat map of each network, layers by batches, is the
+    image `gradients/heatmap_<network>` in TensorBoard and, at the end, `gradients/heatmap_<network>.png` in the run's
+    folder.
 
     Networks in shards (FSDP2) are measured like others. All processes must have as many images in a batch. Networks
     that cannot be measured (with casts of their own, or reentrant checkpoints) are a warning, and train on.
@@ -203,9 +204,9 @@ class GradientMonitor(Callback):
         for board in boards:
             for name, measured in stats.networks.items():
                 for tag, value in layer_scalars(measured).items():
-                    board.add_scalar(f"gradients/{name}/{tag}", value, stats.step)
+                    board.add_scalar(f"layers/{name}/{tag}", value, stats.step)
                 for layer, counts in measured.histograms.items():
-                    add_histogram(board, f"gradients/{name}/activation_log10/{layer}", counts, stats.step)
+                    add_histogram(board, f"layers/{name}/activation_log10/{layer}", counts, stats.step)
                 board.add_image(f"gradients/heatmap_{name}", pictures[name], stats.step, dataformats="HWC")
 
 

@@ -240,7 +240,8 @@ def test_charts(make_gan, make_trainer, data, tmp_path):
     monitor = GradientMonitor(every=3)
     keep = Keep(monitor)
     loggers = [logger, MetricsTable(tmp_path)]
-    make_trainer(max_steps=7, logger=loggers, callbacks=[monitor, keep]).fit(make_gan(penalties=[R1(1.0)]), data)
+    gan = make_gan(penalties=[R1(1.0)])
+    make_trainer(max_steps=7, logger=loggers, callbacks=[monitor, keep]).fit(gan, data)
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     tags = events.Tags()
@@ -270,7 +271,7 @@ def test_charts(make_gan, make_trainer, data, tmp_path):
         ("spectral_norm", "spectral_norms"),
     ):
         wanted = expected(lambda stats, values=values: getattr(stats.generator, values)["hidden2"])
-        assert points(f"gradients/generator/{kind}/hidden2") == wanted
+        assert points(f"layers/generator/{kind}/hidden2") == wanted
 
     # The gradient that training steps with.
     for index, network in enumerate(OPTIMIZER_ORDER):
@@ -279,13 +280,20 @@ def test_charts(make_gan, make_trainer, data, tmp_path):
         wanted = [(step, pytest.approx(norm, rel=1e-5)) for step, norm in norms if step in (1, 3, 6)]
         assert points(f"grad_norm/{network}") == wanted
 
-    histogram = events.Histograms("gradients/generator/activation_log10/hidden1")[-1]
+    histogram = events.Histograms("layers/generator/activation_log10/hidden1")[-1]
     assert histogram.step == 6
     assert histogram.histogram_value.num == 16
     counts = keep.records[-1].generator.histograms["hidden1"]
     assert [count for count in histogram.histogram_value.bucket if count] == [count for count in counts if count]
     assert [image.step for image in events.Images("gradients/heatmap_generator")] == [1, 3, 6]
     assert {"gradients/heatmap_generator", "gradients/heatmap_discriminator"} <= set(tags["images"])
+
+    # Charts of single layers are a group of their own, which does not hide the others.
+    layers = {name for network in ("generator", "discriminator") for name, _ in getattr(gan, network).named_modules()}
+    for kind in ("scalars", "histograms", "images"):
+        of_layers = [tag for tag in tags[kind] if tag.rpartition("/")[2] in layers - {"generator", "discriminator"}]
+        assert {tag.split("/")[0] for tag in of_layers} <= {"layers"}
+    assert len([tag for tag in tags["scalars"] if tag.startswith("gradients/")]) < 30
 
     header = (tmp_path / "metrics.csv").read_text().splitlines()[0].split(",")
     assert "gradients/generator/parameters" in header
