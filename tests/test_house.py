@@ -24,7 +24,7 @@ FLOORS = [
     {"archive", "batch", "folder", "images", "outbox", "pickles", "spec", "trust"},
     {"checkpoints", "events"},
     {"data", "gradients", "losses", "metrics", "networks", "noise", "optim", "penalties"},
-    {"lab", "loggers", "order", "parallel"},
+    {"lab", "loggers", "order", "parallel", "rollback"},
     {"lifecycle"},
     {"module", "weights"},
     {"callbacks", "generate", "resume", "settings"},

@@ -1,7 +1,6 @@
 """What a run does about numbers that are not finite: says where they began, and ends, skips the step or goes back."""
 
 from collections.abc import Callable, Iterable, Iterator
-from copy import deepcopy
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -10,7 +9,7 @@ from lightning import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves
 
 from gan.errors import GANError
 from gan.gradients.clip import Gradients
@@ -20,6 +19,7 @@ from gan.gradients.places import Places
 from gan.module import GAN
 from gan.optim import OPTIMIZER_ORDER, network_of
 from gan.parallel.base import TwoNetworkStrategy
+from gan.rollback import State
 
 Policy = Literal["raise", "skip", "rollback"]
 
@@ -336,47 +336,6 @@ def record(network: nn.Module, name: str, calls: list[Call]) -> Any:
             calls.append(Call(name, inputs[0].detach(), autocast, torch.get_autocast_dtype(device)))
 
     return network.register_forward_pre_hook(before)
-
-
-class State:
-    """A copy of all that training changes: weights, averages and buffers, both optimizers and their schedules.
-
-    The scale of float16 training is not in it: what it has learnt stays true.
-    """
-
-    @torch.no_grad()
-    def __init__(self, trainer: Trainer, pl_module: GAN):
-        self.step = trainer.global_step
-        self.tensors = Places([pl_module]).keep()
-        self.optimizers = [
-            (optimizer, copies(dict(optimizer.state)), [copy_of(group) for group in optimizer.param_groups])
-            for optimizer in trainer.optimizers
-        ]
-        schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
-        self.schedulers = [(scheduler, deepcopy(scheduler.state_dict())) for scheduler in schedulers]
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Puts everything back to what it was; the copy stays."""
-        self.tensors.restore()
-        for scheduler, state in self.schedulers:
-            scheduler.load_state_dict(deepcopy(state))
-        for optimizer, state, groups in self.optimizers:
-            optimizer.state.clear()
-            optimizer.state.update(copies(state))
-            for group, kept in zip(optimizer.param_groups, groups, strict=True):
-                group.update(copy_of(kept))
-
-
-def copies(state: dict[Any, Any]) -> dict[Any, Any]:
-    """The state of an optimizer by parameter, its tensors copied."""
-    return {parameter: tree_map_only(Tensor, torch.clone, each) for parameter, each in state.items()}
-
-
-def copy_of(group: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a group of parameters, copied, and the parameters themselves."""
-    parameters = [*group["params"]]
-    return deepcopy({key: value for key, value in group.items() if key != "params"}) | {"params": parameters}
 
 
 @torch.no_grad()
