@@ -381,6 +381,7 @@ def test_six_lines_at_the_start_and_two_at_the_end(capsys):
     assert [line.split()[0] for line in lines[:first]] == [*words, *["taken"] * 3]  # data and networks are not MNIST's
     assert "SmallMNIST 1x28x28, 62 batches an epoch" in lines[1]
     assert lines[4].endswith("(watch: tensorboard --logdir 'a run')")
+    assert "page Custom Scalars" in lines[4]
     assert [line.split(maxsplit=1) for line in lines[-2:]] == [
         ["pictures", "a run/samples"],
         ["checkpoint", "a run/checkpoints/last.ckpt"],
