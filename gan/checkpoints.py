@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import IO, TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from gan.archive import damage, end_of, seal
 from gan.errors import GANError
+from gan.paths import local_path
 from gan.pickles import Misfit, check_pickle
 
 if TYPE_CHECKING:
@@ -361,14 +362,32 @@ def check_whole(path: Path | IO[bytes]) -> None:
 
 
 def checkpoint_in(path: str | Path) -> Path:
-    """A checkpoint's own path; of the folder of a run, its best checkpoint or, where nothing was scored, its last.
+    """A checkpoint's own path; of the folder of a run, or of its checkpoints, the best or, without scores, the last.
 
     Raises:
-        ValueError: If the system cannot look there.
+        GANError: If the system cannot look there, or it is a URL.
     """
-    folder = Path(path, "checkpoints")
+    path = local_path(path, "the checkpoint")
     try:
-        found = [folder / name for name in (BEST, LAST) if (folder / name).exists()]
+        found = [folder / name for folder in (path / "checkpoints", path) for name in (BEST, LAST)]
+        found = [candidate for candidate in found if candidate.exists()]
     except OSError as error:
         raise GANError(f"cannot read {path}: {error.strerror}") from error
-    return found[0] if found else Path(path)
+    return found[0] if found else path
+
+
+def last_in(path: str | Path) -> tuple[Path, dict[str, Any], list[Path]]:
+    """A checkpoint's own path; of the folder of a run, or of its checkpoints, the newest that can be used.
+
+    Returns:
+        It, what it holds (see `check_checkpoint`), and newer ones that cannot be used.
+
+    Raises:
+        GANError: If it cannot be used, or none can, or it is a URL.
+    """
+    path = local_path(path, "the checkpoint")
+    with suppress(OSError):  # the reason is said below
+        for folder in (path / "checkpoints", path):
+            if folder.is_dir() and (found := newest_whole(folder)):
+                return found
+    return path, check_checkpoint(path), []

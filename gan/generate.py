@@ -11,6 +11,7 @@ from gan.checkpoints import check_checkpoint, checkpoint_in, read
 from gan.errors import GANError
 from gan.images import image_grid, to_pil, to_uint8
 from gan.module import GAN
+from gan.paths import local_path
 
 BATCH = 250  # images made at a time
 
@@ -19,8 +20,8 @@ def sample(ckpt: str, out: str, num: int = 64, seed: int = 0, trust: str | list[
     """Writes images that the generator of a checkpoint makes.
 
     Args:
-        ckpt: A checkpoint of a run, such as runs/default/TIME/checkpoints/last.ckpt; or the run's folder, for its best
-            or, where nothing was scored, its last.
+        ckpt: A checkpoint of a run, such as runs/default/TIME/checkpoints/last.ckpt; or the folder of the run, or that
+            of its checkpoints, for the best or, where nothing was scored, the last.
         out: FILE.png for one grid, FILE.npy for a uint8 array (N, H, W) or (N, H, W, C), a folder for one PNG each.
         num: How many images.
         seed: Seeds the latents: the same seed gives the same images, and a larger num the same ones and more.
@@ -31,7 +32,7 @@ def sample(ckpt: str, out: str, num: int = 64, seed: int = 0, trust: str | list[
     """
     if not num >= 1:
         raise GANError(f"--num must be at least 1 image, got {num}")
-    path = Path(out)
+    path = local_path(out, "--out")
     if path.suffix not in (".png", ".npy", ""):
         raise GANError(f"--out {out}: give a file that ends in .png or .npy, or a folder")
     ckpt = str(checkpoint_in(ckpt))
@@ -50,22 +51,22 @@ def sample(ckpt: str, out: str, num: int = 64, seed: int = 0, trust: str | list[
                 to_pil(image).save(path / f"{number:06d}.png")
     except OSError as error:
         raise GANError(f"cannot write --out {out}: {error}") from error
-    print(f"{num} image{'s' * (num > 1)} of {ckpt} (seed {seed}): {out}")
+    print(f"{num} image{'s' * (num > 1)} of {ckpt} (seed {seed}): {path}")
 
 
 def export(ckpt: str, out: str, trust: str | list[str] | None = None) -> None:
     """Writes the generator of a checkpoint for use without this project: latents (N, latent_dim) in, images out.
 
     Args:
-        ckpt: A checkpoint of a run, such as runs/default/TIME/checkpoints/last.ckpt; or the run's folder, for its best
-            or, where nothing was scored, its last.
+        ckpt: A checkpoint of a run, such as runs/default/TIME/checkpoints/last.ckpt; or the folder of the run, or that
+            of its checkpoints, for the best or, where nothing was scored, the last.
         out: FILE.pt2 for torch.export, or FILE.onnx (needs `pip install "gan[onnx]"`).
         trust: Packages whose classes the checkpoint may import, besides this one and torch's: my_package, or a list.
 
     Raises:
         ValueError: If the checkpoint cannot be used, or the file cannot be written.
     """
-    path = Path(out)
+    path = local_path(out, "--out")
     if path.suffix not in (".pt2", ".onnx"):
         raise GANError(f"--out {out}: give a file that ends in .pt2 (torch.export) or .onnx")
     ckpt = str(checkpoint_in(ckpt))
@@ -89,7 +90,7 @@ def export(ckpt: str, out: str, trust: str | list[str] | None = None) -> None:
             to_onnx(program, path, about)
     except OSError as error:
         raise GANError(f"cannot write --out {out}: {error}") from error
-    print(f"generator of {ckpt}: {out}")
+    print(f"generator of {ckpt}: {path}")
     for name, what in about.items():
         print(f"  {name:8} {what}")
 

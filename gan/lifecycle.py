@@ -17,13 +17,15 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from gan.batch import as_pair, check_batch
 from gan.checkpoints import check_checkpoint
+from gan.config import KEY as CONFIG
 from gan.errors import GANError
 from gan.networks import check_pair
 from gan.noise import Noise, keyed, seed_layers
 from gan.optim import OPTIMIZER_ORDER, Length, Resumed, class_of
-from gan.order import callbacks_of, check_order, skip_idle_hooks
+from gan.order import callbacks_of, check_folder, check_order, skip_idle_hooks
 from gan.outbox import outbox
 from gan.parallel import check_manual, check_strategy, is_sharded, shard
+from gan.paths import local_path
 from gan.penalties import Penalty, mixes_batch
 from gan.spec import is_compiled, uncompiled
 from gan.trust import Trust, check_hyper_parameters, imports_of
@@ -46,6 +48,7 @@ class Lifecycle(L.LightningModule):
         seed: Of all randomness in training.
         scalars: The latest value of each scalar of training, between two log entries.
         resumed: What a run that goes on takes of its checkpoint's optimizers.
+        run_config: Of a run of the command line, its config as plain data, which its checkpoints carry.
     """
 
     generator: nn.Module
@@ -56,6 +59,7 @@ class Lifecycle(L.LightningModule):
     seed: int
     scalars: dict[str, Tensor]
     resumed: Resumed
+    run_config: dict[str, Any] | None = None
     looked_at: set[str | None]  # the stages whose first batch has been
     numbered = False  # whether Lightning logs something of batches, by the number that it is told
 
@@ -169,6 +173,7 @@ class Lifecycle(L.LightningModule):
         """Adds none. It is the last hook before Lightning refuses settings without telling the way out."""
         check_manual(self.trainer)
         check_order(self.trainer.callbacks)  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere
+        check_folder(self.trainer)
         return []
 
     def setup(self, stage: str) -> None:
@@ -257,6 +262,8 @@ class Lifecycle(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what a run that goes on needs to log as before, and to know whether it is the same bit for bit."""
+        if self.run_config is not None:
+            checkpoint[CONFIG] = self.run_config
         checkpoint["world_size"] = self.trainer.world_size
         checkpoint["epoch_batches"] = self.trainer.num_training_batches
         schedules = {id(config.scheduler.optimizer): config.scheduler for config in self.trainer.lr_scheduler_configs}
@@ -314,6 +321,8 @@ class Lifecycle(L.LightningModule):
         Raises:
             ValueError: If the checkpoint cannot be used, or names what is not to be trusted.
         """
+        if isinstance(checkpoint_path, str | Path):
+            checkpoint_path = local_path(checkpoint_path, "the checkpoint")
         checkpoint = check_checkpoint(checkpoint_path)
         check_hyper_parameters(checkpoint, trust, str(checkpoint_path), given=kwargs)
         for name in ("generator", "discriminator"):

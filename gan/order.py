@@ -1,10 +1,11 @@
-"""The hooks of callbacks: in which order they run, since some read of others, and which are worth a call."""
+"""A trainer's callbacks: in which order they run, which of their hooks are worth a call, and which of them write."""
 
 from typing import TypeVar
 
 from lightning import Callback, Trainer
 
 from gan.errors import GANError
+from gan.paths import local_path
 
 AnyCallback = TypeVar("AnyCallback", bound=Callback)
 
@@ -40,6 +41,20 @@ def check_order(callbacks: list[Callback]) -> None:
                         f"{reader} reads {what} of {source} in the same batch: put a {source} before it in "
                         "trainer.callbacks"
                     )
+
+
+WRITERS = {"GradientDoctor", "GradientMonitor", "ImageLogger", "RunCheckpoint"}
+
+
+def check_folder(trainer: Trainer) -> None:
+    """Refuses a place beyond the disk, which Lightning knows and our callbacks do not.
+
+    Raises:
+        GANError: If one of them would write there.
+    """
+    callbacks = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere
+    if any(cls.__name__ in WRITERS for callback in callbacks for cls in type(callback).__mro__):
+        local_path(trainer.default_root_dir, "the trainer's default_root_dir")
 
 
 HOOKS_OF_A_BATCH = (

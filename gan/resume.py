@@ -1,126 +1,154 @@
-"""The run that a command goes on with or scores: its config, its checkpoint, and what is otherwise now."""
+"""The checkpoint that a command goes on from or scores, the config of its run, and what is otherwise now."""
 
-import argparse
-import hashlib
+import inspect
 import sys
-from contextlib import suppress
+from argparse import Namespace
+from collections.abc import Sequence, Sized
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities import rank_zero_only
 
-from gan.checkpoints import check_checkpoint, checkpoint_in, newest_whole
+from gan.checkpoints import check_checkpoint, checkpoint_in, last_in, newest_whole
+from gan.config import KEY as CONFIG
+from gan.config import changes, config_in, is_own
 from gan.data import InMemoryLoader
 from gan.errors import GANError
+from gan.folder import RunFolder
+from gan.module import GAN
 from gan.order import callbacks_of
-from gan.trust import check_names, named_in
+from gan.paths import local_path
+from gan.trust import check_hyper_parameters, check_names, named_in
 
-# ---------------------------------------------------------------------- the config of a run
+
+@dataclass
+class Source:
+    """The checkpoint that a command goes on from or scores.
+
+    Args:
+        path: Where it is; None for a run that begins.
+        checkpoint: What it holds, tensors without their values.
+        config: What it says of its run, as plain data.
+        whole: Whether that is all; of a checkpoint from Python, it is what the networks were made of.
+        damaged: Newer ones, which cannot be used.
+        seen: What lay in their folder.
+    """
+
+    path: Path | None = None
+    checkpoint: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    whole: bool = True
+    damaged: list[Path] = field(default_factory=list)
+    seen: list[Any] = field(default_factory=list)
+
+    def changes(self, new: dict[str, Any]) -> list[str]:
+        """What a command of this config does otherwise than the run did, a line for each setting."""
+        if self.whole:
+            return changes(self.config, new)
+        about = f"{self.path} was saved from Python: its networks, losses and optimizers are taken from there"
+        return [f"config         {about}, the rest from this command", *changes(self.config, new, whole=False)]
 
 
-def with_config_of_run(args: list[str]) -> tuple[list[str], set[str]]:
-    """Puts the config of the run to resume or to score before the other arguments, which so win over it.
+# ---------------------------------------------------------------------- the checkpoint, and what it says of its run
 
-    Returns:
-        All arguments; and the packages whose classes the run's checkpoint may name: those that `--trust` gives, and
-        those that the command itself names, or a config that a run of one's own has written into its folder.
+
+def source_of(command: str, given: Namespace) -> Source:
+    """The checkpoint that the words of a `fit`, `validate` or `test` stand for.
 
     Raises:
-        ValueError: If the config names classes of other packages.
+        GANError: If it cannot be used.
     """
-    if args[:1] not in (["fit"], ["validate"], ["test"]):
-        return args, set()
-    given, rest = of_this_run(args[1:])
-    trust = {*given.trust, *named_by([*rest, *given.configs])}
-    config = config_of_run(given.run_dir, given.resume if args[0] == "fit" else given.ckpt_path)
-    if config is None:
-        return args, trust
+    if command != "fit":
+        if given.ckpt_path is None:
+            return Source()
+        path = checkpoint_in(given.ckpt_path)
+        return made_of(path, check_checkpoint(path))
+    if given.resume == "auto":
+        return newest(local_path(given.run_dir, "--run_dir")) if given.run_dir else Source()
+    return Source() if given.resume == "never" else made_of(*last_in(given.resume))
+
+
+def newest(run_dir: Path) -> Source:
+    """The checkpoint that a run goes on from in its own folder.
+
+    Raises:
+        GANError: If there are some, and none can be used.
+    """
+    folder = run_dir / "checkpoints"
+    seen = listing(folder)
     try:
-        text = config.read_text()
-        settings = yaml.safe_load(text) or {}
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise GANError(f"{config} cannot be read: {error}") from error
-    if not isinstance(settings, dict):
-        raise GANError(f"{config} is no config of a run")
-    if given.resume == "auto" and is_own(text):
-        trust |= named_in(settings)
-    check_names(settings, trust, str(config), config.parent)
-    return [args[0], "--config", str(config), *args[1:]], trust
+        found = newest_whole(folder)
+    except GANError:
+        RunFolder(str(run_dir)).close()  # that another run is just writing them is to be said first
+        raise
+    source = made_of(*found) if found else Source()
+    source.seen = seen
+    return source
 
 
-def of_this_run(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """What arguments, and the configs that they give, say of the run that they belong to; and the other words."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--config", action=OfConfig, dest="configs", default=[])
-    parser.add_argument("--run_dir")
-    parser.add_argument("--resume", default="never")
-    parser.add_argument("--ckpt_path", default="never")
-    parser.add_argument("--trust", action="append", default=[])
-    return parser.parse_known_args(args)
+def listing(folder: Path) -> list[Any]:
+    """What is in a folder, and since when."""
+    try:
+        return sorted((path.name, path.stat().st_mtime_ns, path.stat().st_ino) for path in folder.iterdir())
+    except OSError:
+        return []
 
 
-class OfConfig(argparse.Action):
-    """Takes what a config says of the run, in its turn among the arguments, and leaves the rest to the command."""
-
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, value: Any, *_: Any) -> None:
-        namespace.configs = [*namespace.configs, value]
-        try:
-            settings = yaml.safe_load(Path(value).read_text("utf-8"))
-        except (OSError, ValueError, yaml.YAMLError):
-            return  # the command's own parser says what is wrong with it
-        if not isinstance(settings, dict):
-            return
-        for name in ("run_dir", "resume", "ckpt_path"):
-            if isinstance(settings.get(name), str):
-                setattr(namespace, name, settings[name])
-        trust = settings.get("trust") or []
-        namespace.trust = [*namespace.trust, *([trust] if isinstance(trust, str) else trust)]
+def made_of(path: Path, checkpoint: dict[str, Any], damaged: Sequence[Path] = ()) -> Source:
+    """A checkpoint with what it carries of its run."""
+    config = config_in(checkpoint, str(path))
+    return Source(path, checkpoint, config or {}, config is not None, [*damaged])
 
 
-def is_resumed(words: list[str]) -> bool:
-    """Whether the words of a `fit` say that it goes on with a run."""
-    return of_this_run(words)[0].resume != "never"
+def of_python(hyper_parameters: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint from Python says of its run, as far as that was made of plain data."""
+    model = deepcopy(hyper_parameters)
+    del model["_instantiator"]
+    for network in ("generator", "discriminator"):
+        if isinstance(model.get(network), dict):
+            model[network].get("init_args", {}).pop("image_shape", None)  # which is the data's
+    if "penalties" in model:
+        model["penalties"] = model["penalties"] or []
+    return {"seed_everything": model.pop("seed", 42), "model": model}
 
 
-def named_by(words: list[str]) -> set[str]:
-    """The packages that a command itself names, in its words and in the configs that it gives."""
-    return named_in([word.partition("=")[2] if word.startswith("--") else word for word in words])
+def check_source(source: Source, command: str, given: Namespace) -> set[str]:
+    """Holds what a checkpoint says of its run against the list of classes, and against what the command needs of it.
 
+    Returns:
+        The packages whose classes it may name: those that the command trusts or names and, where a run of one's own
+        goes on in its folder, those of its config.
 
-def remember_own(config: str) -> None:
-    """Keeps a mark, in the user's cache, of a config that a run has written: to go on from there needs no --trust."""
-    path = mark(config)
-    if path is not None:
-        with suppress(OSError):  # then it does ask
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-
-
-def is_own(config: str) -> bool:
-    """Whether a run of this user has written the config, to the letter."""
-    path = mark(config)
-    return path is not None and path.is_file()
-
-
-def mark(config: str) -> Path | None:
-    """Where that mark lies, if the user has a cache."""
-    from gan.metrics.feature_cache import cache_folder
-
-    folder = cache_folder()
-    digest = hashlib.blake2b(config.encode(), digest_size=16).hexdigest()
-    return None if folder is None else folder / "own_runs" / digest
-
-
-def config_of_run(run_dir: str | None, checkpoint: str) -> Path | None:
-    """The config of the run that `checkpoint` (auto, never, or a path) belongs to, if there is one."""
-    folder = run_dir if checkpoint == "auto" else checkpoint_in(checkpoint).absolute().parent.parent
-    if checkpoint == "never" or not folder:
-        return None
-    config = Path(folder, "config.yaml")
-    return config if config.is_file() else None
+    Raises:
+        GANError: If it names classes of other packages; or was saved from Python, and the command does not give what
+            it does not say.
+    """
+    trust = given.trust
+    if source.path is None:
+        return trust
+    if source.whole and given.resume == "auto" and is_own(source.config):
+        trust |= named_in(source.config)
+    if command == "fit" and not {"optimizer_states", "loops", "callbacks"} <= source.checkpoint.keys():
+        raise GANError(
+            f"{source.path} holds weights alone, without the optimizers and counters that a run goes on from"
+        )
+    check_hyper_parameters(source.checkpoint, trust, str(source.path))
+    check_names(source.config, trust, str(source.path))
+    if not source.whole:
+        source.config = of_python(source.checkpoint["hyper_parameters"])
+        wanted = ["generator", "discriminator", "loss"] if command != "fit" else inspect.signature(GAN).parameters
+        wanted = ["data", *(f"model.{name}" for name in wanted if name not in source.checkpoint["hyper_parameters"])]
+        wanted = [name for name in wanted if not {name, f"{name}.0"} & given.names]  # the latter of a list of classes
+        if wanted:
+            raise GANError(
+                f"{source.path} was saved from Python, and so without the config of its run: give what is missing, "
+                f"{' '.join(f'--{name} CLASS' for name in wanted)}, or all of it by --config FILE"
+            )
+    return trust
 
 
 def has_checkpoint(run_dir: str | Path) -> bool:
@@ -137,47 +165,66 @@ def has_checkpoint(run_dir: str | Path) -> bool:
         raise GANError(f"cannot read --run_dir {run_dir}: {error.strerror}; choose another") from error
 
 
-# ---------------------------------------------------------------------- its checkpoint
+def in_its_folder(source: Source, run_dir: Path, resume: str) -> Source:
+    """The same one, as this process holds the folder of the run now: another one may have saved there meanwhile.
 
-
-def checkpoint_to_resume(run_dir: Path, resume: str) -> tuple[Path | None, dict[str, Any]]:
-    """The checkpoint that `resume` (auto, never, or a path) stands for, and what it holds.
+    Says where a run goes on that cannot from its last checkpoint, and that it begins where there is none.
 
     Raises:
-        ValueError: If there is none at the path, or the folder holds a run that is not to be resumed.
+        GANError: If the folder holds a run that is not to be resumed, or that has gone on with other settings.
     """
     is_first_process = not getattr(rank_zero_only, "rank", 0)
-    if resume == "auto":
-        found = newest_whole(run_dir / "checkpoints")
-        if found is None:
-            if is_first_process:
-                print(f"{run_dir} holds no checkpoint yet: a new run begins")
-            return None, {}
-        path, checkpoint, damaged = found
-        if damaged and is_first_process:
-            names = ", ".join(str(path) for path in damaged)
-            step = checkpoint["global_step"]
-            print(f"warning: {names}: damaged. The run goes on from batch {step:,}, by {path}", file=sys.stderr)
-        return path, checkpoint
-    if is_first_process and has_checkpoint(run_dir):  # what never saved is nothing to go on with, and nothing to keep
-        raise GANError(f"{run_dir} already holds a run: go on with it by --resume auto, or choose another --run_dir")
-    if resume == "never":
-        return None, {}
-    checkpoint = check_checkpoint(resume)
-    if not {"optimizer_states", "loops", "callbacks"} <= checkpoint.keys():
-        raise GANError(f"{resume} holds weights alone, without the optimizers and counters that a run goes on from")
-    return Path(resume), checkpoint
+    if resume != "auto":
+        if is_first_process and has_checkpoint(run_dir):  # what never saved is nothing to keep
+            raise GANError(
+                f"{run_dir} already holds a run: go on with it by --resume auto, or choose another --run_dir"
+            )
+        return source
+    if listing(run_dir / "checkpoints") != source.seen:
+        now = newest(run_dir)
+        if any(now.checkpoint.get(key) != source.checkpoint.get(key) for key in (CONFIG, "hyper_parameters")):
+            raise GANError(f"{run_dir}: another run has just gone on here, and otherwise: give the command again")
+        source = replace(now, config=source.config)
+    if is_first_process and source.path is None:
+        print(f"{run_dir} holds no checkpoint yet: a new run begins")
+    if is_first_process and source.damaged:
+        reasons = "; ".join(reason(path) for path in source.damaged)
+        step = source.checkpoint["global_step"]
+        print(f"warning: {reasons}. The run goes on from batch {step:,}, by {source.path}", file=sys.stderr)
+    return source
+
+
+def reason(path: Path) -> str:
+    """Why a checkpoint cannot be used."""
+    try:
+        check_checkpoint(path)
+    except GANError as error:
+        return str(error)
+    return f"{path} could not be used"  # it can now
 
 
 def way_on(checkpoint: dict[str, Any], path: str | Path | None, resume: str, trainer: Trainer) -> str | None:
-    """What it takes to train on after a checkpoint at which a run has ended; None if there is something to do."""
-    if not checkpoint.get("ended"):
+    """What it takes to train on after a checkpoint at which a run has ended; None if there is something to do.
+
+    Raises:
+        GANError: If a run that has not ended is beyond the end that the command gives it.
+    """
+    if path is None:
         return None
     step, epochs = checkpoint["global_step"], checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-    if 0 <= trainer.max_steps <= step:
-        return f"set --trainer.max_steps above {step}"
-    if trainer.max_epochs is not None and 0 <= trainer.max_epochs <= epochs:
-        return f"set --trainer.max_epochs above {epochs}"
+    most = {"batch": ("max_steps", step, trainer.max_steps), "epoch": ("max_epochs", epochs, trainer.max_epochs)}
+    if not checkpoint.get("ended"):
+        if trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere
+            raise GANError("trainer.fast_dev_run tries a batch of a new run: leave out --resume")
+        for what, (name, done, end) in most.items():
+            if end is not None and 0 <= end < done:
+                raise GANError(
+                    f"{path} is of {what} {done:,}, beyond trainer.{name} {end:,}: set --trainer.{name} above {done}"
+                )
+        return None
+    for name, done, end in most.values():
+        if end is not None and 0 <= end <= done:
+            return f"set --trainer.{name} above {done}"
     by_callback = checkpoint.get("should_stop") and not callbacks_of(trainer, Timer)  # which may have got more time
     if by_callback and resume == "auto":
         return f"give --resume {path} and another --run_dir, since a callback has ended it here"
@@ -203,28 +250,6 @@ def check_fits(path: str | Path, checkpoint: dict[str, Any], model: LightningMod
             )
 
 
-def changes(old: Any, new: Any) -> list[str]:
-    """What differs between two configs, a line for each setting."""
-    before, now = settings(old), settings(new)
-    names = [name for name in now | before if before.get(name) != now.get(name)]
-    return [f"changed        {name}: {before.get(name)} -> {now.get(name)}" for name in names]
-
-
-def settings(config: Any, name: str = "") -> dict[str, Any]:
-    """The settings of a config by the names that the command line has for them."""
-    match config:
-        case {"class_path": path, **rest}:
-            return {name: path} | settings(rest.get("init_args", {}), name)
-        case dict():
-            items = config.items()
-        case [dict(), *_]:
-            items = enumerate(config)
-        case _:
-            return {name: config}
-    parts = [settings(value, f"{name}.{key}" if name else str(key)) for key, value in items]
-    return {key: value for part in parts for key, value in part.items()}
-
-
 def other_counts(checkpoint: dict[str, Any], trainer: Trainer, old: Any, new: Any) -> list[str]:
     """What it means to go on with other processes, or with other batches in an epoch, if they are others."""
     lines, step = [], trainer.global_step
@@ -233,7 +258,7 @@ def other_counts(checkpoint: dict[str, Any], trainer: Trainer, old: Any, new: An
         lines.append(
             f"processes      {before} -> {now}: goes on correctly from batch {step:,}, but not bit for bit as before"
         )
-        sizes = [config["data"].get("init_args", {}).get("batch_size") for config in (old, new)]
+        sizes = [config.get("data", {}).get("init_args", {}).get("batch_size") for config in (old, new)]
         if None not in sizes and sizes[0] * before != sizes[1] * now:
             lines.append(
                 f"images/batch   {sizes[0] * before} -> {sizes[1] * now} over all processes; to keep it, "
@@ -246,3 +271,13 @@ def other_counts(checkpoint: dict[str, Any], trainer: Trainer, old: Any, new: An
             f"that had {epochs[1]:,} from its start"
         )
     return lines
+
+
+def scored_on(trainer: Trainer) -> str:
+    """What a `validate` or `test` that begins is about to see."""
+    loaders = trainer.val_dataloaders if trainer.validating else trainer.test_dataloaders
+    loaders = loaders if isinstance(loaders, list) else [loaders]
+    images = [getattr(loader, "images", getattr(loader, "dataset", None)) for loader in loaders]
+    sizes = [len(part) for part in images if isinstance(part, Sized)]
+    number = f"{sum(sizes):,} " if len(sizes) == len(images) else ""  # that of a stream is not known
+    return number + ("held-out images, which it did not train on" if trainer.validating else "test images")

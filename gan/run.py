@@ -7,7 +7,7 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import closing, nullcontext, suppress
 from pathlib import Path
 from pydoc import locate
@@ -18,11 +18,13 @@ import yaml
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, LambdaCallback, ProgressBar
 from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from gan.callbacks import FIDTracker
 from gan.callbacks.fid_tracker import active_trackers
-from gan.checkpoints import AtomicCheckpointIO, check_checkpoint, checkpoint_in, sync
+from gan.checkpoints import AtomicCheckpointIO, sync
+from gan.config import as_text, remember_own
 from gan.errors import GANError
 from gan.folder import RunFolder
 from gan.loggers import MetricsTable, RunTensorBoard, hyperparameters
@@ -30,19 +32,11 @@ from gan.module import GAN
 from gan.order import callbacks_of
 from gan.outbox import outbox
 from gan.parallel import check_settings, replace_lightnings
-from gan.resume import (
-    changes,
-    check_fits,
-    checkpoint_to_resume,
-    config_of_run,
-    is_resumed,
-    other_counts,
-    remember_own,
-    way_on,
-    with_config_of_run,
-)
-from gan.settings import own_defaults, taken
-from gan.trust import check_hyper_parameters, imports_of, named_in
+from gan.paths import local_path
+from gan.resume import Source, check_fits, check_source, in_its_folder, other_counts, scored_on, source_of, way_on
+from gan.settings import classes, own_defaults, taken
+from gan.trust import imports_of, named_in
+from gan.words import check_given, given_by, plain_paths
 
 PACKAGE = Path(__file__).parent
 CONFIGS = next(path for path in (PACKAGE / "configs", PACKAGE.parent / "configs") if path.is_dir())  # wheel, checkout
@@ -56,19 +50,23 @@ def run(args: list[str], callbacks: Sequence[Callback] = ()) -> None:
         # Lightning sets this to 1. Without a GPU, every step of an optimizer then looks for NVIDIA's library anew:
         # a tenth of a millisecond, which small networks feel.
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
-    args, trust = with_config_of_run(args)
     command, *words = args
-    # What a run wrote is read by the same parser as the command: see that it imports nothing more either.
-    with imports_of(trust) if command != "fit" or is_resumed(words) else nullcontext():
-        run_command(command, words, trust, callbacks)
+    words = plain_paths(words)
+    given = given_by(words)
+    check_given(given.names, command)
+    source = source_of(command, given)
+    trust = check_source(source, command, given)
+    # What a checkpoint says of its run is read by the same parser as the command: see that it imports nothing more.
+    with imports_of(trust) if source.path is not None else nullcontext():
+        run_command(command, words, source, callbacks)
 
 
-def run_command(command: str, words: list[str], trust: Iterable[str], callbacks: Sequence[Callback]) -> None:
-    """Parses the words of a command, makes what they name, and runs it."""
+def run_command(command: str, words: list[str], source: Source, callbacks: Sequence[Callback]) -> None:
+    """Parses the words of a command, after those of the run that it takes up, makes what they name, and runs it."""
     cli = GANCLI(
         command=command,
-        trust=trust,
-        args=words,
+        source=source,
+        args=["--config", as_text(source.config), *words] if source.config else words,
         run=False,  # its own way to run builds the parsers of all commands, and nests each parse in another
         model_class=GAN,
         datamodule_class=LightningDataModule,
@@ -145,9 +143,9 @@ def is_asked_for(record: logging.LogRecord) -> bool:
 class GANCLI(LightningCLI):
     """LightningCLI with a run folder, and with what is known in one place passed on to where it is needed."""
 
-    def __init__(self, command: str, trust: Iterable[str], **settings: Any):
+    def __init__(self, command: str, source: Source, **settings: Any):
         self.command = command
-        self.trust = trust  # packages whose classes a checkpoint may name
+        self.source = source  # what it goes on from, or scores
         try:
             super().__init__(**settings)
         except BaseException:
@@ -176,31 +174,24 @@ class GANCLI(LightningCLI):
                 "--resume",
                 type=str,
                 default="never",
-                help="auto: go on from the last checkpoint in run_dir, if there is one; never; or a checkpoint's path.",
+                help="auto: go on from the last checkpoint in run_dir, if there is one; never; or the path of a "
+                "checkpoint, or of a run's folder for its last.",
             )
         else:
-            known = {"model", "dataloaders", "datamodule"}
+            known = {"model", "dataloaders", "datamodule", "weights_only"}  # checkpoints are never read otherwise
             self.score_arguments = parser.add_method_arguments(Trainer, self.command, skip=known)
         parser.add_argument(
             "--trust",
             action="append",
-            help="A package whose classes a checkpoint, or the config beside it, may import, besides this one's "
+            help="A package whose classes a checkpoint, or the config in it, may import, besides this one's "
             "and torch's. What the command itself names is trusted.",
         )
 
-    def _parse_ckpt_path(self) -> None:  # private, but the only place before the classes are instantiated
+    def _parse_ckpt_path(self) -> None:  # private: Lightning's would take the checkpoint's networks over the command's
         if self.command != "fit":
-            path = self.config.ckpt_path
-            if path is None:
+            if self.source.path is None:
                 raise GANError(f"{self.command} needs a trained run: --ckpt_path RUN/checkpoints/last.ckpt")
-            self.config.ckpt_path = path = str(checkpoint_in(path))
-            self.checkpoint = check_checkpoint(path)
-            check_hyper_parameters(self.checkpoint, self.trust, str(path))
-            self.ckpt_path = path
-            networks = dict(self.checkpoint["hyper_parameters"])
-            del networks["_instantiator"]
-            with own_defaults():
-                self.config = self.parser.parse_object({"model": networks}, self.config)
+            self.config.ckpt_path = str(self.source.path)
 
     def _dump_config(self) -> None:  # private: Lightning's checks anew what has just been parsed, which takes long
         if not hasattr(self, "config_dump"):
@@ -214,28 +205,29 @@ class GANCLI(LightningCLI):
                 raise GANError("--resume auto needs the run to go on with: --run_dir RUN")
             check_settings(config.trainer)
             config.trainer.callbacks = without_repeated(as_list(config.trainer.callbacks))
-            self.folder = RunFolder(config.run_dir, name_of(as_list(config.config)))
+            run_dir = config.run_dir and str(local_path(config.run_dir, "--run_dir"))
+            self.folder = RunFolder(run_dir, name_of(as_list(config.config)))
             self.run_dir = self.folder.path
-            self.ckpt_path, self.checkpoint = checkpoint_to_resume(self.run_dir, config.resume)
-            if self.ckpt_path is not None:
-                check_hyper_parameters(self.checkpoint, self.trust, str(self.ckpt_path))
+            self.source = in_its_folder(self.source, self.run_dir, config.resume)
 
     def after_instantiate_classes(self) -> None:
-        if self.ckpt_path is not None:
-            check_fits(self.ckpt_path, self.checkpoint, self.model)
+        if self.source.path is not None:
+            check_fits(self.source.path, self.source.checkpoint, self.model)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings = self.config_init["trainer"]
         kwargs["plugins"] = [*as_list(settings.plugins), AtomicCheckpointIO()]
         if self.command != "fit":
             kwargs["logger"] = False if settings.logger is True else settings.logger  # scores are printed
+            report = LambdaCallback(on_validation_start=self.report, on_test_start=self.report)
+            kwargs["callbacks"] = [*as_list(settings.callbacks), report]
         else:
             kwargs["default_root_dir"] = str(self.run_dir)
             # Not before training starts: a run that is refused must not leave its config to the run that it resumes.
             kwargs["callbacks"] = [*as_list(settings.callbacks), LambdaCallback(on_train_start=self.save_config)]
             if settings.logger is True:
                 # A run that was killed has logged batches after its checkpoint, which will come again.
-                last = self.checkpoint.get("global_step", -1)
+                last = self.source.checkpoint.get("global_step", -1)
                 kwargs["logger"] = [
                     RunTensorBoard(self.run_dir, name="", version="tensorboard", purge_step=last + 1),
                     MetricsTable(self.run_dir, resumed=last),
@@ -248,27 +240,25 @@ class GANCLI(LightningCLI):
             raise GANError(f"a setting of trainer is refused: {error}") from error
 
     def save_config(self, trainer: Trainer, model: LightningModule) -> None:
-        """Writes `config.yaml` without the folder and the checkpoint of this run: every command takes it as it is.
+        """Writes `config.yaml`, and has the checkpoints carry the same: every command takes it as it is.
 
         Before, it says what a resumed run does otherwise than it did.
         """
+        for name in self.data_changed(self.config.data):
+            rank_zero_only(print)(
+                f"changed        data.{name}: trained with {getattr(self.datamodule, name)}, by a callback"
+            )
+        text = self.config_text()
+        new = yaml.safe_load(text)
+        self.model.run_config = new
         if not trainer.is_global_zero:
             return
-        config = self.config.clone()
-        for name in self.data_changed(config.data):
-            print(f"changed        data.{name}: trained with {getattr(self.datamodule, name)}, by a callback")
-        for name in ("run_dir", "resume", "config", "trust"):
-            del config[name]
-        text = self.parser.dump(config, skip_none=False, skip_validation=True)
-        new = yaml.safe_load(text)
-        if self.ckpt_path is None:
-            for line in taken(new, yaml.safe_load((CONFIGS / "default.yaml").read_text("utf-8"))):
-                print(line)
-        before = config_of_run(self.config.run_dir, self.config.resume)
-        if self.ckpt_path is not None and before is not None:
-            old = yaml.safe_load(before.read_text())
-            for line in [*changes(old, new), *other_counts(self.checkpoint, trainer, old, new)]:
-                print(line)
+        if self.source.path is None:
+            lines = taken(new, yaml.safe_load((CONFIGS / "default.yaml").read_text("utf-8")))
+        else:
+            lines = [*self.source.changes(new), *other_counts(self.source.checkpoint, trainer, self.source.config, new)]
+        for line in lines:
+            print(line)
         if trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue] # what Lightning's connectors give it
             return
         path = self.run_dir / "config.yaml"
@@ -276,11 +266,18 @@ class GANCLI(LightningCLI):
         with suppress(OSError):
             sync(path)  # as checkpoints are, which are of no use without it
         if named_in(new):
-            remember_own(text)
+            remember_own(new)
         metrics = [name for tracker in active_trackers(trainer) for name in tracker.scalars]
         for logger in trainer.loggers:
             if isinstance(logger, RunTensorBoard):
                 logger.log_settings(hyperparameters(new), metrics)
+
+    def config_text(self) -> str:
+        """The config as YAML, without the folder and the checkpoint of this command."""
+        config = self.config.clone()
+        for name in ("run_dir", "resume", "config", "trust", "ckpt_path", "verbose"):
+            config.pop(name, None)
+        return self.parser.dump(config, skip_none=False, skip_validation=True)
 
     def data_changed(self, config: Any) -> list[str]:
         """The settings of the data that a callback has changed since, as BatchSizeFinder does; the config gets them."""
@@ -293,10 +290,10 @@ class GANCLI(LightningCLI):
 
     def fit(self) -> None:
         """Trains; after a signal, the process ends with the status that shells expect."""
-        way = way_on(self.checkpoint, self.ckpt_path, self.config.resume, self.trainer)
+        path = self.source.path
+        way = way_on(self.source.checkpoint, path, self.config.resume, self.trainer)
         if way is not None:
-            if self.trainer.is_global_zero:
-                print(f"{self.ckpt_path} is the end of its run: there is nothing more to do. To train on, {way}")
+            rank_zero_only(print)(f"{path} is the end of its run: there is nothing more to do. To train on, {way}")
             return
         callbacks = as_list(self.config_init["trainer"].callbacks)
         if not any(isinstance(callback, Checkpoint) for callback in callbacks) and not self.config.trainer.fast_dev_run:
@@ -305,7 +302,7 @@ class GANCLI(LightningCLI):
                 "those of the default, and `callbacks:` replaces them",
                 stacklevel=1,
             )
-        self.trainer.ckpt_path = self.ckpt_path  # known from the start, so that RunCheckpoint can compare
+        self.trainer.ckpt_path = path  # known from the start, so that RunCheckpoint can compare
         try:
             self.trainer.fit(self.model, datamodule=self.datamodule, weights_only=True)
         except SIGTERMException:
@@ -315,10 +312,19 @@ class GANCLI(LightningCLI):
         finally:
             self.folder.began = self.trainer.global_step > 0 and not self.config.trainer.fast_dev_run
 
+    def report(self, trainer: Trainer, model: LightningModule) -> None:
+        """Says what a checkpoint is scored against, and what is otherwise than in its run."""
+        config = yaml.safe_load(self.config_text())
+        ((name, arguments),) = classes(config["data"])
+        for line in [*self.source.changes(config), f"data           {scored_on(trainer)}: {name} {arguments}"]:
+            rank_zero_only(print)(line.rstrip())
+
     def score(self) -> None:
         """Runs `validate` or `test`."""
         arguments = {name: self.config_init[name] for name in self.score_arguments}
-        results = getattr(self.trainer, self.command)(self.model, datamodule=self.datamodule, **arguments)
+        results = getattr(self.trainer, self.command)(
+            self.model, datamodule=self.datamodule, weights_only=True, **arguments
+        )
         data = type(self.datamodule).__name__
         if not results:
             limit = "limit_val_batches" if self.command == "validate" else "limit_test_batches"
@@ -331,8 +337,8 @@ class GANCLI(LightningCLI):
 
 
 def name_of(configs: list[Any]) -> str:
-    """What a run is called: as the last of its configs."""
-    return Path(str(configs[-1])).stem if configs else "default"
+    """What a run is called: as the last of its configs; one without a path is that of a run which goes on."""
+    return Path(str(configs[-1] or "resumed")).stem if configs else "default"
 
 
 def without_repeated(callbacks: list[Any]) -> list[Any]:

@@ -1,6 +1,6 @@
 """What a file may name: classes of a closed list, and of packages that the user trusts.
 
-Checkpoints, and the configs beside them, are plain data, and still say which classes rebuild a run: whoever imports
+Checkpoints, and the configs in them, are plain data, and still say which classes rebuild a run: whoever imports
 and calls what a name says runs what the writer of the file chose. So every name is looked at before anything is
 imported, and the line that refuses one says how to let it pass.
 """
@@ -195,6 +195,10 @@ def check_listed(name: Any, is_class: bool, trusted: tuple[str, ...], source: st
         raise GANError(f"{source} holds {str(name)[:60]!r} where the path of a class belongs")
     if not within(name, (*LISTED, *trusted)) and (is_class or can_import(name)):
         package = name.partition(".")[0]
+        if name in trusted:
+            raise GANError(
+                f"--trust {name} names a class, and --trust takes packages: give --trust {name.rpartition('.')[0]}"
+            )
         raise GANError(f'{source} holds {name}; give --trust {package} to import it (trust="{package}" in Python)')
 
 

@@ -12,7 +12,17 @@ import pytest
 import torch
 from commands import equal, fit, load
 
-from gan.checkpoints import AtomicCheckpointIO, check_checkpoint, name_again, newest_whole, read, remove_partial, steps
+from gan.checkpoints import (
+    AtomicCheckpointIO,
+    check_checkpoint,
+    checkpoint_in,
+    last_in,
+    name_again,
+    newest_whole,
+    read,
+    remove_partial,
+    steps,
+)
 
 
 class Breaks:
@@ -276,6 +286,30 @@ def test_newest_whole_one(checkpoint, tmp_path):
         path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(ValueError, match=r"no checkpoint in .* can be used"):
         newest_whole(folder)
+
+
+def test_a_folder_stands_for_a_checkpoint_in_it(checkpoint, tmp_path, monkeypatch):
+    """For the best one to look at; for the last one to go on from."""
+    folder = tmp_path / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    for name in ("last.ckpt", "step_000900.ckpt", "best.ckpt"):
+        shutil.copy(checkpoint, folder / name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for place in (tmp_path / "run", folder, "~/run"):
+        assert checkpoint_in(place) == folder / "best.ckpt"
+        assert last_in(place)[::2] == (folder / "last.ckpt", [])
+    (folder / "best.ckpt").unlink()
+    (folder / "last.ckpt").write_bytes(b"")
+    for place in (str(tmp_path / "run"), folder, "~/run/checkpoints"):
+        assert checkpoint_in(place) == folder / "last.ckpt"
+        assert last_in(place)[::2] == (folder / "step_000900.ckpt", [folder / "last.ckpt"])
+    assert checkpoint_in("~/run/x.ckpt") == tmp_path / "run" / "x.ckpt"
+    assert last_in("~/run/checkpoints/step_000900.ckpt")[0] == folder / "step_000900.ckpt"
+    for look in (checkpoint_in, last_in):
+        with pytest.raises(ValueError, match="is a URL"):
+            look("hf://owner/name/last.ckpt")
+    with pytest.raises(ValueError, match="no checkpoint at"):
+        last_in(tmp_path)
 
 
 def test_killed_before_the_first_one_got_its_second_name(checkpoint, tmp_path):

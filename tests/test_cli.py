@@ -585,14 +585,17 @@ def test_resume_from_a_path_into_another_folder():
     assert [row["step"] for row in table("new")] == ["4", "5"]
 
 
-def test_resume_auto_without_a_checkpoint_starts():
-    """In a new folder, and in a folder of a run that died before its first checkpoint."""
-    fresh = fit("fresh", "--resume", "auto")
-    assert load(fresh)["global_step"] == 3
-    Path("died").mkdir()
-    Path("died/config.yaml").write_bytes(Path("fresh/config.yaml").read_bytes())
-    died = resume("died")
+@pytest.mark.parametrize("there", [False, True])
+def test_resume_auto_without_a_checkpoint_starts(there):
+    """By the command's own settings: those of a try that died before its first checkpoint do not stick."""
+    fresh = fit("fresh", "--model.loss", "Hinge")
+    if there:
+        Path("died").mkdir()
+        text = Path("fresh/config.yaml").read_text().replace("n_critic: 1", "n_critic: 2")
+        Path("died/config.yaml").write_text(text.replace("Hinge", "Wasserstein"))
+    died = fit("died", "--resume", "auto", "--model.loss", "Hinge")
     assert equal(load(died)["state_dict"], load(fresh)["state_dict"])
+    assert saved_config("died") == saved_config("fresh")
 
 
 def test_resume_auto_needs_a_folder(capsys):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from commands import SHORT, At, command, equal, fit, load, process, resume, table
+from commands import SHORT, TRUSTED, At, command, equal, fit, load, process, resume, table
 from conftest import ROOT
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -317,6 +317,49 @@ def test_a_folder_that_was_removed_and_made_again_is_another_ones(forks):
     assert Path("run", LOCK).read_text().split()[0] == str(pid)
     Path("end").touch()
     assert forks.status(pid) == 0
+
+
+@pytest.mark.parametrize("run_dir", ["--run_dir=~/run", "--run_dir=$HOME/run", "run_dir: ~/run", "run_dir: $HOME/run"])
+def test_one_run_in_one_folder_however_it_is_spelled(here, monkeypatch, run_dir):
+    """All that it writes, and what goes on with it."""
+    monkeypatch.setenv("HOME", str(here / "home"))
+    words = [run_dir]
+    if not run_dir.startswith("--"):
+        Path("home").mkdir()
+        Path("home/mine.yaml").write_text(run_dir)
+        words = ["--config=$HOME/mine.yaml"]
+    command("fit", *SHORT, *words)
+    assert os.listdir() == ["home"]
+    assert {"config.yaml", "checkpoints", "samples", "tensorboard"} <= set(os.listdir("home/run"))
+    command("fit", *words, "--resume", "auto", "--trainer.max_steps", "4")
+    assert load("home/run/checkpoints/last.ckpt")["global_step"] == 4
+    command("fit", "--run_dir", "new", "--resume=~/run", "--trainer.max_steps", "5", *TRUSTED)
+    assert load("new/checkpoints/last.ckpt")["global_step"] == 5
+    command("validate", "--ckpt_path=~/run", *TRUSTED)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--run_dir", "s3://bucket/x"],
+        ["--run_dir=gs://bucket/x"],
+        ["--config", "mine.yaml"],
+        ["--resume", "hf://a/b.ckpt"],
+    ],
+)
+def test_a_url_is_no_folder(here, capsys, words):
+    Path("mine.yaml").write_text("run_dir: s3://bucket/x\n")
+    with pytest.raises(SystemExit, match="2"):
+        command("fit", *SHORT, *words)
+    assert "is a URL, and files are read and written by their paths" in capsys.readouterr().err
+    assert os.listdir() == ["mine.yaml"]
+
+
+def test_the_lines_of_a_trial_name_no_folder(capsys):
+    command("fit", *SHORT, "--trainer.fast_dev_run", "true", "--run_dir", "mine")
+    lines = capsys.readouterr().out.splitlines()
+    assert "run            one batch to try, of which nothing is kept" in lines
+    assert not [line for line in lines if "mine" in line or line.startswith(("pictures", "checkpoint"))]
 
 
 @pytest.mark.parametrize("there", [False, True], ids=["new", "there"])

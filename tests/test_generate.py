@@ -12,6 +12,8 @@ from commands import TRUSTED, command, fit, load
 from PIL import Image
 from torch import Tensor
 
+from gan import GAN
+from gan.errors import GANError
 from gan.networks import DCGANGenerator, MLPGenerator
 
 
@@ -143,6 +145,29 @@ def test_the_folder_of_a_run_stands_for_its_best_or_its_last(grey, capsys, tmp_p
     assert "best.ckpt" in capsys.readouterr().out
     command("validate", "--ckpt_path", run, *TRUSTED)
     assert "validation/discriminator" in capsys.readouterr().out
+
+
+def test_one_place_for_one_path(grey, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("DISK", str(tmp_path / "disk"))
+    shutil.copytree(grey.parent, tmp_path / "home" / "checkpoints")
+    command("sample", "--ckpt=~/checkpoints", "--out=$DISK/x.npy")
+    command("export", "--ckpt", "$HOME/checkpoints/last.ckpt", "--out", "~/x.pt2")
+    assert (tmp_path / "disk" / "x.npy").is_file()
+    assert (tmp_path / "home" / "x.pt2").is_file()
+    assert GAN.load_from_checkpoint("~/checkpoints/last.ckpt").latent_dim == 8
+    assert {path.name for path in tmp_path.iterdir()} == {"home", "disk"}
+
+
+@pytest.mark.parametrize("words", [["--ckpt", "hf://owner/name"], ["--out", "s3://bucket/x.png"]])
+def test_a_url_is_refused(grey, refused, words):
+    for name in ("sample", "export"):
+        words = [word.replace("png", "pt2") if name == "export" else word for word in words]
+        out = "x.png" if name == "sample" else "x.pt2"
+        assert "is a URL, and files are read and written" in refused(name, "--ckpt", grey, "--out", out, *words)
+    with pytest.raises(GANError, match="is a URL"):
+        GAN.load_from_checkpoint("https://host/x.ckpt")
+    assert list(Path().iterdir()) == []
 
 
 @pytest.mark.parametrize("batch", [1, 7, 20])

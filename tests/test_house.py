@@ -21,13 +21,13 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # From the ground up. What shares a floor imports nothing of each other: an import goes down, or stays in its room.
 FLOORS = [
     {"errors"},
-    {"archive", "batch", "folder", "images", "outbox", "pickles", "spec", "trust"},
+    {"archive", "batch", "folder", "images", "outbox", "paths", "pickles", "spec", "trust"},
     {"checkpoints", "events"},
     {"data", "gradients", "losses", "metrics", "networks", "noise", "optim", "penalties"},
-    {"lab", "loggers", "order", "parallel", "rollback"},
+    {"config", "lab", "loggers", "order", "parallel", "rollback"},
     {"lifecycle"},
     {"module", "weights"},
-    {"callbacks", "generate", "resume", "settings"},
+    {"callbacks", "generate", "resume", "settings", "words"},
     {"run"},
     {"cli"},
     {""},  # gan/__init__.py, which hands out GAN; who is inside asks gan.module for it

@@ -17,6 +17,7 @@ from gan.callbacks import (
     ImageLogger,
     RunCheckpoint,
 )
+from gan.errors import GANError
 from gan.gradients.clip import ByNorm
 from gan.order import HOOKS_OF_A_BATCH, READS, callbacks_of, check_order
 
@@ -106,3 +107,12 @@ def test_hooks_that_do_nothing_are_not_called(make_gan, make_trainer, data):
     assert {(name, hook) for name, hook in seen if hook in HOOKS_OF_A_BATCH} == expected
     make_trainer(max_steps=2, callbacks=[steps, alone]).fit(make_gan(), data)  # in another trainer they go on
     assert (steps.count, len(of_object)) == (10, 5)
+
+
+@pytest.mark.parametrize("place", ["s3://bucket/run", "gs://bucket/run"])
+@pytest.mark.parametrize("callback", [ImageLogger, RunCheckpoint, GradientMonitor])
+def test_no_folder_of_that_name_is_made(make_gan, make_trainer, data, tmp_path, monkeypatch, place, callback):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(GANError, match=f"the trainer's default_root_dir {place} is a URL"):
+        make_trainer(callbacks=[callback()], default_root_dir=place).fit(make_gan(), data)
+    assert not list(tmp_path.iterdir())

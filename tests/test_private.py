@@ -32,6 +32,8 @@ def trainer():
     return trainer
 
 
+CONNECTOR = "lightning.pytorch.trainer.connectors.checkpoint_connector"
+
 # Attributes: where to look for them, and what hangs on them.
 ATTRIBUTES = {
     "_foreach_lerp_": (lambda _: torch, "GeneratorEMA's average in one call"),
@@ -83,6 +85,7 @@ IMPORTS = {
     "torch.nn.modules.conv._ConvTransposeNd": "the units of transposed convolutions, for adaptive clipping",
     "torch.nn.modules.batchnorm._BatchNorm": "whether a discriminator mixes the images of a batch",
     "lightning.pytorch.strategies.launchers._SubprocessScriptLauncher": "several processes by --trainer.devices",
+    f"{CONNECTOR}._CheckpointConnector": "`last` and `best` as a checkpoint's path from Python",
     "lightning.fabric.utilities.distributed._set_num_threads_if_needed": "the threads of each process",
     "lightning.pytorch.core.mixins.hparams_mixin._given_hyperparameters": "checkpoints that a config can rebuild",
     "jsonargparse._typehints": "a class that is swapped begins with its own defaults",

@@ -3,6 +3,8 @@
 import contextlib
 import os
 import random
+import re
+import shutil
 import signal
 import sys
 import time
@@ -11,18 +13,21 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from commands import SHORT, TRUSTED, command, equal, fit, load, process, resume, table
-from conftest import ROOT
+from commands import SHORT, SMALL, TRUSTED, command, equal, fit, load, process, resume, table
+from conftest import ROOT, SmallMNIST
 from lightning import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gan.callbacks import FIDTracker, GradientDoctor, GradientMonitor, ImageLogger, RunCheckpoint
 from gan.checkpoints import newest_whole
 from gan.cli import main
+from gan.config import changes
+from gan.folder import RunFolder
+from gan.losses import Hinge
 from gan.networks import MLPDiscriminator
 from gan.optim import OPTIMIZER_ORDER
 from gan.outbox import Outbox
-from gan.resume import changes
+from gan.penalties import R1
 
 # Four batches an epoch. Critic steps, lazy penalty and saves do not come at the same batches.
 RUN = ["--data.batch_size", "100", "--model.n_critic", "2", "--data.validation_size", "112"]
@@ -459,8 +464,8 @@ def test_other_number_of_processes_is_said(capsys):
         "images/batch   32 -> 8 over all processes; to keep it, set data.batch_size to 32",
     ]
     torch.save(content | {"world_size": 4}, path)
-    words = ["--trainer.max_steps", "4", "--data.batch_size", "32"]
-    assert [line.split()[0] for line in said(capsys, "run", *words)] == ["changed", "processes"]
+    words = ["--trainer.max_steps", "4", "--data.batch_size", "32"]  # of the run of 3 batches, by what it carries
+    assert [line.split()[0] for line in said(capsys, "run", *words)] == ["changed", "changed", "processes"]
 
 
 @pytest.mark.parametrize(
@@ -551,3 +556,212 @@ def test_a_checkpoint_in_a_config_is_as_one_in_a_flag(capsys):
     Path("score.yaml").write_text("ckpt_path: new/checkpoints/last.ckpt\ntrust: [conftest]\n", "utf-8")
     command("validate", "--config", "score.yaml")
     assert "SmallMNIST" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------------- a checkpoint away from its run
+
+# What a command would have of its own: MNIST, the non-saturating loss, R1, one step of the critic, Adam at 0.004.
+OTHERWISE = ["--model.loss", "Hinge", "--model.penalties", "[]", "--model.n_critic", "2", "--seed_everything", "7"]
+OTHERWISE += ["--model.generator_optimizer.lr", "0.003", "--data", "test_resume.Inverted"]
+
+
+class Inverted(SmallMNIST):
+    """Of MNIST's shape, and not MNIST."""
+
+    def load(self, train):
+        images, labels = super().load(train)
+        return 255 - images[:300], labels[:300]
+
+
+TRUSTED_HERE = [*TRUSTED, "--trust", "test_resume"]
+BY_LIGHTNING = ["--trainer.callbacks+=lightning.pytorch.callbacks.ModelCheckpoint"]
+BY_LIGHTNING += ["--trainer.callbacks.every_n_train_steps", "2", "--trainer.callbacks.dirpath", "deep/er/down"]
+
+
+@pytest.fixture
+def away(request) -> Path:
+    """A checkpoint that lies where nothing tells of its run, or something of another one."""
+    path = fit("run", *OTHERWISE, *(BY_LIGHTNING if request.param == "Lightning's" else []))
+    if request.param == "Lightning's":
+        return next(Path("deep/er/down").glob("*.ckpt"))
+    place = Path({"elsewhere": "x.ckpt", "beside a foreign config": "other/checkpoints/last.ckpt"}[request.param])
+    place.parent.mkdir(parents=True, exist_ok=True)
+    path.rename(place)
+    Path("other").mkdir(exist_ok=True)
+    Path("other/config.yaml").write_text("model: {n_critic: 5, loss: {class_path: gan.losses.Wasserstein}}\n", "utf-8")
+    shutil.rmtree("run")
+    return place
+
+
+@pytest.mark.parametrize("away", ["elsewhere", "beside a foreign config", "Lightning's"], indirect=True)
+def test_a_checkpoint_is_scored_on_the_data_of_its_run(away, capsys):
+    """Wherever it lies; which data that was is said, and whether it has seen them."""
+    capsys.readouterr()
+    command("validate", "--ckpt_path", away, *TRUSTED_HERE)
+    said = capsys.readouterr().out
+    data = re.search(r"^data .*: (test_resume\.Inverted .*)$", said, re.M)[1]
+    assert f"data           16 held-out images, which it did not train on: {data}" in said.splitlines()
+    assert "changed" not in said
+    command("test", "--ckpt_path", away, *TRUSTED_HERE)
+    assert f"data           300 test images: {data}" in capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize("away", ["elsewhere", "beside a foreign config", "Lightning's"], indirect=True)
+def test_a_run_goes_on_from_a_checkpoint_wherever_it_lies(away, capsys):
+    """With the data, loss, penalties, rates and seed that it had; what the command changes, and only that, is said."""
+    before = load(away)
+    capsys.readouterr()
+    command("fit", "--run_dir", "new", "--resume", away, "--trainer.max_steps", "5", *TRUSTED_HERE)
+    changed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("changed")]
+    assert changed == ["changed        trainer.max_steps: 3 -> 5"]
+    after = load("new/checkpoints/last.ckpt")
+    assert after["global_step"] == 5
+    assert before["hyper_parameters"] == after["hyper_parameters"]
+    assert after["hyper_parameters"]["loss"]["class_path"] == "gan.losses.Hinge"
+    before["config"]["trainer"]["max_steps"] = 5
+    assert before["config"] == after["config"] == yaml.safe_load(Path("new/config.yaml").read_text("utf-8"))
+
+
+def test_what_a_score_changes_of_the_run_is_said(capsys):
+    path = fit("run")
+    capsys.readouterr()
+    command(
+        "test",
+        "--ckpt_path",
+        path,
+        *TRUSTED,
+        "--data",
+        "commands.Digits",
+        "--data.validation_size",
+        "9",
+        "--model.loss",
+        "Hinge",
+    )
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("changed", "data"))]
+    assert said == [
+        "changed        model.loss: gan.losses.NonSaturating -> gan.losses.Hinge",
+        "changed        data: conftest.SmallMNIST -> commands.Digits",
+        "changed        data.batch_size: 8 -> 32",
+        "changed        data.validation_size: 16 -> 9",
+        "data           512 test images: commands.Digits batch_size 32, validation_size 9",
+    ]
+
+
+def test_weights_that_lightning_saves_alone_carry_it_too():
+    words = [*BY_LIGHTNING, "--trainer.callbacks.save_weights_only", "true"]
+    fit("run", *OTHERWISE, *words)
+    (path,) = Path("deep/er/down").glob("*.ckpt")
+    assert "optimizer_states" not in load(path)
+    assert load(path)["config"] == yaml.safe_load(Path("run/config.yaml").read_text("utf-8"))
+
+
+@pytest.mark.parametrize("place", ["run", "run/checkpoints"])
+def test_a_folder_stands_for_its_last_checkpoint(place):
+    fit("run", *every(2))
+    with Path("run/checkpoints/last.ckpt").open("r+b") as file:  # of which the newest whole one is taken
+        file.truncate(100_000)
+    Path("run/checkpoints/step_000003.ckpt").unlink()
+    command("fit", "--run_dir", "new", "--resume", place, "--trainer.max_steps", "4", *TRUSTED)
+    assert [row["step"] for row in table("new")] == ["3", "4"]
+
+
+@pytest.mark.parametrize(("name", "most"), [("max_steps", "3"), ("max_epochs", "1")])
+def test_a_run_beyond_the_end_that_it_is_given_is_a_line(capsys, name, most):
+    words = [*RUN, *every(1), "--trainer.max_steps", "20"]
+    killed(lambda: fit("run", *words, callbacks=[KillAt(START, 10)]))
+    before = load("run/checkpoints/last.ckpt")
+    done = {"max_steps": "batch 10", "max_epochs": "epoch 2"}[name]
+    for where in (["--run_dir", "run", "--resume", "auto"], ["--run_dir", "new", "--resume", "run", *TRUSTED]):
+        with pytest.raises(SystemExit, match="2"):
+            command("fit", *where, f"--trainer.{name}", most)
+        error = capsys.readouterr().err
+        assert f"last.ckpt is of {done}, beyond trainer.{name} {most}: set --trainer.{name} above" in error
+    assert equal(load("run/checkpoints/last.ckpt"), before)
+    assert not Path("new").exists()
+
+
+def test_a_trial_is_of_a_new_run(capsys):
+    killed(lambda: fit("run", *every(1), callbacks=[KillAt(START, 2)]))
+    with pytest.raises(SystemExit, match="2"):
+        resume("run", "--trainer.fast_dev_run", "true")
+    assert "trainer.fast_dev_run tries a batch of a new run: leave out --resume" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("otherwise", [False, True])
+def test_another_run_that_has_gone_on_meanwhile(otherwise, monkeypatch, capsys):
+    """Between the look at the checkpoint and the lock of the folder: its batch counts; other settings do not mix."""
+    killed(lambda: fit("run", *every(1), "--trainer.max_steps", "6", callbacks=[KillAt(START, 2)]))
+    take = RunFolder._take
+
+    def late(self, *args):
+        monkeypatch.setattr(RunFolder, "_take", take)
+        resume("run", *(["--model.n_critic", "2"] if otherwise else []))
+        take(self, *args)
+
+    monkeypatch.setattr(RunFolder, "_take", late)
+    capsys.readouterr()
+    if otherwise:
+        with pytest.raises(SystemExit, match="2"):
+            resume("run")
+        assert "another run has just gone on here, and otherwise" in capsys.readouterr().err
+    else:
+        resume("run")
+        assert capsys.readouterr().out.splitlines()[-1].startswith("run/checkpoints/last.ckpt is the end of its run")
+    assert load("run/checkpoints/last.ckpt")["global_step"] == 6
+
+
+# ---------------------------------------------------------------------- a checkpoint from Python
+
+
+@pytest.fixture
+def from_python(make_gan, make_trainer) -> Path:
+    data = SmallMNIST(batch_size=16, validation_size=16)
+    settings = {"loss": Hinge(), "n_critic": 2, "seed": 7, "penalties": [R1(weight=2.0, every=4)]}
+    make_trainer(callbacks=[RunCheckpoint()], max_steps=3, default_root_dir="mine").fit(make_gan(**settings), data)
+    return Path("mine/checkpoints/last.ckpt")
+
+
+DOORS = {
+    "validate": ["validate", "--ckpt_path"],
+    "test": ["test", "--ckpt_path"],
+    "fit": ["fit", "--run_dir", "new", "--trainer.max_steps", "5", "--resume"],
+}
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_what_a_checkpoint_from_python_does_not_say_is_asked_for(door, from_python, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        command(*DOORS[door], from_python)
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error == (
+        f"error: {from_python} was saved from Python, and so without the config of its run: give what is missing, "
+        "--data CLASS, or all of it by --config FILE"
+    )
+    Path("data.yaml").write_text("data: {class_path: conftest.SmallMNIST, init_args: {validation_size: 16}}", "utf-8")
+    for given in (SMALL, ["--config", "data.yaml"]):
+        shutil.rmtree("new", ignore_errors=True)
+        command(*DOORS[door], from_python, *given)
+        output = capsys.readouterr().out.splitlines()
+        (line,) = [line for line in output if line.startswith("config")]
+        assert f"{from_python} was saved from Python: its networks, losses and optimizers are taken from there" in line
+        assert not [line for line in output if line.startswith("changed")]
+    if door == "fit":
+        before, after = load(from_python), load("new/checkpoints/last.ckpt")
+        before, now = before["hyper_parameters"], after["hyper_parameters"]
+        assert now["loss"]["class_path"] == before["loss"]["class_path"] == "gan.losses.Hinge"
+        for name in ("n_critic", "penalties", "seed", "generator_optimizer"):
+            assert now[name] == before[name], name
+        assert after["config"]["seed_everything"] == 7
+
+
+@pytest.mark.parametrize("name", ["loss", "generator"])
+def test_what_has_no_plain_form_is_asked_for_too(name, from_python, capsys):
+    content = load(from_python)
+    given = content["hyper_parameters"].pop(name)
+    torch.save(content, from_python)
+    with pytest.raises(SystemExit, match="2"):
+        command("validate", "--ckpt_path", from_python, *SMALL)
+    assert f"give what is missing, --model.{name} CLASS, or all of it" in capsys.readouterr().err
+    words = ["--model.generator.latent_dim", "8"] if name == "generator" else []
+    command("validate", "--ckpt_path", from_python, *SMALL, f"--model.{name}", given["class_path"], *words)
+    assert "validation/discriminator" in capsys.readouterr().out

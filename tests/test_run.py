@@ -336,8 +336,9 @@ def test_damaged_checkpoint_of_the_run(capsys):
     capsys.readouterr()
     path = resume("run", "--trainer.max_steps", "6")
     (warning,) = capsys.readouterr().err.splitlines()
-    damaged = "run/checkpoints/last.ckpt, run/checkpoints/step_000005.ckpt"
-    assert warning == f"warning: {damaged}: damaged. The run goes on from batch 4, by {folder}/step_000004.ckpt"
+    why = "is damaged: the list of its parts is not what was written"
+    damaged = f"run/checkpoints/last.ckpt {why}; run/checkpoints/step_000005.ckpt {why}"
+    assert warning == f"warning: {damaged}. The run goes on from batch 4, by {folder}/step_000004.ckpt"
     assert equal(load(path), load(whole))
     assert table("run") == table("whole")
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from commands import SMALL, command, fit, load
 
 from gan import GAN
@@ -114,10 +113,11 @@ WAYS = {  # a spec, and what the line says
 }
 
 
-def forged(checkpoint: Path, path: Path, **hyper_parameters) -> Path:
+def forged(checkpoint: Path, path: Path, config: dict | None = None, **hyper_parameters) -> Path:
     """A copy of the checkpoint, in a folder of its own, with other settings."""
     content = load(checkpoint)
     content["hyper_parameters"] |= hyper_parameters
+    content["config"] = content["config"] if config is None else config
     path.parent.mkdir(parents=True)
     torch.save(content, path)
     return path
@@ -269,19 +269,40 @@ def test_section_in_another_file(section):
         },
     ],
 )
-def test_config_beside_the_checkpoint(door, settings, checkpoint, mark, tmp_path, capfd):
+def test_config_in_the_checkpoint(door, settings, checkpoint, mark, tmp_path, capfd, monkeypatch):
     """It is read by all doors that need more than networks; a text in it may be the path of another config."""
     run = tmp_path / "run"
-    path = forged(checkpoint, run / "checkpoints" / "last.ckpt")
-    (run / "config.yaml").write_text(yaml.safe_dump(settings))
-    (run / "other.txt").write_text("class_path: evil.Net\n")
+    path = forged(checkpoint, run / "checkpoints" / "last.ckpt", settings)
+    (tmp_path / "other.txt").write_text("class_path: evil.Net\n")
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:
         go_through(door, run if door == "auto" else path, tmp_path)
     assert ended.value.code == 2
     assert not mark.exists()
     error = capfd.readouterr().err
-    assert "config.yaml holds" in error
+    assert "last.ckpt holds" in error
     assert "--trust evil" in error or "--trust other" in error
+
+
+@pytest.mark.parametrize("config", ["evil.Net", ["evil.Net"], "~/hidden.txt"])
+@pytest.mark.parametrize("door", ["validate", "resume", "auto"])
+def test_config_that_is_no_config(door, config, checkpoint, mark, tmp_path, capfd):
+    run = tmp_path / "run"
+    path = forged(checkpoint, run / "checkpoints" / "last.ckpt", config)
+    with pytest.raises(SystemExit):
+        go_through(door, run if door == "auto" else path, tmp_path)
+    assert "last.ckpt is not as this project writes it: its config is a " in capfd.readouterr().err
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("door", ["sample", "validate", "test", "resume", "auto"])
+def test_config_beside_the_checkpoint_is_not_read(door, checkpoint, mark, tmp_path):
+    """It may be of another run, and anybody's."""
+    run = tmp_path / "run"
+    path = forged(checkpoint, run / "checkpoints" / "last.ckpt")
+    (run / "config.yaml").write_text("data: {class_path: evil.Data}\nmodel: {n_critic: 7}\n")
+    go_through(door, run if door == "auto" else path, tmp_path, trust=("conftest",))
+    assert not mark.exists()
 
 
 OWN = """
@@ -334,8 +355,9 @@ def test_own_run_goes_on(own, tmp_path, capfd):
     again = ["fit", "--run_dir", tmp_path / "run", "--resume", "auto", "--trainer.max_steps"]
     command(*again, "4")
     assert load(path)["global_step"] == 4
-    config = tmp_path / "run" / "config.yaml"
-    config.write_text(config.read_text() + "# of somebody else\n")
+    content = load(path)
+    content["config"]["model"]["n_critic"] = 2  # of somebody else
+    torch.save(content, path)
     with pytest.raises(SystemExit):
         command(*again, "5")
     assert "give --trust own_package" in capfd.readouterr().err
@@ -356,6 +378,14 @@ def test_own_run_goes_on(own, tmp_path, capfd):
 def test_trust_is_for_classes_of_the_package(name, says, own):
     with pytest.raises(ValueError, match=says):
         check_names({"model": {"generator": {"class_path": name}}}, trust="own_package")
+
+
+@pytest.mark.parametrize("name", ["evil.Net", "evil.sub.Net"])
+def test_a_class_in_the_place_of_its_package(name):
+    """The line says which package it is; following it, the same class passes."""
+    settings, package = {"model": {"generator": {"class_path": name}}}, name.rpartition(".")[0]
+    with pytest.raises(ValueError, match=f"--trust takes packages, and {name} is a class: give --trust {package}$"):
+        check_names(settings, trust=["conftest", name])
 
 
 def test_python_gives_what_the_file_names(own):

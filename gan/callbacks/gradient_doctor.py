@@ -86,10 +86,12 @@ class GradientDoctor(Callback):
             say(trainer, "doctor         took no measurement, so nothing can be told of the gradients")
             return
         self.write(trainer, ended=True)
-        report = Path(trainer.default_root_dir, "report.md")
+        # A trial keeps nothing. pyright does not see what Lightning's connectors give a trainer.
+        trial = trainer.fast_dev_run  # pyright: ignore[reportAttributeAccessIssue]
+        report = "" if trial else f": {Path(trainer.default_root_dir, 'report.md')}"
         past = sum(told["until"] is not None for told in self.told)
         past = f"; {past} condition{'s' * (past > 1)} came and went" if past else ""
-        say(trainer, f"doctor         {self.verdict}{past}, in {self.basis}: {report}")
+        say(trainer, f"doctor         {self.verdict}{past}, in {self.basis}{report}")
         for board in tensorboards(trainer):
             board.experiment.add_text("doctor/report", self.report(ended=True), trainer.global_step)
 

@@ -15,6 +15,9 @@ from typing import Any
 from lightning import Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.plugins.io import AsyncCheckpointIO, TorchCheckpointIO
+from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector  # private
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from gan.callbacks.fid_tracker import FIDTracker, active_trackers
@@ -23,6 +26,7 @@ from gan.checkpoints import (
     LAST,
     AtomicCheckpointIO,
     name_again,
+    newest_whole,
     parts,
     remove,
     remove_partial,
@@ -211,6 +215,9 @@ class RunCheckpoint(Checkpoint):
     def _run(self, trainer: Trainer) -> None:
         """In place of the loop's `run`, which does nothing where no batch is left, were the end done or not."""
         loop, self._began = trainer.fit_loop, False
+        if loop.done and trainer.ckpt_path is not None and not self._end_is_due:
+            most = f"max_steps {trainer.max_steps:,}, max_epochs {trainer.max_epochs}"
+            rank_zero_warn(f"{trainer.ckpt_path} is of batch {trainer.global_step:,}: by {most}, nothing is trained")
         type(loop).run(loop)
         if self._end_is_due and not self._began and loop.done:
             loop.on_run_start()
@@ -335,7 +342,38 @@ class RunCheckpoint(Checkpoint):
         self._restore_handlers()
         stopped = isinstance(exception, KeyboardInterrupt | SIGTERMException)
         if stopped and trainer.is_global_zero and self.saved_at >= 0:
-            folder = shlex.quote(str(trainer.default_root_dir))
+            command = f"python -m gan.cli fit --run_dir {shlex.quote(str(trainer.default_root_dir))} --resume auto"
+            if pl_module.run_config is None:  # from Python, where no command knows the rest of the run
+                command = f"trainer.fit(model, data, ckpt_path={str(self.folder(trainer) / LAST)!r})"
             with suppress(OSError):  # the output may be a file on a full disk
                 print(f"stopped after batch {trainer.global_step:,}; saved as of batch {self.saved_at:,}. Go on with:")
-                print(f"  python -m gan.cli fit --run_dir {folder} --resume auto", flush=True)
+                print(f"  {command}", flush=True)
+
+
+# ---------------------------------------------------------------------- "last" and "best"
+
+lightnings = _CheckpointConnector._parse_ckpt_path  # private: it asks ModelCheckpoint alone what is last and best
+
+
+def parse_ckpt_path(
+    self: _CheckpointConnector, state_fn: TrainerFn, ckpt_path: Any, model_provided: bool, model_connected: bool
+) -> Any:
+    """The checkpoint that `ckpt_path` stands for in `trainer.fit`, `validate` and `test`: `last` and `best` as here.
+
+    Raises:
+        GANError: If no score has told which one is best, or there are some, and none can be used.
+    """
+    for callback in callbacks_of(self.trainer, RunCheckpoint)[:1]:
+        folder = callback.folder(self.trainer)
+        if ckpt_path is None and model_connected and not model_provided:
+            ckpt_path = "best"  # as Lightning does: the module is that of the `fit` before
+        if ckpt_path == "last" and (found := newest_whole(folder)):
+            ckpt_path = found[0]
+        elif ckpt_path == "best":
+            ckpt_path = folder / BEST
+            if not ckpt_path.exists():
+                raise GANError(f"there is no {ckpt_path}: no FIDTracker has said which is best. Give ckpt_path='last'")
+    return lightnings(self, state_fn, ckpt_path, model_provided=model_provided, model_connected=model_connected)
+
+
+_CheckpointConnector._parse_ckpt_path = parse_ckpt_path

@@ -136,7 +136,9 @@ def report(trainer: Trainer, gan: GAN) -> list[str]:
         f"data           {name} {shape}, {'?' if batches == math.inf else f'{batches:,}'} batches an epoch",
         f"generator      {describe(gan.generator, gan.fixed_latents[:1])}",
         f"discriminator  {describe(gan.discriminator, gan(gan.fixed_latents[:1]))}",
-        f"run            {folder}{page}   (watch: tensorboard --logdir {shlex.quote(str(folder))})",
+        f"run            {folder}{page}   (watch: tensorboard --logdir {shlex.quote(str(folder))})"
+        if not trainer.fast_dev_run  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere
+        else "run            one batch to try, of which nothing is kept",
     ]
 
 

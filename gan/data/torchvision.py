@@ -8,6 +8,7 @@ from torch import Tensor
 
 from gan.data.memory import InMemoryDataModule
 from gan.errors import GANError
+from gan.paths import local_path
 
 if TYPE_CHECKING:
     from torchvision.datasets import CIFAR10, MNIST
@@ -78,11 +79,11 @@ class TorchvisionDataModule(InMemoryDataModule):
         if dataset not in DATASETS:
             raise GANError(f"dataset must be one of {', '.join(get_args(Name))}, got {dataset!r}")
         self.dataset = dataset
-        self.data_dir = data_dir
+        self.data_dir = str(local_path(data_dir, "data_dir"))
         self.download = download
         self.image_shape, self.num_classes, folder, self._files = DATASETS[dataset]
         self.extractor = "fashion_mnist_cnn" if dataset == "FashionMNIST" else None
-        self._folder = (Path(data_dir) / folder).absolute()
+        self._folder = Path(self.data_dir, folder).absolute()
 
     def prepare_data(self) -> None:
         """Download what is missing, if `download` is set."""

@@ -17,6 +17,7 @@ from gan.lab.experiment import Check, load, title_of
 from gan.lab.page import page
 from gan.lab.report import Report, write
 from gan.outbox import Outbox
+from gan.paths import local_path
 
 
 def lab(args: list[str]) -> None:
@@ -45,7 +46,7 @@ def lab(args: list[str]) -> None:
         raise GANError(f"lab has no experiment {unknown[0]!r}; it has {', '.join(EXPERIMENTS)}, and all")
     if not 0 <= options.seed < 2**63:
         raise GANError(f"--seed must be from 0 to 2^63 - 1, got {options.seed}")
-    out = Path(options.out)
+    out = local_path(options.out, "--out")
     several = len(options.name) > 1 or "all" in options.name
     names = list(EXPERIMENTS) if "all" in options.name else list(dict.fromkeys(options.name))
     with writing(out):  # before anything is computed

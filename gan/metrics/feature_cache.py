@@ -19,6 +19,7 @@ from gan.checkpoints import write
 from gan.errors import GANError
 from gan.images import to_float, to_uint8
 from gan.metrics.features import fingerprint
+from gan.paths import local_path
 
 CHUNK = 250  # images that go through a network together, whatever the number of processes
 
@@ -178,7 +179,7 @@ def gather(made: Iterable[Tensor], num: int) -> Tensor:
 def cache_folder() -> Path | None:
     """Where features of real images are kept: $GAN_CACHE, or `gan` in the cache of the user, if that has a home."""
     if own := os.environ.get("GAN_CACHE"):
-        return Path(own)
+        return local_path(own, "GAN_CACHE")
     if cache := os.environ.get("XDG_CACHE_HOME"):
         return Path(cache, "gan")
     home = os.path.expanduser("~")

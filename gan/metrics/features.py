@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gan.errors import GANError
+from gan.paths import local_path
 
 FILES = Path(__file__).parent / "files"
 
@@ -115,7 +116,7 @@ def load_features(name_or_path: str | Path) -> CNNFeatures:
         ValueError: If there is no such file, or it is damaged or something else. Nothing stands in for it.
     """
     shipped = str(name_or_path) in SHA256
-    path = FILES / f"{name_or_path}.safetensors" if shipped else Path(name_or_path)
+    path = FILES / f"{name_or_path}.safetensors" if shipped else local_path(name_or_path, "extractor")
     if not path.is_file():
         if shipped:
             raise _damaged(path, "it is missing")

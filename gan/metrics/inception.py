@@ -27,6 +27,7 @@ from torchvision.models.inception import (
 )
 
 from gan.errors import GANError
+from gan.paths import local_path
 
 SIZE = 299  # pixels a side of what the network takes
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
@@ -55,7 +56,8 @@ class Inception(Inception3):
     """
 
     def __init__(self, weights: str) -> None:
-        state = _read(Path(weights))
+        path = local_path(weights, "weights")
+        state = _read(path)
         with torch.device("meta"):  # no weights but the file's, and no random number drawn from the run's
             blocks = [BasicConv2d, _InceptionA, InceptionB, _InceptionC, InceptionD, _InceptionE, InceptionAux]
             super().__init__(num_classes=1008, aux_logits=False, init_weights=False, inception_blocks=blocks)
@@ -65,7 +67,7 @@ class Inception(Inception3):
         except Exception as error:  # no dictionary, other keys, other shapes, no tensors
             reason = textwrap.shorten(str(error), 300)
             raise GANError(f"{weights} holds something else than Inception's weights. {FILE}. {reason}") from error
-        _warn_of_others(Path(weights))
+        _warn_of_others(path)
         self.float().to(memory_format=torch.channels_last).requires_grad_(False)  # 1.4 times as fast on a CPU
         super().train(False)
 

@@ -1,13 +1,14 @@
 """The run's checkpoints: one whole at every moment, resumable, written and removed when they should be."""
 
 import os
+import re
 import signal
 from contextlib import suppress
 from datetime import timedelta
 
 import pytest
 import torch
-from conftest import same_weights
+from conftest import Recorder, same_weights
 from lightning import Callback
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.plugins import MixedPrecision
@@ -16,6 +17,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from gan.callbacks import AtomicCheckpointIO, RunCheckpoint
 from gan.checkpoints import check_checkpoint
+from gan.errors import GANError
 from gan.loggers import MetricsTable
 
 
@@ -399,3 +401,85 @@ def test_scale_of_the_loss_goes_on(make_gan, make_trainer, data, tmp_path):
     assert scales["whole", 4] != scales["whole", 9]
     for step in range(1, 10):
         assert scales["whole", step] == scales["parts", step]
+
+
+# ---------------------------------------------------------------------- from Python
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_who_stops_a_run_from_python_is_given_the_line_of_python(
+    make_gan, make_trainer, data, tmp_path, handlers, capsys, number
+):
+    """A command would go on with other settings. The line does what it says."""
+    whole, parts = make_gan(), make_gan()
+    make_trainer(callbacks=[RunCheckpoint()], default_root_dir=tmp_path / "whole").fit(whole, data)
+    settings = {"default_root_dir": tmp_path / "it's mine"}
+    with suppress(SystemExit, KeyboardInterrupt, SIGTERMException):
+        make_trainer(callbacks=[RunCheckpoint(), Signal(number, 3)], **settings).fit(parts, data)
+    first, line = capsys.readouterr().out.splitlines()[-2:]
+    assert re.fullmatch(r"stopped after batch (\d); saved as of batch \1\. Go on with:", first)
+    assert "gan.cli" not in line
+    model, recorder = make_gan(), Recorder()
+    trainer = make_trainer(callbacks=[RunCheckpoint(), recorder], **settings)
+    exec(line.strip(), {"trainer": trainer, "model": model, "data": data})
+    assert recorder.global_steps == list(range(int(re.search(r"\d+", first)[0]) + 1, 9))
+    assert same_weights(model, whole)
+
+
+class Signal(Callback):
+    """Sends this process a signal in a batch."""
+
+    def __init__(self, number: int, batch: int):
+        self.number, self.batch = number, batch
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.batch:
+            signal.raise_signal(self.number)
+
+
+def test_the_last_one_by_its_name(make_gan, make_trainer, data, tmp_path):
+    """Lightning looks for one of ModelCheckpoint alone, and a run would begin anew."""
+    whole, parts = make_gan(), make_gan()
+    make_trainer(callbacks=[RunCheckpoint()], default_root_dir=tmp_path / "whole").fit(whole, data)
+    make_trainer(callbacks=[RunCheckpoint(every=2)], max_steps=5).fit(parts, data)
+    checkpoints = tmp_path / "checkpoints"
+    (checkpoints / "last.ckpt").write_bytes(b"PK")  # the disk has damaged it, under both of its names
+    model, recorder = make_gan(), Recorder()
+    trainer = make_trainer(callbacks=[RunCheckpoint(), recorder])
+    trainer.fit(model, data, ckpt_path="last")
+    assert recorder.global_steps == [5, 6, 7, 8]
+    assert same_weights(model, whole)
+    for scored in (make_trainer(callbacks=[RunCheckpoint()]), trainer):
+        (score,) = scored.test(model, data, ckpt_path="last", verbose=False)
+        assert score["validation/discriminator"] > 0
+
+
+def test_the_last_one_where_there_is_none(make_gan, make_trainer, data, recwarn):
+    """As Lightning has it: the same line can be given from the start."""
+    trainer = make_trainer(callbacks=[RunCheckpoint()], max_steps=2)
+    trainer.fit(make_gan(), data, ckpt_path="last")
+    assert trainer.global_step == 2
+    assert [str(warned.message) for warned in recwarn if "no last checkpoint available" in str(warned.message)]
+
+
+@pytest.mark.parametrize("ckpt_path", ["best", None])
+def test_the_best_one_by_its_name(make_gan, make_trainer, data, tmp_path, ckpt_path):
+    model, trainer = make_gan(), make_trainer(callbacks=[RunCheckpoint(every=2)], max_steps=4)
+    trainer.fit(model, data)
+    given = {"model": model} if ckpt_path else {}  # without a module, Lightning takes the best of the one before
+    with pytest.raises(GANError, match=r"there is no .*best\.ckpt: no FIDTracker .* Give ckpt_path='last'"):
+        trainer.test(datamodule=data, ckpt_path=ckpt_path, **given)
+    (tmp_path / "checkpoints" / "best.ckpt").symlink_to("step_000002.ckpt")
+    (best,) = trainer.test(datamodule=data, ckpt_path=ckpt_path, verbose=False, **given)
+    path = tmp_path / "checkpoints" / "step_000002.ckpt"
+    (same,) = make_trainer(callbacks=[RunCheckpoint()]).test(make_gan(), data, ckpt_path=path, verbose=False)
+    (last,) = trainer.test(model, data, ckpt_path="last", verbose=False)
+    assert best == same
+    assert best != last
+
+
+def test_a_run_with_nothing_left_to_train_says_so(make_gan, make_trainer, data, tmp_path):
+    make_trainer(callbacks=[RunCheckpoint()]).fit(make_gan(), data)
+    for most in (8, 3):
+        with pytest.warns(UserWarning, match=rf"last\.ckpt is of batch 8: by max_steps {most}.*nothing is trained"):
+            make_trainer(callbacks=[RunCheckpoint()], max_steps=most).fit(make_gan(), data, ckpt_path="last")

@@ -135,3 +135,13 @@ def test_real_fashion_mnist(tmp_path):
     assert len(data.train_dataloader().images) == 55000
     assert data.test_dataloader().labels.bincount().tolist() == [1000] * 10
     assert data.test_dataloader().labels[:5].tolist() == [9, 2, 1, 1, 6]
+
+
+def test_a_folder_of_data_is_one_place(tmp_path, monkeypatch):
+    """As it is written in a config, where no shell spells it out."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("DISK", str(tmp_path / "disk"))
+    for folder, path in {"~/sets": tmp_path / "sets", "$DISK/sets": tmp_path / "disk" / "sets"}.items():
+        assert TorchvisionDataModule("KMNIST", folder).data_dir == str(path)
+    with pytest.raises(ValueError, match="data_dir gs://bucket/sets is a URL"):
+        TorchvisionDataModule("KMNIST", "gs://bucket/sets")

@@ -9,8 +9,8 @@ from conftest import SmallDisk, mnist
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
+from gan.config import is_own, remember_own
 from gan.metrics.feature_cache import cache_folder, extract, images_at, real_features
-from gan.resume import is_own, remember_own
 
 
 def floats(images: Tensor) -> Tensor:
@@ -74,8 +74,8 @@ def test_a_user_without_a_home_has_no_cache(halves, monkeypatch):
     with pytest.warns(UserWarning, match="this user has no home. .* set the environment variable GAN_CACHE"):
         features, _ = real_features(halves.test_dataloader(), Pooled(), 1000)
     assert len(features) == 256
-    remember_own("config")
-    assert not is_own("config")
+    remember_own({})
+    assert not is_own({})
 
 
 def test_a_cache_that_does_not_fit_leaves_nothing_behind(halves, cache):

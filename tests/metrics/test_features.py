@@ -160,7 +160,7 @@ def test_damages_are_what_they_are_called(training_digits):
     torch.testing.assert_close(flat, torch.full_like(flat, 0.5))
 
 
-def test_other_shapes_and_its_file(tmp_path):
+def test_other_shapes_and_its_file(tmp_path, monkeypatch):
     torch.manual_seed(0)
     path = tmp_path / "flowers.safetensors"
     one = CNNFeatures(image_shape=(3, 64, 48), num_classes=47, dim=24)
@@ -171,6 +171,10 @@ def test_other_shapes_and_its_file(tmp_path):
     assert two.classify(two(images)).shape == (5, 47)
     assert torch.equal(one(images), two(images))
     assert not any(parameter.requires_grad for parameter in two.parameters())
+    monkeypatch.setenv("DISK", str(tmp_path))
+    assert load_features("$DISK/flowers.safetensors").dim == 24
+    with pytest.raises(ValueError, match="extractor hf://owner/flowers is a URL"):
+        load_features("hf://owner/flowers")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,107 @@
+"""A command's words: the paths among them, spelled out, and what they say of the run that they belong to."""
+
+import argparse
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gan.config import settings
+from gan.errors import GANError
+from gan.paths import local_path
+from gan.trust import named_in
+
+PATHS = ("--config", "--run_dir", "--resume", "--ckpt_path")
+
+
+def plain_paths(words: Sequence[str]) -> list[str]:
+    """The words of a command, the paths among them as a shell would spell them out.
+
+    Raises:
+        GANError: If one is a URL.
+    """
+    plain, before = [], ""
+    for word in words:
+        name, sign, path = word.partition("=")
+        if name in PATHS and sign:
+            word = f"{name}={local_path(path, name)}"
+        elif before in PATHS and not word.startswith("--"):
+            word = str(local_path(word, before))
+        plain.append(word)
+        before = word
+    return plain
+
+
+def given_by(words: Sequence[str]) -> argparse.Namespace:
+    """What words, and the configs that they give, say of the run that they belong to.
+
+    Returns:
+        `configs`, the paths of those; `run_dir`, `resume` and `ckpt_path`, as they stand there; `trust`, the packages
+        that `--trust` gives, and those whose classes the words and the configs name; `names` of the settings that they
+        give, as the command line has them; and `rest`, the other words.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config", action=OfConfig, dest="configs", default=[])
+    parser.add_argument("--run_dir")
+    parser.add_argument("--resume", default="never")
+    parser.add_argument("--ckpt_path")
+    parser.add_argument("--trust", action="append", default=[])
+    given, given.rest = parser.parse_known_args(words, argparse.Namespace(names=set()))
+    for word, after in pairwise([*given.rest, ""]):
+        if word.startswith("--"):
+            name, sign, value = word.removeprefix("--").partition("=")
+            given.names |= names_in(read(value if sign else after), name)
+    values = [word.partition("=")[2] if word.startswith("--") else word for word in given.rest]
+    given.trust = {*given.trust, *named_in([*values, *given.configs])}
+    return given
+
+
+class OfConfig(argparse.Action):
+    """Takes what a config says of the run, in its turn among the arguments, and leaves the rest to the command."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, value: Any, *_: Any) -> None:
+        namespace.configs = [*namespace.configs, value]
+        try:
+            content = yaml.safe_load(Path(value).read_text("utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):
+            return  # the command's own parser says what is wrong with it
+        if not isinstance(content, dict):
+            return
+        namespace.names |= names_in(content)
+        for name in ("run_dir", "resume", "ckpt_path"):
+            if isinstance(content.get(name), str):
+                setattr(namespace, name, content[name])
+        trust = content.get("trust") or []
+        namespace.trust = [*namespace.trust, *([trust] if isinstance(trust, str) else trust)]
+
+
+def read(value: str) -> Any:
+    """A value as YAML, where it is."""
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError:
+        return value
+
+
+def names_in(config: Any, name: str = "") -> set[str]:
+    """The names of the settings that a config gives, as the command line has them."""
+    return {key.replace(".init_args", "") for key, value in settings(config, name).items() if value is not None}
+
+
+def check_given(names: set[str], command: str) -> None:
+    """Refuses settings that would do nothing, since something else decides there.
+
+    Raises:
+        GANError: If there is one, with what decides.
+    """
+    ways = {
+        "model.seed": "--seed_everything seeds all of a run",
+        "data.seed": "--seed_everything seeds all of a run",
+        "model.generator.image_shape": "the data's image_shape is taken",
+        "model.discriminator.image_shape": "the data's image_shape is taken",
+        "trainer.default_root_dir": "--run_dir says where a run writes" if command == "fit" else "nothing is written",
+    }
+    for name in sorted(names & ways.keys()):
+        raise GANError(f"--{name} would do nothing: {ways[name]}. Leave it out")
