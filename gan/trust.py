@@ -196,9 +196,7 @@ def check_listed(name: Any, is_class: bool, trusted: tuple[str, ...], source: st
     if not within(name, (*LISTED, *trusted)) and (is_class or can_import(name)):
         package = name.partition(".")[0]
         if name in trusted:
-            raise GANError(
-                f"--trust {name} names a class, and --trust takes packages: give --trust {name.rpartition('.')[0]}"
-            )
+            raise GANError(f"--trust takes packages, and {name} is a class: give --trust {name.rpartition('.')[0]}")
         raise GANError(f'{source} holds {name}; give --trust {package} to import it (trust="{package}" in Python)')
 
 

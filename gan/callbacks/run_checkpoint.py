@@ -244,7 +244,9 @@ class RunCheckpoint(Checkpoint):
         # pyright does not see what Lightning's connectors give a trainer.
         if trainer.is_global_zero and not trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
             path, disk = step_path(self.folder(trainer), trainer.global_step), trainer.strategy.checkpoint_io
-            again = "Make room on the disk, and --resume auto does the end of the run again"
+            from_python = trainer.lightning_module.run_config is None  # pyright: ignore[reportAttributeAccessIssue] # a GAN
+            how = "ckpt_path='last' or --resume auto" if from_python else "--resume auto"
+            again = f"Make room on the disk, and {how} does the end of the run again"
             try:
                 if failure := self.send(trainer):
                     raise failure

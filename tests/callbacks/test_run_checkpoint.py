@@ -346,7 +346,7 @@ def test_signal_before_the_end(make_gan, make_trainer, data, tmp_path, handlers)
 def test_end_of_which_the_disk_has_no_room_for_the_mark(make_gan, make_trainer, data, tmp_path):
     """It is done again, and that is said."""
     trainer = make_trainer(max_steps=4, callbacks=[RunCheckpoint()], plugins=[Disk(full_from=2)])
-    with pytest.warns(UserWarning, match=r"cannot write .*step_000004.*--resume auto does the end of the run again"):
+    with pytest.warns(UserWarning, match=r"cannot write .*step_000004.*, and ckpt_path='last' or --resume auto does"):
         trainer.fit(make_gan(), data)
     assert (saved_step(tmp_path), ended(tmp_path)) == (4, False)
 
