@@ -41,6 +41,8 @@ def main(args: list[str] | None = None) -> None:
         SystemExit: If the command fails in a way that the user can help (status 2, after a one-line error), is
             stopped by Ctrl-C (130), or is a check of the lab that fails (1); and after a help text (0).
     """
+    if args is None:
+        read_words()
     args = sys.argv[1:] if args is None else list(args)
     if args[:1] in ([], ["-h"], ["--help"]):
         print_help()
@@ -65,9 +67,11 @@ def main(args: list[str] | None = None) -> None:
                 from jsonargparse import auto_cli
 
                 from gan import generate
+                from gan.settings import texts_in_utf8
 
             function = getattr(generate, command)
-            auto_cli(function, args=words, prog=f"gan {command}", as_positional=False, exit_on_error=False)
+            with texts_in_utf8():
+                auto_cli(function, args=words, prog=f"gan {command}", as_positional=False, exit_on_error=False)
         else:
             with quick_import():
                 from gan.run import run
@@ -82,6 +86,20 @@ def main(args: list[str] | None = None) -> None:
             raise
         print(f"error{in_process()}: {one_line(complaint)}", file=sys.stderr)
         sys.exit(2)
+
+
+def read_words() -> None:
+    """Starts the process anew in Python's UTF-8 mode if its words are UTF-8 and the locale cannot read them.
+
+    Python turns to this mode by itself where the locale is C, unless it is told not to.
+    """
+    try:
+        b"\0".join(os.fsencode(word) for word in sys.argv).decode()
+    except UnicodeDecodeError:
+        return  # in another encoding, which may be the locale's
+    if os.name == "posix" and any("\udc80" <= letter <= "\udcff" for word in sys.argv for letter in word):
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def check_texts(words: list[str]) -> None:

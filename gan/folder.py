@@ -149,10 +149,10 @@ def hold(folder: Path) -> IO[str]:
             try again.
     """
     path, name = folder / LOCK, f"{os.getpid()} {started(os.getpid())} {socket.gethostname()}"
-    file, by_system = path.open("a+"), True
+    file, by_system = path.open("a+", encoding="utf-8"), True
     try:
         by_system = lock(file)
-        if not by_system and is_running(path.read_text()):
+        if not by_system and is_running(path.read_text(encoding="utf-8")):
             raise BlockingIOError
         file.truncate(0)
         file.write(name)
@@ -160,13 +160,13 @@ def hold(folder: Path) -> IO[str]:
         os.fsync(file.fileno())  # for other machines
         if not by_system:
             time.sleep(SETTLED)
-        if path.read_text() != name:
+        if path.read_text(encoding="utf-8") != name:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         held.append(file)
         return file
     except BlockingIOError:
         time.sleep(0.1)  # it may have come just now, and be about to write who it is
-        fields = path.read_text().split()
+        fields = path.read_text(encoding="utf-8").split()
         pid, _, host = fields if len(fields) == 3 else "???"
         way_out = "" if by_system else f". If that process is no more, remove {path}"
         raise GANError(
@@ -204,7 +204,7 @@ def let_go(path: Path, file: IO[str]) -> None:
     held.remove(file)
     file.seek(0)
     try:
-        if path.read_text() == file.read():  # somebody may have removed the folder, and another run made it again
+        if path.read_text(encoding="utf-8") == file.read():  # nobody has removed the folder and made it again
             path.unlink()
     except FileNotFoundError:
         pass
@@ -226,7 +226,7 @@ def started(pid: int) -> str:
     if not Path("/proc/self/stat").exists():
         return UNKNOWN
     try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        state, *fields = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
     except OSError:
         return "never"
     return "never" if state in "ZX" else fields[18]  # dead, and not yet waited for

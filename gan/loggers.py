@@ -207,7 +207,7 @@ class MetricsTable(Logger):
             if not content.endswith(b"\n"):  # a killed run may leave half a line
                 self.outbox.append(self.log, b"\n")
         elif self.path.is_file():  # of a run of an earlier version
-            with self.path.open(newline="") as file:
+            with self.path.open(newline="", encoding="utf-8") as file:
                 for row in csv.DictReader(file):
                     if (row.get("step") or "").isdigit():  # a killed run may leave half a row
                         self._note({name: number(cell) for name, cell in row.items() if name and cell})

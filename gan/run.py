@@ -34,7 +34,7 @@ from gan.outbox import outbox
 from gan.parallel import check_settings, replace_lightnings
 from gan.paths import local_path
 from gan.resume import Source, check_fits, check_source, in_its_folder, other_counts, scored_on, source_of, way_on
-from gan.settings import classes, own_defaults, taken
+from gan.settings import classes, own_defaults, taken, texts_in_utf8
 from gan.trust import imports_of, named_in
 from gan.words import check_given, given_by, plain_paths
 
@@ -154,7 +154,7 @@ class GANCLI(LightningCLI):
             raise
 
     def parse_arguments(self, parser: Any, args: Any) -> None:
-        with own_defaults(args):
+        with own_defaults(args), texts_in_utf8():
             super().parse_arguments(parser, args)
         if self.config.trainer is None:
             raise GANError("trainer holds the settings of Lightning's Trainer, and is null here: leave it out")

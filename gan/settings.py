@@ -5,10 +5,15 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
-from jsonargparse import _typehints  # private: no setting leaves out the arguments of the class before
+from jsonargparse import (
+    _paths,  # private: no setting says in which encoding
+    _typehints,  # private: no setting leaves out the arguments of the class before
+)
 
+read_text = _paths.Path.read_text
 discard_unknown = _typehints.discard_init_args_on_class_path_change
 take_option = _typehints.ActionTypeHint.__call__
 option: ContextVar[str | None] = ContextVar("option", default=None)  # the one that is being parsed
@@ -48,6 +53,21 @@ def own_defaults(words: Sequence[str] = ()) -> Iterator[None]:
     finally:
         _typehints.discard_init_args_on_class_path_change = discard_unknown
         _typehints.ActionTypeHint.__call__ = take_option
+
+
+@contextmanager
+def texts_in_utf8() -> Iterator[None]:
+    """Lets jsonargparse read the files of settings as UTF-8, where it would by the locale."""
+
+    def read(self: Any) -> str:
+        path = Path(self.absolute)
+        return path.read_text("utf-8") if path.is_file() else read_text(self)
+
+    _paths.Path.read_text = read
+    try:
+        yield
+    finally:
+        _paths.Path.read_text = read_text
 
 
 def given_arguments(words: Sequence[str]) -> dict[str, set[str]]:

@@ -162,7 +162,7 @@ def hidden(text: str, folder: Path, strict: bool) -> Iterator[tuple[Any, Path]]:
     for path in {Path(text), folder / text, Path(os.path.expanduser(text))}:
         try:
             is_text = path.is_file() and b"\0" not in path.open("rb").read(4096)
-            content = path.read_text() if is_text else ""
+            content = path.read_text(encoding="utf-8") if is_text else ""
         except (OSError, ValueError):  # no path, no text
             continue
         yield from ((inner, path.parent) for inner in [content.strip(), *structures(content, strict)] if inner)

@@ -66,7 +66,7 @@ def main(words: list[str] | None = None) -> None:
     save_features(extractor, args.out)
     report = evaluate(load_features(args.out), data, args.seed)
     print(report)
-    args.out.with_suffix(".md").write_text(card(args, report))
+    args.out.with_suffix(".md").write_text(card(args, report), encoding="utf-8")
 
 
 def make_data(args: argparse.Namespace) -> InMemoryDataModule:

@@ -90,7 +90,7 @@ def equal(one, two) -> bool:
 
 def table(run_dir) -> list[dict[str, str]]:
     """The rows of a run's metrics.csv, without the one column that differs from run to run."""
-    with Path(run_dir, "metrics.csv").open(newline="") as file:
+    with Path(run_dir, "metrics.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     for row in rows:
         row.pop("images_per_second", None)
@@ -100,7 +100,7 @@ def table(run_dir) -> list[dict[str, str]]:
 def process(words, **settings) -> subprocess.Popen:
     """A command in a process of its own: what a user sees."""
     env = os.environ | {"OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    defaults = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": env}
+    defaults = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "encoding": "utf-8", "env": env}
     return subprocess.Popen(words, **(defaults | settings))
 
 

@@ -223,7 +223,10 @@ def test_code_in_a_checkpoint_never_runs(tmp_path, kind):
 def test_archive_that_would_fill_the_memory(tmp_path):
     """A kilobyte that unpacks to a gigabyte: torch packs nothing, so it is refused before anything is unpacked."""
     path = tmp_path / "a.ckpt"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("a/data.pkl", "w") as record:
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("a/data.pkl", "w", encoding="utf-8") as record,
+    ):
         for _ in range(64):
             record.write(bytes(1 << 20))
     with pytest.raises(ValueError, match="is damaged: the list of its parts"):

@@ -53,7 +53,7 @@ def here(tmp_path, monkeypatch) -> Path:
 
 
 def saved_config(run_dir) -> dict:
-    return yaml.safe_load(Path(run_dir, "config.yaml").read_text())
+    return yaml.safe_load(Path(run_dir, "config.yaml").read_text(encoding="utf-8"))
 
 
 def help_of(capsys, *words) -> str:
@@ -94,7 +94,7 @@ def test_bare_fit_works_from_any_folder(here):
 def test_default_folder_has_the_name_of_the_last_config(monkeypatch):
     """Two runs that start in one second must not share a folder."""
     monkeypatch.setattr("gan.folder.time.strftime", lambda form: "now")
-    Path("mine.yaml").write_text("model: {n_critic: 2}")
+    Path("mine.yaml").write_text("model: {n_critic: 2}", encoding="utf-8")
     command("fit", *SHORT)
     command("fit", *SHORT, "--config", "mine.yaml")
     command("fit", *SHORT, "--config", "mine.yaml")
@@ -104,8 +104,8 @@ def test_default_folder_has_the_name_of_the_last_config(monkeypatch):
 
 def test_configs_overlay(tmp_path):
     """The later file wins where both speak, and takes nothing away where it is silent."""
-    Path("a.yaml").write_text("model: {n_critic: 2, num_fixed_latents: 4}")
-    Path("b.yaml").write_text("model: {num_fixed_latents: 9, loss: {class_path: gan.losses.Hinge}}")
+    Path("a.yaml").write_text("model: {n_critic: 2, num_fixed_latents: 4}", encoding="utf-8")
+    Path("b.yaml").write_text("model: {num_fixed_latents: 9, loss: {class_path: gan.losses.Hinge}}", encoding="utf-8")
     fit("run", "--config", "a.yaml", "--config", "b.yaml", "--model.weight_clip", "0.5")
     model = saved_config("run")["model"]
     assert (model["n_critic"], model["num_fixed_latents"], model["weight_clip"]) == (2, 9, 0.5)
@@ -127,7 +127,7 @@ def test_short_class_names():
 def test_callbacks_are_appended_by_flag_and_by_file():
     more = "lightning.pytorch.callbacks.ModelCheckpoint"
     Path("more.yaml").write_text(
-        f"trainer: {{callbacks+: [{{class_path: {more}, init_args: {{every_n_train_steps: 2}}}}]}}"
+        f"trainer: {{callbacks+: [{{class_path: {more}, init_args: {{every_n_train_steps: 2}}}}]}}", encoding="utf-8"
     )
     names = {}
     for way, words in {
@@ -176,7 +176,7 @@ class Silent(RunProgress):
 
 def default_callbacks() -> list[dict]:
     """Of the default config and, in their places, those of the fast one."""
-    return yaml.safe_load((ROOT / "configs" / "default.yaml").read_text())["trainer"]["callbacks"]
+    return yaml.safe_load((ROOT / "configs" / "default.yaml").read_text(encoding="utf-8"))["trainer"]["callbacks"]
 
 
 def test_image_shape_comes_from_the_data():
@@ -217,7 +217,9 @@ def test_saved_config_runs_again_as_it_is():
     schedule = ["--model.generator_scheduler", "WarmupCosine", "--model.generator_scheduler.warmup", "1"]
     first = fit("first", "--model.n_critic", "2", *schedule)
     command("fit", "--config", "first/config.yaml", "--run_dir", "second")
-    assert Path("first/config.yaml").read_text() == Path("second/config.yaml").read_text()
+    assert Path("first/config.yaml").read_text(encoding="utf-8") == Path("second/config.yaml").read_text(
+        encoding="utf-8"
+    )
     one, two = load(first), load(Path("second/checkpoints/last.ckpt"))
     for part in ("state_dict", "optimizer_states", "lr_schedulers", "hyper_parameters"):
         assert equal(one[part], two[part])
@@ -229,7 +231,7 @@ def test_optimizer_settings_are_written_down(optimizer):
     """In the config and in the checkpoint, as data; `null` is the module's own Adam."""
     words = ["--model.generator_optimizer", "null"] if optimizer == "null" else []
     checkpoint = load(fit("run", *words))
-    text = Path("run/config.yaml").read_text()
+    text = Path("run/config.yaml").read_text(encoding="utf-8")
     assert "Unable to serialize" not in text
     assert "!!python" not in text
     saved = checkpoint["hyper_parameters"]["generator_optimizer"]
@@ -261,9 +263,11 @@ class Mine(nn.Module):
 def test_own_network_from_yaml(tmp_path, monkeypatch, capsys, recwarn, shape):
     """A plain nn.Module, with and without the argument `image_shape`, through every command."""
     module = f"own_{'with' if shape else 'without'}"
-    (tmp_path / f"{module}.py").write_text(OWN.format(shape=shape))
+    (tmp_path / f"{module}.py").write_text(OWN.format(shape=shape), encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
-    Path("own.yaml").write_text(f"model: {{generator: {{class_path: {module}.Mine, init_args: {{width: 5}}}}}}")
+    Path("own.yaml").write_text(
+        f"model: {{generator: {{class_path: {module}.Mine, init_args: {{width: 5}}}}}}", encoding="utf-8"
+    )
     watch = Watch()
     path = fit("run", "--config", "own.yaml", callbacks=[watch])
     command("sample", "--ckpt", path, "--out", "own.png", "--num", "4", "--trust", module)
@@ -591,8 +595,8 @@ def test_resume_auto_without_a_checkpoint_starts(there):
     fresh = fit("fresh", "--model.loss", "Hinge")
     if there:
         Path("died").mkdir()
-        text = Path("fresh/config.yaml").read_text().replace("n_critic: 1", "n_critic: 2")
-        Path("died/config.yaml").write_text(text.replace("Hinge", "Wasserstein"))
+        text = Path("fresh/config.yaml").read_text(encoding="utf-8").replace("n_critic: 1", "n_critic: 2")
+        Path("died/config.yaml").write_text(text.replace("Hinge", "Wasserstein"), encoding="utf-8")
     died = fit("died", "--resume", "auto", "--model.loss", "Hinge")
     assert equal(load(died)["state_dict"], load(fresh)["state_dict"])
     assert saved_config("died") == saved_config("fresh")
@@ -733,7 +737,7 @@ def test_ctrl_c_in_a_real_process_and_the_command_it_prints(here):
 def test_ctrl_c_while_libraries_load_is_a_line(here, library):
     run = process(["python", "-m", "gan.cli", "fit", "--config", FAST, "--run_dir", "run"])
     maps = Path(f"/proc/{run.pid}/maps")
-    while library not in maps.read_text():
+    while library not in maps.read_text(encoding="utf-8"):
         assert run.poll() is None
         time.sleep(0.01)
     run.send_signal(signal.SIGINT)

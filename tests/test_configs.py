@@ -44,7 +44,7 @@ def test_all_are_there():
 def test_trains_a_few_batches(path, tmp_path):
     short = ["--trainer.max_steps", "6", "--trainer.log_every_n_steps", "2", "--data.batch_size", "8"]
     for network in ("generator", "discriminator"):  # the schedule needs more batches than its warm-up
-        if yaml.safe_load(path.read_text()).get("model", {}).get(f"{network}_scheduler", 0) is not None:
+        if yaml.safe_load(path.read_text(encoding="utf-8")).get("model", {}).get(f"{network}_scheduler", 0) is not None:
             short += [f"--model.{network}_scheduler.warmup", "2"]
     main(["fit", "--config", str(path), "--run_dir", str(tmp_path / "run"), *short, *FEW_SCORES])
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
@@ -52,7 +52,7 @@ def test_trains_a_few_batches(path, tmp_path):
 
 @pytest.mark.parametrize("path", DIFFS, ids=name)
 def test_is_a_small_diff_headed_by_command_hardware_and_time(path):
-    lines = path.read_text().splitlines()
+    lines = path.read_text(encoding="utf-8").splitlines()
     assert len(lines) <= 25
     assert re.fullmatch(
         rf"# python -m gan\.cli fit --config configs/{name(path)} +\(2 CPU cores: .*(s|min)\)", lines[0]
@@ -63,7 +63,7 @@ def test_is_a_small_diff_headed_by_command_hardware_and_time(path):
 @pytest.mark.parametrize("path", CURES, ids=name)
 def test_a_cure_is_given_after_its_failure(path, tmp_path):
     """Both are settings that exist, and train."""
-    lines = path.read_text().splitlines()
+    lines = path.read_text(encoding="utf-8").splitlines()
     files = f"--config configs/failures/{path.name} --config configs/cures/{path.name}"
     assert re.fullmatch(rf"# python -m gan\.cli fit {files} +\(2 CPU cores: .*(s|min)\)", lines[0])
     assert lines[1].startswith("# ")
@@ -72,8 +72,8 @@ def test_a_cure_is_given_after_its_failure(path, tmp_path):
     short = ["--trainer.max_steps", "2", "--data.batch_size", "8", *FEW_SCORES]
     short += ["--model.generator_scheduler", "null", "--model.discriminator_scheduler", "null"]
     main(["fit", "--config", str(failure), "--config", str(path), "--run_dir", str(tmp_path / "run"), *short])
-    after = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
-    for section, change in yaml.safe_load(path.read_text()).items():
+    after = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text(encoding="utf-8"))
+    for section, change in yaml.safe_load(path.read_text(encoding="utf-8")).items():
         assert contains(after[section], change)
 
 
@@ -93,7 +93,7 @@ def test_default_is_complete():
     from gan import GAN
     from gan.data import MNISTDataModule
 
-    config = yaml.safe_load((ROOT / "configs" / "default.yaml").read_text())
+    config = yaml.safe_load((ROOT / "configs" / "default.yaml").read_text(encoding="utf-8"))
     model = set(inspect.signature(GAN).parameters) - {"seed"}  # seed_everything is passed on
     assert set(config["model"]) == model
     assert set(config["data"]["init_args"]) == set(inspect.signature(MNISTDataModule).parameters) - {"seed"}
@@ -101,10 +101,10 @@ def test_default_is_complete():
 
 def test_commented_settings_of_the_default_are_settings(tmp_path, capsys):
     """What it offers in comments can be uncommented as it stands."""
-    text = (ROOT / "configs" / "default.yaml").read_text()
+    text = (ROOT / "configs" / "default.yaml").read_text(encoding="utf-8")
     offered = re.compile(r"^( +)# (- \{|\w+: )", re.M)
     assert len(offered.findall(text)) == 2
-    (tmp_path / "default.yaml").write_text(offered.sub(r"\1\2", text))
+    (tmp_path / "default.yaml").write_text(offered.sub(r"\1\2", text), encoding="utf-8")
     with pytest.raises(SystemExit, match="0"):
         main(["fit", "--config", str(tmp_path / "default.yaml"), "--print_config"])
     config = yaml.safe_load(capsys.readouterr().out)

@@ -48,7 +48,7 @@ def test_each_failure_has_its_cure():
 @pytest.mark.parametrize("name", FAILURES)
 def test_a_cure_changes_one_thing(name):
     """Settings of the failure alone, or a penalty that it lacks; both optimizers count as one."""
-    cure = yaml.safe_load((ROOT / "configs" / "cures" / f"{name}.yaml").read_text())
+    cure = yaml.safe_load((ROOT / "configs" / "cures" / f"{name}.yaml").read_text(encoding="utf-8"))
     ((section, change),) = cure.items()
     assert section in ("model", "data")
     if section == "model":
@@ -67,7 +67,7 @@ def test_fails_is_named_and_is_cured(name, tmp_path):
     told = {finding["name"]: finding for finding in failed.doctor.told}
     assert condition in told
     assert any(cure in line for line in told[condition]["cures"])
-    assert condition.capitalize() in (tmp_path / "failed" / "report.md").read_text()
+    assert condition.capitalize() in (tmp_path / "failed" / "report.md").read_text(encoding="utf-8")
     assert failed.tracker.latest["fid"] > FAILED
 
     cured = train(tmp_path / "cured", f"failures/{name}.yaml", f"cures/{name}.yaml")

@@ -58,10 +58,10 @@ class Forks:
         except SystemExit as end:
             status = int(end.code or 0)
         except ValueError as error:
-            Path(f"refused-{os.getpid()}").write_text(str(error))
+            Path(f"refused-{os.getpid()}").write_text(str(error), encoding="utf-8")
             status = 2
         except Exception:
-            Path(f"failed-{os.getpid()}").write_text(traceback.format_exc())
+            Path(f"failed-{os.getpid()}").write_text(traceback.format_exc(), encoding="utf-8")
         finally:
             os._exit(status)
 
@@ -98,16 +98,16 @@ def until(there: Callable[[], object], seconds: float = 60) -> None:
 def holds(run_dir: str | None = None, name: str = "fast") -> None:
     """Holds a folder until the file `end` is there, as a run does, and says which one it is."""
     mine = RunFolder(run_dir, name)
-    Path(f"held-{os.getpid()}").write_text(str(mine.path))
-    (mine.path / "metrics.csv").write_text(str(os.getpid()))
+    Path(f"held-{os.getpid()}").write_text(str(mine.path), encoding="utf-8")
+    (mine.path / "metrics.csv").write_text(str(os.getpid()), encoding="utf-8")
     until(Path("end").exists)
-    assert (mine.path / "metrics.csv").read_text() == str(os.getpid())
+    assert (mine.path / "metrics.csv").read_text(encoding="utf-8") == str(os.getpid())
     mine.began = True
     mine.close()
 
 
 def said(kind: str) -> dict[int, str]:
-    return {int(path.name.partition("-")[2]): path.read_text() for path in Path().glob(f"{kind}-*")}
+    return {int(path.name.partition("-")[2]): path.read_text(encoding="utf-8") for path in Path().glob(f"{kind}-*")}
 
 
 # ---------------------------------------------------------------------- started together
@@ -249,7 +249,7 @@ def program() -> int:
 def test_a_killed_process_leaves_no_lock_to_its_helpers(forks, helper):
     def hold_with_help():
         mine = RunFolder("run")
-        Path("helper.partial").write_text(str(helper()))
+        Path("helper.partial").write_text(str(helper()), encoding="utf-8")
         os.rename("helper.partial", "helper")
         until(Path("end").exists)
         mine.close()
@@ -262,7 +262,7 @@ def test_a_killed_process_leaves_no_lock_to_its_helpers(forks, helper):
     try:
         RunFolder("run").close()
     finally:
-        os.kill(int(Path("helper").read_text()), signal.SIGKILL)
+        os.kill(int(Path("helper").read_text(encoding="utf-8")), signal.SIGKILL)
 
 
 def test_a_fork_does_not_let_go(forks):
@@ -314,7 +314,7 @@ def test_a_folder_that_was_removed_and_made_again_is_another_ones(forks):
     until(lambda: said("held"))
     one.began = True
     one.close()
-    assert Path("run", LOCK).read_text().split()[0] == str(pid)
+    assert Path("run", LOCK).read_text(encoding="utf-8").split()[0] == str(pid)
     Path("end").touch()
     assert forks.status(pid) == 0
 
@@ -326,7 +326,7 @@ def test_one_run_in_one_folder_however_it_is_spelled(here, monkeypatch, run_dir)
     words = [run_dir]
     if not run_dir.startswith("--"):
         Path("home").mkdir()
-        Path("home/mine.yaml").write_text(run_dir)
+        Path("home/mine.yaml").write_text(run_dir, encoding="utf-8")
         words = ["--config=$HOME/mine.yaml"]
     command("fit", *SHORT, *words)
     assert os.listdir() == ["home"]
@@ -348,7 +348,7 @@ def test_one_run_in_one_folder_however_it_is_spelled(here, monkeypatch, run_dir)
     ],
 )
 def test_a_url_is_no_folder(here, capsys, words):
-    Path("mine.yaml").write_text("run_dir: s3://bucket/x\n")
+    Path("mine.yaml").write_text("run_dir: s3://bucket/x\n", encoding="utf-8")
     with pytest.raises(SystemExit, match="2"):
         command("fit", *SHORT, *words)
     assert "is a URL, and files are read and written by their paths" in capsys.readouterr().err
@@ -492,7 +492,7 @@ def test_names_of_other_times_and_machines(no_locks, name, refused):
     Path("run").mkdir()
     parent = os.getppid()
     fields = {"pid": parent, "since": folder.started(parent), "host": os.uname().nodename}
-    Path("run", LOCK).write_text(name.format(**fields))
+    Path("run", LOCK).write_text(name.format(**fields), encoding="utf-8")
     if refused:
         with pytest.raises(ValueError, match="is in use by a run that is going on"):
             RunFolder("run")

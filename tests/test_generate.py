@@ -284,10 +284,10 @@ def test_sample_without_words(refused):
 
 @pytest.mark.parametrize("out", ["file/x.png", "file/x.npy", "file/x", "file", "folder.png"])
 def test_sample_that_cannot_be_written(grey, refused, out):
-    Path("file").write_text("precious")
+    Path("file").write_text("precious", encoding="utf-8")
     Path("folder.png").mkdir()
     assert f"cannot write --out {out}" in refused("sample", "--ckpt", grey, "--out", out, "--num", "2")
-    assert Path("file").read_text() == "precious"
+    assert Path("file").read_text(encoding="utf-8") == "precious"
 
 
 @pytest.mark.parametrize("out", ["out.pt", "out", "out.onnx.gz"])
@@ -298,7 +298,7 @@ def test_export_of_unknown_form(grey, refused, out):
 
 @pytest.mark.parametrize("out", ["file/x.pt2", "file/x.onnx", "folder.pt2", "folder.onnx"])
 def test_export_that_cannot_be_written(grey, refused, out):
-    Path("file").write_text("precious")
+    Path("file").write_text("precious", encoding="utf-8")
     Path("folder.pt2").mkdir()
     Path("folder.onnx").mkdir()
     assert f"cannot write --out {out}" in refused("export", "--ckpt", grey, "--out", out)

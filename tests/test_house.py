@@ -44,6 +44,7 @@ WIDER = {
     "test_configs": "configs/",
     "test_failures": "configs/failures/ and what the doctor makes of them",
     "test_house": "all files",
+    "test_installed": "the package in another locale, as a wheel, and under another name",
     "test_numbers": "whatever takes a number, and NaN in its place",
     "test_private": "private names of other libraries",
     "test_readme": "README.md",
@@ -155,7 +156,7 @@ def test_the_top_level_is_what_the_plan_lists():
     if not (ROOT / ".git").exists():
         pytest.skip("not a checkout: what lies here is not all ours")
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--deduplicate"]
-    files = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    files = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", check=True).stdout.splitlines()
     top = {Path(file).parts[0] for file in files if (ROOT / file).exists()}
     assert {name for name in top if not name.startswith(".")} <= TOP
 
@@ -163,6 +164,32 @@ def test_the_top_level_is_what_the_plan_lists():
 def test_no_name_says_nothing():
     paths = [path for top in ("gan", "configs", "scripts", "tests") for path in (ROOT / top).rglob("*")]
     assert not [str(path.relative_to(ROOT)) for path in paths if path.stem in SAYS_NOTHING]
+
+
+def unencoded(call: ast.Call) -> bool:
+    """Whether a call opens a text without saying that it is UTF-8. Ruff sees it only where it knows of a path."""
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", None)
+    named = {keyword.arg: keyword.value for keyword in call.keywords}
+    given = [value.value for value in (*call.args, *named.values()) if isinstance(value, ast.Constant)]
+    if "encoding" in named or ast.unparse(call.func) in ("os.open", "Image.open", "archive.open"):
+        return False
+    match name:
+        case "read_text":
+            return not call.args
+        case "write_text":
+            return len(call.args) < 2
+        case "open":
+            return not any(isinstance(mode, str) and "b" in mode for mode in given)
+        case "run" | "Popen" | "check_output" | "dict":  # of subprocess
+            return "text" in named
+    return False
+
+
+@pytest.mark.parametrize("top", ["gan", "scripts", "tests"])
+def test_texts_are_utf_8(top):
+    for path in sorted((ROOT / top).rglob("*.py")):
+        calls = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)]
+        assert not [f"{path}:{call.lineno}" for call in calls if unencoded(call)]
 
 
 # ---------------------------------------------------------------------- docstrings

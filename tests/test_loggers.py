@@ -15,12 +15,12 @@ from gan.outbox import replace
 
 
 def rows(folder) -> list[dict[str, str]]:
-    with (folder / "metrics.csv").open(newline="") as file:
+    with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
 def lines(folder) -> list[dict]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def log(folder, *entries, resumed=None) -> None:
@@ -67,7 +67,7 @@ def test_entry_without_a_step_is_of_the_latest(tmp_path):
 def test_columns_grow_and_nothing_is_lost(tmp_path):
     """Also where a scalar comes that is in no row before, or one that was there is missing."""
     log(tmp_path, (1, {"b": 1.0}), (2, {"b": 2.0, "a": 3.0}), (3, {"c": 4.0}))
-    assert (tmp_path / "metrics.csv").read_text().splitlines()[0] == "step,b,a,c"
+    assert (tmp_path / "metrics.csv").read_text(encoding="utf-8").splitlines()[0] == "step,b,a,c"
     assert rows(tmp_path) == [
         {"step": "1", "b": "1.0", "a": "", "c": ""},
         {"step": "2", "b": "2.0", "a": "3.0", "c": ""},
@@ -132,7 +132,7 @@ def test_half_a_line_is_none(tmp_path, lost):
 def test_a_run_of_an_earlier_version(tmp_path):
     """It left a table alone, and its last row may be half there."""
     text = "step,a,b/c,d\r\n50,0.30000000000000004,,nan\r\n100,1e-30,2,word\r\n150,7.0"
-    (tmp_path / "metrics.csv").write_text(text, newline="")
+    (tmp_path / "metrics.csv").write_text(text, newline="", encoding="utf-8")
     log(tmp_path, (100, {"e": 1.0}), (150, {"a": 0.5}), resumed=100)
     assert rows(tmp_path) == [
         {"step": "50", "a": "0.30000000000000004", "b/c": "", "d": "nan", "e": ""},

@@ -231,7 +231,7 @@ def test_discriminator_sees_real_and_generated_images_apart(make_trainer, data, 
 
 def test_step_is_small_enough_to_be_held_in_mind():
     """All that a reader must know of it: lines of code, and names of every kind. What else there is lives elsewhere."""
-    source = Path(inspect.getsourcefile(GAN)).read_text()
+    source = Path(inspect.getsourcefile(GAN)).read_text(encoding="utf-8")
     steps = ("training_step", "discriminator_step", "generator_step")
     functions = [node for node in ast.walk(ast.parse(source)) if getattr(node, "name", None) in steps]
     assert [function.name for function in functions] == list(steps)

@@ -89,6 +89,7 @@ IMPORTS = {
     "lightning.fabric.utilities.distributed._set_num_threads_if_needed": "the threads of each process",
     "lightning.pytorch.core.mixins.hparams_mixin._given_hyperparameters": "checkpoints that a config can rebuild",
     "jsonargparse._typehints": "a class that is swapped begins with its own defaults",
+    "jsonargparse._paths": "configs are read as UTF-8 in any locale",
     "jsonargparse._common.parsing_settings": "what a checkpoint names is not imported without --trust",
 }
 OVERRIDDEN = {

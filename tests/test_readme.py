@@ -44,10 +44,10 @@ def test_the_two_lines_of_the_quick_start():
 
 
 def test_ci_runs_the_test_line_of_the_readme():
-    ci = (ROOT / ".ci" / "run").read_text()
+    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     pattern = re.search(r"grep -E '(.*)' README.md", ci).group(1)
     assert [line for line in README.splitlines() if re.search(pattern, line)] == ['pip install -e ".[test]" && pytest']
-    assert ".ci/run" in (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    assert ".ci/run" in (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")

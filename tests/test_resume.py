@@ -97,7 +97,9 @@ def check_same(whole, parts, pictures=True) -> None:
     for name in one:
         assert equal(one[name], two[name]), name
     assert table(whole) == table(parts)
-    assert Path(whole, "config.yaml").read_text() == Path(parts, "config.yaml").read_text()
+    assert Path(whole, "config.yaml").read_text(encoding="utf-8") == Path(parts, "config.yaml").read_text(
+        encoding="utf-8"
+    )
     assert charts(whole, pictures) == charts(parts, pictures)
     assert not list(Path(parts).rglob("*.partial"))
     if pictures:
@@ -339,7 +341,7 @@ class Run:
 
     def wait(self) -> None:
         _, status = os.waitpid(self.pid, 0)
-        assert status == 0, Path(self.log.name).read_text()[-3000:]
+        assert status == 0, Path(self.log.name).read_text(encoding="utf-8")[-3000:]
 
     def ended(self) -> bool:
         status = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)

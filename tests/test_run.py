@@ -142,7 +142,7 @@ def test_no_such_device(refused):
     ],
 )
 def test_bad_config_file(refused, text, message):
-    Path("mine.yaml").write_text(text)
+    Path("mine.yaml").write_text(text, encoding="utf-8")
     assert message in refused("fit", *SHORT, "--config", "mine.yaml")
 
 
@@ -385,7 +385,7 @@ def test_refused_resume_leaves_the_run_as_it_was(refused, good, words):
 
 
 def test_folder_that_cannot_be_written(refused):
-    Path("file").write_text("")
+    Path("file").write_text("", encoding="utf-8")
     assert "cannot write to --run_dir file/run: Not a directory" in refused("fit", *SHORT, "--run_dir", "file/run")
     assert "cannot write to --run_dir file" in refused("fit", *SHORT, "--run_dir", "file")
 

@@ -133,10 +133,11 @@ def test_arguments_of_one_network_are_not_those_of_the_other(capsys):
 
 def test_private_names_of_the_parser():
     """Without them, a class that is swapped would keep the arguments of the class before."""
-    from jsonargparse import _typehints
+    from jsonargparse import _paths, _typehints
 
     assert callable(_typehints.discard_init_args_on_class_path_change)
     assert callable(_typehints.ActionTypeHint.__call__)
+    assert callable(_paths.Path.read_text)
 
 
 def test_first_lines_say_what_was_taken(capsys):

@@ -32,11 +32,11 @@ def sbatch(tmp_path):
 
     def run(*words, srun="exit 0", tasks=1) -> tuple[int, list[list[str]]]:
         calls = tmp_path / "calls"
-        calls.write_text("")
+        calls.write_text("", encoding="utf-8")
         for name, does in (("srun", srun), ("scontrol", "")):
             stub = tmp_path / "bin" / name
             stub.parent.mkdir(exist_ok=True)
-            stub.write_text(STUB.format(name=name, does=does))
+            stub.write_text(STUB.format(name=name, does=does), encoding="utf-8")
             stub.chmod(0o755)
         env = environment() | {
             "CALLS": str(calls),
@@ -47,9 +47,11 @@ def sbatch(tmp_path):
             "SLURM_CPUS_PER_TASK": "1",
         }
         env["PATH"] = f"{tmp_path}/bin:{env['PATH']}"
-        done = subprocess.run(["sh", SCRIPT, *map(str, words)], cwd=tmp_path, env=env, capture_output=True, text=True)
+        done = subprocess.run(
+            ["sh", SCRIPT, *map(str, words)], cwd=tmp_path, env=env, capture_output=True, encoding="utf-8"
+        )
         assert done.stderr == ""
-        return done.returncode, [call.split("\n") for call in calls.read_text().split("\n\n")[:-1]]
+        return done.returncode, [call.split("\n") for call in calls.read_text(encoding="utf-8").split("\n\n")[:-1]]
 
     return run
 
@@ -125,4 +127,4 @@ def test_under_slurm(tmp_path, tasks):
 
 
 def log(folder) -> str:
-    return "\n".join(path.read_text() for path in sorted(folder.glob("slurm-*.out")))
+    return "\n".join(path.read_text(encoding="utf-8") for path in sorted(folder.glob("slurm-*.out")))

@@ -32,14 +32,14 @@ def mark(tmp_path, monkeypatch):
     """The file that appears when code has run. `evil` is a module that makes it when it is imported."""
     mark = tmp_path / "mark"
     code = f"open({str(mark)!r}, 'w')\nfrom torch import nn\nclass Net(nn.Module): pass\n"
-    (tmp_path / "evil.py").write_text(code)
-    (tmp_path / "évil.py").write_text(code)
+    (tmp_path / "evil.py").write_text(code, encoding="utf-8")
+    (tmp_path / "évil.py").write_text(code, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "hidden.txt").write_text("class_path: evil.Net\n")
+    (tmp_path / "hidden.txt").write_text("class_path: evil.Net\n", encoding="utf-8")
     (tmp_path / "sub").mkdir()
-    (tmp_path / "sub" / "first").write_text("x: second\n")
-    (tmp_path / "sub" / "second").write_text("class_path: evil.Net\n")
+    (tmp_path / "sub" / "first").write_text("x: second\n", encoding="utf-8")
+    (tmp_path / "sub" / "second").write_text("class_path: evil.Net\n", encoding="utf-8")
     yield mark
     sys.modules.pop("evil", None)
 
@@ -223,7 +223,7 @@ def test_settings_by_another_door(change, checkpoint):
 
 
 def test_settings_beside_the_checkpoint(checkpoint, tmp_path):
-    (tmp_path / "hparams.yaml").write_text("generator: {class_path: evil.Net}\n")
+    (tmp_path / "hparams.yaml").write_text("generator: {class_path: evil.Net}\n", encoding="utf-8")
     with pytest.raises(ValueError, match="hparams_file"):
         GAN.load_from_checkpoint(checkpoint, hparams_file=tmp_path / "hparams.yaml")
 
@@ -273,7 +273,7 @@ def test_config_in_the_checkpoint(door, settings, checkpoint, mark, tmp_path, ca
     """It is read by all doors that need more than networks; a text in it may be the path of another config."""
     run = tmp_path / "run"
     path = forged(checkpoint, run / "checkpoints" / "last.ckpt", settings)
-    (tmp_path / "other.txt").write_text("class_path: evil.Net\n")
+    (tmp_path / "other.txt").write_text("class_path: evil.Net\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:
         go_through(door, run if door == "auto" else path, tmp_path)
@@ -300,7 +300,7 @@ def test_config_beside_the_checkpoint_is_not_read(door, checkpoint, mark, tmp_pa
     """It may be of another run, and anybody's."""
     run = tmp_path / "run"
     path = forged(checkpoint, run / "checkpoints" / "last.ckpt")
-    (run / "config.yaml").write_text("data: {class_path: evil.Data}\nmodel: {n_critic: 7}\n")
+    (run / "config.yaml").write_text("data: {class_path: evil.Data}\nmodel: {n_critic: 7}\n", encoding="utf-8")
     go_through(door, run if door == "auto" else path, tmp_path, trust=("conftest",))
     assert not mark.exists()
 
@@ -326,7 +326,7 @@ def make(image_shape):
 @pytest.fixture
 def own(tmp_path, monkeypatch):
     """A run with a network and data of its user's own."""
-    (tmp_path / "own_package.py").write_text(OWN)
+    (tmp_path / "own_package.py").write_text(OWN, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     words = ["--model.generator", "own_package.Own", "--data", "own_package.Data"]
     yield fit(tmp_path / "run", *words), words
@@ -410,7 +410,7 @@ def test_text_that_is_no_code(tmp_path, monkeypatch):
     (tmp_path / "flowers").mkdir()
     assert not can_import("flowers.safetensors")
     assert not can_import("nowhere.safetensors")
-    (tmp_path / "flowers" / "safetensors.py").write_text("raise SystemExit\n")
+    (tmp_path / "flowers" / "safetensors.py").write_text("raise SystemExit\n", encoding="utf-8")
     assert can_import("flowers.safetensors")
     assert can_import("os.path")
 

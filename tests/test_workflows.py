@@ -10,8 +10,8 @@ from conftest import ROOT
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-WORKFLOW = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+WORKFLOW = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
 JOBS = WORKFLOW["jobs"]
 
 
@@ -22,7 +22,7 @@ def lines(job: str) -> list[str]:
 def test_lower_bounds_are_those_of_pyproject():
     """Each package that is named, at a version that is allowed and below which none is."""
     printed = subprocess.run(
-        [sys.executable, ROOT / ".ci" / "lower_bounds"], check=True, capture_output=True, text=True
+        [sys.executable, ROOT / ".ci" / "lower_bounds"], check=True, capture_output=True, encoding="utf-8"
     )
     bounds = dict(line.split("==") for line in printed.stdout.splitlines())
     named = [*PROJECT["dependencies"], *chain.from_iterable(PROJECT["optional-dependencies"].values())]

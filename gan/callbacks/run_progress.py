@@ -53,8 +53,12 @@ class RunProgress(ProgressBar):
 
     def print(self, *args: Any, markup: bool = False, **kwargs: Any) -> None:
         if self.enabled:
+            known = self.console.encoding  # a letter that it has not must not end a run
+            lines = [
+                arg.encode(known, "backslashreplace").decode(known) if isinstance(arg, str) else arg for arg in args
+            ]
             with suppress(OSError):  # the output may be a file on a full disk; it stays in the buffer of that file
-                self.console.print(*args, markup=markup, **kwargs)
+                self.console.print(*lines, markup=markup, **kwargs)
 
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:
         self.total = total_batches(trainer)

@@ -75,7 +75,7 @@ def fit_rate(folder: Path, runs: int, devices: int, batch_size: int, batches: in
         sys.exit("a run has failed")
     rates = []
     for run_dir in folders:
-        with (run_dir / "metrics.csv").open(newline="") as file:
+        with (run_dir / "metrics.csv").open(newline="", encoding="utf-8") as file:
             rates.append([float(row["images_per_second"]) for row in csv.DictReader(file) if row["images_per_second"]])
     return sum(harmonic_mean(of_run[1:]) for of_run in rates)
 

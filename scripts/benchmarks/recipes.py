@@ -48,8 +48,8 @@ def train_recipe(run_dir: Path, config: str, seed: int) -> dict[str, float]:
         seconds = processor_seconds(subprocess.Popen(fit, stdout=subprocess.DEVNULL, env=env))
         score = [sys.executable, str(DOOR), "score", str(run_dir / "checkpoints" / "last.ckpt")]
         scores = json.loads(subprocess.run(score, check=True, capture_output=True, env=env).stdout.splitlines()[-1])
-        kept.write_text(json.dumps(scores | {"seconds": seconds}))
-    return json.loads(kept.read_text())
+        kept.write_text(json.dumps(scores | {"seconds": seconds}), encoding="utf-8")
+    return json.loads(kept.read_text(encoding="utf-8"))
 
 
 def processor_seconds(process: subprocess.Popen) -> float:

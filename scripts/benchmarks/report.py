@@ -13,7 +13,7 @@ import torch
 def machine() -> None:
     """Prints the processor, where Linux tells its name, its threads, and the versions."""
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     processor = names[0] if names else platform.processor()
     print(f"machine   {processor}, {torch.get_num_threads()} threads, {platform.system()} {platform.machine()}")

@@ -194,10 +194,10 @@ def test_clipping_off_by_zero(make_gan, make_trainer, data):
 
 def test_line_of_the_default_config(tmp_path):
     """What stands there as a comment runs once it is none."""
-    text = (ROOT / "configs" / "default.yaml").read_text()
+    text = (ROOT / "configs" / "default.yaml").read_text(encoding="utf-8")
     mine = text.replace("    # - {class_path: GradientClipping,", "    - {class_path: GradientClipping,")
     assert mine != text
-    (tmp_path / "mine.yaml").write_text(mine)
+    (tmp_path / "mine.yaml").write_text(mine, encoding="utf-8")
     words = ["--config", tmp_path / "mine.yaml", "--model.generator_scheduler", "null", "--trainer.max_steps", "1"]
     command("fit", *words, "--model.discriminator_scheduler", "null", *SMALL, "--run_dir", tmp_path / "run")
     state = load(tmp_path / "run" / "checkpoints" / "last.ckpt")["callbacks"]["GradientClipping"]

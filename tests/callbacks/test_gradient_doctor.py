@@ -53,7 +53,7 @@ def test_tells_a_condition_once_when_it_begins_and_again_when_it_comes_back(
         *told[1:],
         f"doctor         an illness; 1 condition came and went, in 9 measurements: {tmp_path / 'report.md'}",
     ]
-    report = (tmp_path / "report.md").read_text()
+    report = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert report.startswith("# What the gradients say\n\n9 measurements up to batch 9: an illness.\n")
     assert "## An illness: batch 4 to batch 7" in report
     assert "## An illness: batch 9 to now" in report
@@ -96,7 +96,7 @@ def test_names_the_layers_in_which_a_gradient_dies(make_trainer, data, tmp_path)
     assert told["since"] == 2
     assert "layers hidden.0.linear, hidden.1.linear, ..., hidden.1" in told["why"]
     assert told["cures"][0].startswith("`--model.generator.activation leaky_relu --model.generator.init he`")
-    assert "Gradient vanishes through depth: batch 2 to now" in (tmp_path / "report.md").read_text()
+    assert "Gradient vanishes through depth: batch 2 to now" in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
 def test_a_run_with_nothing_wrong_says_so(make_trainer, make_gan, data, tmp_path, capsys, monkeypatch):
@@ -106,7 +106,9 @@ def test_a_run_with_nothing_wrong_says_so(make_trainer, make_gan, data, tmp_path
     assert said(capsys) == [
         f"doctor         nothing wrong with the gradients, in 3 measurements: {tmp_path / 'report.md'}"
     ]
-    assert "3 measurements up to batch 4: nothing wrong with the gradients." in (tmp_path / "report.md").read_text()
+    assert "3 measurements up to batch 4: nothing wrong with the gradients." in (tmp_path / "report.md").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_rules_see_the_latest_measurements_without_histograms(make_trainer, make_gan, data, monkeypatch):
@@ -199,7 +201,7 @@ def test_a_run_that_ends_at_nan_has_its_report(make_trainer, make_gan, data, tmp
     first, *cures = said(capsys)
     assert first.startswith("doctor         batch 2: non-finite gradients. Batch 3: the gradient of the discriminator")
     assert "or --trainer.callbacks+=GradientClipping" in cures[1]
-    report = (tmp_path / "report.md").read_text()
+    report = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "Non-finite gradients: batch 2 to now" in report
     assert "- `--trainer.callbacks+=GradientClipping --trainer.callbacks.discriminator=ByNorm" in report
     assert "heatmap" not in report  # they are drawn at the end of a run that has one
@@ -370,7 +372,7 @@ def test_is_part_of_every_run_and_its_thresholds_are_settings(tmp_path):
 
 
 def test_a_report_that_cannot_be_written_is_a_warning(make_trainer, make_gan, data, tmp_path):
-    (tmp_path / "blocked").write_text("a file where the run's folder should be")
+    (tmp_path / "blocked").write_text("a file where the run's folder should be", encoding="utf-8")
     callbacks = [GradientMonitor(every=1, images=8), GradientDoctor()]
     trainer = make_trainer(max_steps=1, callbacks=callbacks, default_root_dir=tmp_path / "blocked")
     with pytest.warns(UserWarning, match=r"cannot write .*report\.md"):
@@ -390,7 +392,7 @@ def test_a_report_shows_heat_maps_that_wait_for_room_on_the_disk(make_trainer, m
     callbacks = [Full(), GradientMonitor(every=1, images=8), Free(), GradientDoctor()]
     with pytest.warns(UserWarning, match=r"cannot write .*heatmap_"):
         make_trainer(max_steps=1, callbacks=callbacks).fit(make_gan(), data)
-    report = (tmp_path / "report.md").read_text()
+    report = (tmp_path / "report.md").read_text(encoding="utf-8")
     for name in ("generator", "discriminator"):
         assert f"![{name}](gradients/heatmap_{name}.png)" in report
         assert (tmp_path / "gradients" / f"heatmap_{name}.png").is_file()

@@ -154,7 +154,7 @@ def test_grad_norm_is_without_the_loss_scale(make_gan, make_trainer, data, tmp_p
     trainer = make_trainer(max_steps=1, callbacks=[monitor, keep], logger=MetricsTable(tmp_path))
     trainer.precision_plugin.scaler = SimpleNamespace(get_scale=lambda: 4.0)  # there is none on a CPU
     trainer.fit(make_gan(**settings), data)
-    with (tmp_path / "metrics.csv").open(newline="") as file:
+    with (tmp_path / "metrics.csv").open(newline="", encoding="utf-8") as file:
         (row,) = csv.DictReader(file)
     (_, _, of_discriminator), (_, _, of_generator) = keep.norms
     assert float(row["grad_norm/discriminator"]) == pytest.approx(of_discriminator / 4, rel=1e-5)
@@ -295,7 +295,7 @@ def test_charts(make_gan, make_trainer, data, tmp_path):
         assert {tag.split("/")[0] for tag in of_layers} <= {"layers"}
     assert len([tag for tag in tags["scalars"] if tag.startswith("gradients/")]) < 30
 
-    header = (tmp_path / "metrics.csv").read_text().splitlines()[0].split(",")
+    header = (tmp_path / "metrics.csv").read_text(encoding="utf-8").splitlines()[0].split(",")
     assert "gradients/generator/parameters" in header
     assert not any("hidden1" in name for name in header)  # single layers would make it wide
 
@@ -314,13 +314,13 @@ def test_grad_norm_is_left_to_clipping(make_gan, make_trainer, data, tmp_path):
     monitor = GradientMonitor()
     table = MetricsTable(tmp_path)
     make_trainer(max_steps=1, logger=table, callbacks=[Silent(ByNorm(1.0)), monitor]).fit(make_gan(), data)
-    text = (tmp_path / "metrics.csv").read_text()
+    text = (tmp_path / "metrics.csv").read_text(encoding="utf-8")
     assert "gradients/generator/parameters" in text
     assert "grad_norm" not in text
 
 
 def test_a_picture_that_cannot_be_written_does_not_end_the_run(make_gan, make_trainer, data, tmp_path):
-    (tmp_path / "gradients").write_text("in the way")
+    (tmp_path / "gradients").write_text("in the way", encoding="utf-8")
     with pytest.warns(UserWarning, match=r"cannot write .*heatmap_generator\.png"):
         make_trainer(max_steps=2, callbacks=[GradientMonitor()]).fit(make_gan(), data)
 

@@ -120,6 +120,6 @@ def test_bad_every():
 
 
 def test_a_picture_that_cannot_be_written_does_not_end_the_run(make_gan, make_trainer, data, tmp_path):
-    (tmp_path / "samples").write_text("in the way")
+    (tmp_path / "samples").write_text("in the way", encoding="utf-8")
     with pytest.warns(UserWarning, match=r"cannot write .*fixed_000000\.png.*Training goes on"):
         make_trainer(max_steps=2, callbacks=[ImageLogger()]).fit(make_gan(), data)

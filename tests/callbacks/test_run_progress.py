@@ -116,7 +116,7 @@ def test_a_pause_counts(make_gan, make_trainer, data, monkeypatch):
 
 def test_images_per_second_is_in_the_table(tmp_path):
     fit(tmp_path / "run")
-    text = (tmp_path / "run" / "metrics.csv").read_text()
+    text = (tmp_path / "run" / "metrics.csv").read_text(encoding="utf-8")
     assert "images_per_second" in text.splitlines()[0]
     assert len(table(tmp_path / "run")) == 3
 
@@ -217,7 +217,7 @@ def test_lightning_can_silence_it(make_gan, make_trainer, data, capsys):
 def test_output_on_a_full_disk(make_gan, make_trainer, data):
     """The run goes on."""
     progress = RunProgress()
-    gan, full = make_gan(), open("/dev/full", "w")  # noqa: SIM115
+    gan, full = make_gan(), open("/dev/full", "w", encoding="utf-8")  # noqa: SIM115
     progress.console = Console(file=full)
     make_trainer(enable_progress_bar=True, callbacks=[progress]).fit(gan, data)
     assert gan.global_step == 8

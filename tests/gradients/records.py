@@ -16,7 +16,7 @@ HEALTHY = sorted(path.stem for path in RECORDED.glob("healthy_*.json"))
 
 
 def recorded(name: str) -> Record:
-    plain = json.loads((RECORDED / f"{name}.json").read_text())
+    plain = json.loads((RECORDED / f"{name}.json").read_text(encoding="utf-8"))
     return Record(
         [GradientStats.from_dict(stats) for stats in plain["stats"]], [Score(**score) for score in plain["scores"]]
     )

@@ -143,7 +143,7 @@ def test_no_alarm_in_a_recorded_good_run(name):
 
 @pytest.mark.parametrize("name", FAILURES)
 def test_names_what_a_recorded_run_dies_of(name):
-    plain = json.loads((RECORDED / f"{name}.json").read_text())
+    plain = json.loads((RECORDED / f"{name}.json").read_text(encoding="utf-8"))
     assert names(recorded(name))[0] == plain["condition"]
 
 

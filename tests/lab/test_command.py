@@ -70,12 +70,12 @@ def test_one(here, capsys):
     assert sorted(path.name for path in folder.iterdir()) == names
 
     result = load("loss_curves").run(seed=3)
-    with (folder / "curves.csv").open(newline="") as file:
+    with (folder / "curves.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(result.tables["curves"]) == 6 * 201
     assert [float(row["slope"]) for row in rows] == result.tables["curves"]["slope"].tolist()
 
-    verdict = json.loads((folder / "verdict.json").read_text())
+    verdict = json.loads((folder / "verdict.json").read_text(encoding="utf-8"))
     assert (verdict["passed"], verdict["seed"]) == (True, 3)
     assert [check["value"] for check in verdict["checks"]] == [check.value for check in result.checks]
     assert all(check["passed"] for check in verdict["checks"])
@@ -132,7 +132,7 @@ def test_failed_check(failing, here, capsys):
     printed = capsys.readouterr()
     assert "loss_curves: saturating: slope at logit -8 is 0.9997, asked < 0.0004" in printed.err
     assert " fail" in printed.out
-    verdict = json.loads((here / "runs/lab/loss_curves/verdict.json").read_text())
+    verdict = json.loads((here / "runs/lab/loss_curves/verdict.json").read_text(encoding="utf-8"))
     assert not verdict["passed"]
     assert [check["what"] for check in verdict["checks"] if not check["passed"]] == [
         "saturating: slope at logit -8",
@@ -146,7 +146,7 @@ def test_failed_check_of_all(failing, monkeypatch, here, capsys):
         lab("all", "--out", "out")
     assert stop.value.code == 1
     assert "saturating: slope at logit -8" in capsys.readouterr().err
-    assert 'class="fail"' in (here / "out/index.html").read_text()
+    assert 'class="fail"' in (here / "out/index.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def chromium(page: Path, *options: str) -> subprocess.CompletedProcess:
         pytest.skip("no Chromium here: apt-get install chromium")
     words = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND"]
     words += [f"--user-data-dir={page.parent / 'browser'}", "--hide-scrollbars", "--window-size=1100,1000", *options]
-    return subprocess.run([*words, page.as_uri()], capture_output=True, text=True, timeout=180, check=True)
+    return subprocess.run([*words, page.as_uri()], capture_output=True, encoding="utf-8", timeout=180, check=True)
 
 
 def test_needs_nothing_beside_it(page):
@@ -106,5 +106,7 @@ def test_no_errors_in_the_console(page):
 def test_the_console_is_heard(page):
     """That the test above can fail."""
     broken = page.with_name("broken.html")
-    broken.write_text(page.read_text(encoding="utf-8").replace("</body>", "<script>missing()</script></body>"))
+    broken.write_text(
+        page.read_text(encoding="utf-8").replace("</body>", "<script>missing()</script></body>"), encoding="utf-8"
+    )
     assert "CONSOLE" in chromium(broken, "--enable-logging=stderr", "--dump-dom").stderr

@@ -176,6 +176,8 @@ def test_fewer_images_than_features_are_doubted(sizes, test, told):
 
 def test_metrics_load_nothing_of_what_stands_above_them():
     program = "import sys, gan.metrics.evaluator; print([name for name in sys.modules if name.startswith('gan.')])"
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    found = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, encoding="utf-8", check=True, cwd=ROOT
+    ).stdout
     floors = {name.split(".")[1] for name in eval(found)}
     assert not floors & {"callbacks", "module", "data", "networks", "parallel", "gradients", "lab", "run"}, floors

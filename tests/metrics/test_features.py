@@ -69,7 +69,7 @@ def test_shipped(name):
     assert path.stat().st_size < 1_000_000
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert digest == features.SHA256[name]
-    card = path.with_suffix(".md").read_text()
+    card = path.with_suffix(".md").read_text(encoding="utf-8")
     assert digest in card
     assert f"Fingerprint: {fingerprint(load_features(name))}" in card
 
@@ -83,7 +83,7 @@ def test_accuracy(extractor, real, digits):
     assert logits.shape == (10_000, 10)
     accuracy = (logits.argmax(1) == digits[1]).float().mean().item()
     assert accuracy >= 0.995
-    card = (features.FILES / "mnist_cnn.md").read_text()
+    card = (features.FILES / "mnist_cnn.md").read_text(encoding="utf-8")
     assert re.search(r"test images: (\S+)%", card)[1] == f"{100 * accuracy:.2f}"
 
 
@@ -276,7 +276,7 @@ def test_features_without_a_card_are_not_doubted(tmp_path):
     assert features.doubt(tmp_path / "flowers.safetensors", 10) is None
     (tmp_path / "flowers.md").write_bytes(b"\xff\xfe of something else")
     assert features.doubt(tmp_path / "flowers.safetensors", 10) is None
-    (tmp_path / "flowers.md").write_text("of flowers")
+    (tmp_path / "flowers.md").write_text("of flowers", encoding="utf-8")
     assert features.doubt(tmp_path / "flowers.safetensors", 10) is None
     assert [features.doubt(name, 10) for name in features.SHA256] == [None, None]
 
@@ -332,7 +332,7 @@ def test_script_twice_gives_the_same_bytes(tmp_path, monkeypatch, capsys):
     output = capsys.readouterr().out
     assert len(re.findall(r"^epoch ", output, re.MULTILINE)) == 3
     assert "Accuracy on the 300 test images" in output
-    card = (tmp_path / "one" / "small.md").read_text()
+    card = (tmp_path / "one" / "small.md").read_text(encoding="utf-8")
     assert "--epochs 3 --lr 0.1 --weight_decay 0.0005 --flip --dim 64 --seed 0" in card
     assert "| N | floor |\n|---|---|\n| 400 | " in card
     assert hashlib.sha256((tmp_path / "one" / "small.safetensors").read_bytes()).hexdigest() in card

@@ -115,7 +115,7 @@ before = peak()
 neighbour_scores(torch.randn(10_000, 64), torch.randn(10_000, 64))
 print(peak() - before)
 """
-    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    output = subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8", check=True).stdout
     assert int(output) < 250  # MB; two blocks and the features are 60
 
 

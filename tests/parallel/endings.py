@@ -127,5 +127,8 @@ if __name__ == "__main__":
     cases |= {"first killed": partial(killed, 0), "first killed early": partial(killed, 1)}
     started = {name: start(case, folder / name) for name, case in cases.items()}
     until = time.monotonic() + 30
-    results = {name: end(*case, until) | {"errors": (folder / name).read_text()} for name, case in started.items()}
-    (folder / "results.json").write_text(json.dumps(results))
+    results = {
+        name: end(*case, until) | {"errors": (folder / name).read_text(encoding="utf-8")}
+        for name, case in started.items()
+    }
+    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")

@@ -325,7 +325,7 @@ def run(job: Callable[[Path], None], number: int, folder: Path) -> None:
         try:
             RANK, PROCESSES = rank, number
             os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "WORLD_SIZE": str(number)}
-            with (folder / f"{job.__name__}-{rank}.txt").open("w") as output:
+            with (folder / f"{job.__name__}-{rank}.txt").open("w", encoding="utf-8") as output:
                 os.dup2(output.fileno(), 1)
                 os.dup2(output.fileno(), 2)
                 job(folder)
@@ -343,7 +343,7 @@ def run(job: Callable[[Path], None], number: int, folder: Path) -> None:
             for other in processes:
                 os.kill(other, signal.SIGKILL)
     if failed is not None:
-        sys.exit((folder / f"{job.__name__}-{failed}.txt").read_text())
+        sys.exit((folder / f"{job.__name__}-{failed}.txt").read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

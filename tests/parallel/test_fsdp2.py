@@ -201,7 +201,7 @@ def test_validates_draws_and_reports(folder):
         assert state["generator_ema.project.weight"].dtype == torch.float32  # in 16 bits, its steps would get lost
         names = {path.name for path in (folder / precision / "samples").iterdir()}
         assert {"fixed_000002.png", "fixed_000004.png", "training.gif"} <= names
-    report = (folder / "two-0.txt").read_text()
+    report = (folder / "two-0.txt").read_text(encoding="utf-8")
     gan = make_gan("batch norm")
     for line in (describe(gan.generator, gan.fixed_latents[:1]), describe(gan.discriminator, torch.zeros(1, *SHAPE))):
         assert line in report

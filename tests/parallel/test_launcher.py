@@ -24,7 +24,7 @@ def training(run: subprocess.Popen, run_dir: Path) -> int:
     """Waits until both processes train. Returns the id of the second one."""
     for _ in range(600):
         if (run_dir / "metrics.csv").is_file():
-            (child,) = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+            (child,) = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text(encoding="utf-8").split()
             return int(child)
         assert run.poll() is None, run.communicate()
         time.sleep(0.2)
@@ -34,7 +34,7 @@ def training(run: subprocess.Popen, run_dir: Path) -> int:
 def ended(pid: int) -> bool:
     """Whether a process is gone, or a zombie that nobody has waited for."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0] == "Z"
     except OSError:
         return True
 
@@ -126,7 +126,7 @@ ENDINGS = {  # the status of the first process, and what is said last
 def endings(tmp_path_factory) -> dict[str, dict]:
     folder = tmp_path_factory.mktemp("endings")
     finished(script("endings.py", folder))
-    return json.loads((folder / "results.json").read_text())
+    return json.loads((folder / "results.json").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("name", ENDINGS)

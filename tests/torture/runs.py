@@ -33,7 +33,7 @@ for callback, settings in {
 def words_of(config: str) -> list[str]:
     """The command of a short run."""
     path = ROOT / "configs" / f"{config}.yaml"
-    model = yaml.safe_load(path.read_text()).get("model", {})
+    model = yaml.safe_load(path.read_text(encoding="utf-8")).get("model", {})
     words = ["--config", str(path), *SMALL]
     for network in ("generator", "discriminator"):
         if model.get(f"{network}_scheduler", 0) is not None:
@@ -76,7 +76,7 @@ def status(pid: int) -> int:
 
 def said(run_dir: Path) -> str:
     with suppress(FileNotFoundError):
-        return Path(f"{run_dir}.log").read_text()
+        return Path(f"{run_dir}.log").read_text(encoding="utf-8")
     return ""
 
 
@@ -123,5 +123,5 @@ def writes_of(run_dir: Path, words: list[str], **environment: str) -> list[tuple
             at_each_write(run_dir.parent, lambda *what: log.write("\t".join(what).encode() + b"\n"))
 
         assert status(start(run_dir, words, prepare)) == 0, said(run_dir)[-3000:]
-        lines = Path(folder, "writes").read_text().splitlines()
+        lines = Path(folder, "writes").read_text(encoding="utf-8").splitlines()
     return [(event, name) for event, _, name in (line.partition("\t") for line in lines)]

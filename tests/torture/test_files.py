@@ -267,19 +267,19 @@ def test_pickles(checkpoint, plain, tmp_path, mark, figure):
             (folder / "last.ckpt").write_bytes(content)
 
             def look(folder=folder, must=must) -> None:
-                pages = int(Path("/proc/self/statm").read_text().split()[0])
+                pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
                 resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 4 * 2**30,) * 2)
                 resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
                 try:
                     check(folder, checkpoint, mark, must) if must else harmless(folder, mark)
                 except BaseException as error:
-                    Path(f"{folder}.error").write_text(repr(error))
+                    Path(f"{folder}.error").write_text(repr(error), encoding="utf-8")
                     raise
 
             with counted.case(f"{name}, {number}"):
                 ended = status(child(look))
                 said = Path(f"{folder}.error")
-                assert ended == 0, said.read_text() if said.exists() else ended
+                assert ended == 0, said.read_text(encoding="utf-8") if said.exists() else ended
                 assert not mark.exists(), "code has run"
 
 

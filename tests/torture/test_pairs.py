@@ -65,7 +65,12 @@ def test_pairs(tmp_path, monkeypatch, figure):
             with counted.case(f"{kind.__name__}, {number}"):
                 pids = forks.start(2, lambda: go(words, delay))  # noqa: B023
                 statuses = sorted(forks.status(pid) for pid in pids)
-                check(kind, statuses, [Path(f"errors-{pid}").read_text() for pid in pids], tmp_path / whole)
+                check(
+                    kind,
+                    statuses,
+                    [Path(f"errors-{pid}").read_text(encoding="utf-8") for pid in pids],
+                    tmp_path / whole,
+                )
 
 
 def check(kind: Callable[[], list], statuses: list[int], errors: list[str], whole: Path) -> None:

@@ -1,0 +1,129 @@
+"""The package on other machines: in a locale that is not UTF-8, installed from a wheel, and under another name."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+
+GAN = ["-m", "gan.cli"]
+
+# What Python 3.11 can be told instead of UTF-8; of itself it takes UTF-8 where the locale is C.
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
+
+MINE = """
+from conftest import SmallMNIST
+
+class Größe(SmallMNIST):
+    extractor = "mnist_cnn"
+
+    def __init__(self, name: str, batch_size: int = 8, seed: int = 42):
+        super().__init__(batch_size=batch_size, validation_size=250, seed=seed)
+        self.name = name
+"""
+
+CONFIG = """
+# Zwölf 中文 ×
+data: {class_path: mine.Größe, init_args: {name: "Füße, 数字"}}
+model:
+  generator: {class_path: gan.networks.MLPGenerator, init_args: {latent_dim: 8}}
+  discriminator: {class_path: gan.networks.MLPDiscriminator}
+trainer: {max_steps: 2, log_every_n_steps: 1, accelerator: cpu}
+"""
+
+
+def run(*words, **env) -> subprocess.CompletedProcess:
+    """`python WORDS` in a process of its own."""
+    path = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path} | env
+    return subprocess.run([sys.executable, *map(str, words)], capture_output=True, env=env, encoding="utf-8")
+
+
+def ran(*words, **env) -> str:
+    """What it prints, when all goes well."""
+    done = run(*words, **env)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+# ---------------------------------------------------------------------- another locale
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    """A folder with a config and a data module in letters that ASCII has not."""
+    folder = tmp_path / "Üben"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    Path("mine.py").write_text(MINE, encoding="utf-8")
+    for name in ("mine.yaml", "größe.yaml"):
+        Path(name).write_text(CONFIG, encoding="utf-8")
+    return folder
+
+
+def fast(config: str) -> list:
+    return [*GAN, "fit", "--config", ROOT / "configs" / "debug" / "fast.yaml", "--config", config]
+
+
+def test_locale_c(here):
+    """Python knows that it says nothing about letters."""
+    assert "Läufe/checkpoints/last.ckpt" in ran(*fast("größe.yaml"), "--run_dir", "Läufe", LC_ALL="C")
+
+
+def test_texts_are_utf_8_in_any_locale(here):
+    own = ["--trust", "mine"]
+    assert "Gr\\xf6\\xdfe 1x28x28" in ran(*fast("mine.yaml"), "--run_dir", "run", **ASCII)
+    config = yaml.safe_load(Path("run/config.yaml").read_text(encoding="utf-8"))
+    assert config["data"]["init_args"]["name"] == "Füße, 数字"
+    ran(*GAN, "fit", "--run_dir", "run", "--resume", "auto", "--trainer.max_steps", "3", *own, **ASCII)
+    assert "Scores of 500 images" in ran(*GAN, "validate", "--ckpt_path", "run", *own, **ASCII)
+
+
+def test_words_are_utf_8_in_any_locale(here):
+    folder = Path("Läufe", "第一")
+    assert ascii(str(folder))[1:-1] in ran(*fast("größe.yaml"), "--run_dir", folder, **ASCII)
+    ran(*GAN, "sample", "--ckpt", folder, "--num", 2, "--out", "Bilder/ä.png", **ASCII)
+    ran(*GAN, "export", "--ckpt", folder, "--out", "Bilder/ö.pt2", **ASCII)
+    assert sorted(path.name for path in Path("Bilder").iterdir()) == ["ä.png", "ö.pt2"]
+
+
+def test_the_lab_in_another_locale(here):
+    """Its mathematics has letters that ASCII has not."""
+    output = ran(*GAN, "lab", "loss_curves", "--out", "Übung", **ASCII)
+    assert "\\u2212" in output  # a minus
+    assert "−" in Path("Übung", "loss_curves", "index.html").read_text(encoding="utf-8")
+
+
+FROM_PYTHON = """
+from pathlib import Path
+import lightning as L
+from gan import GAN
+from gan.callbacks import ImageLogger, RunCheckpoint, RunProgress
+from gan.loggers import MetricsTable
+from gan.networks import MLPDiscriminator, MLPGenerator
+from mine import Größe
+
+data = Größe("é")
+callbacks = [ImageLogger(), RunCheckpoint(), RunProgress()]
+settings = dict(max_steps=2, accelerator="cpu", enable_model_summary=False, log_every_n_steps=1)
+logger = MetricsTable(Path("run"))
+trainer = L.Trainer(default_root_dir="run", callbacks=callbacks, logger=logger, **settings)
+trainer.fit(GAN(MLPGenerator(data.image_shape), MLPDiscriminator(data.image_shape)), data)
+"""
+
+
+def test_from_python_in_another_locale(here):
+    """Where nobody has told the output what to do with letters that it has not."""
+    Path("train.py").write_text(FROM_PYTHON, encoding="utf-8")
+    output = ran("train.py", **ASCII)
+    assert "Gr\\xf6\\xdfe 1x28x28" in output
+    assert Path("run", "checkpoints", "last.ckpt").is_file()
+
+
+def test_a_word_of_no_encoding_is_a_line(here):
+    done = run(*GAN, "fit", "--run_dir", b"\xff\xfc".decode("utf-8", "surrogateescape"), **ASCII)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --run_dir '\\udcff\\udcfc' cannot be read in this locale")
