@@ -1,7 +1,8 @@
-"""The door: `python -m gan.cli fit | validate | test | sample | export | lab`.
+"""The door: `python -m gan.cli fit | validate | test | sample | export | train_features | lab`.
 
 fit, validate and test are Lightning's (`gan.run`); sample and export take images and the generator out of a
-checkpoint (`gan.generate`); lab runs the experiments on vanishing gradients (`gan.lab`).
+checkpoint (`gan.generate`); train_features trains what FID is measured with (`gan.train_features`); lab runs the
+experiments on vanishing gradients (`gan.lab`).
 """
 
 import ctypes
@@ -27,6 +28,7 @@ COMMANDS = {
     "test": "score a checkpoint against the test images",
     "sample": "write images that a checkpoint's generator makes",
     "export": "write a checkpoint's generator for use without this project",
+    "train_features": "train the features that scores of your own data are measured with",
     "lab": "experiments on vanishing and exploding gradients; without a word more, their list",
 }
 
@@ -62,6 +64,11 @@ def main(args: list[str] | None = None) -> None:
             from gan.lab.command import lab
 
             lab(words)
+        elif command == "train_features":
+            with quick_import():
+                from gan.train_features import train_features
+
+            train_features(words)
         elif command in ("sample", "export"):
             with quick_import():
                 from jsonargparse import auto_cli
@@ -123,8 +130,9 @@ def print_help() -> None:
     """The list of commands, without importing any of them."""
     print("usage: gan COMMAND [options]\n")
     print("Trains GANs, and shows what their gradients do.\n")
+    width = max(map(len, COMMANDS))
     for command, purpose in COMMANDS.items():
-        print(f"  {command:8}  {purpose}")
+        print(f"  {command:{width}}  {purpose}")
     print("\n`gan COMMAND --help` says what a command takes.")
 
 

@@ -26,7 +26,7 @@ TRACKED = [
 def test_a_run_is_scored(tmp_path, capsys):
     fit(tmp_path / "run", *DIGITS)
     out = capsys.readouterr().out
-    terms = "images against 512 test images, by mnist_cnn 1bf69f526faa; floor "
+    terms = "images against 512 test images, by mnist_cnn eba369ee93ab; floor "
     assert f"FID            of 250 {terms}" in out
     assert f"of batch 3, the best; 500 {terms}" in out
     (row,) = [row for row in table(tmp_path / "run") if row["fid/mnist_cnn"]]
@@ -46,7 +46,7 @@ def test_validate_prints_one_table(tmp_path, capsys):
     capsys.readouterr()
     command("validate", "--ckpt_path", last, *TRUSTED)
     out, errors = capsys.readouterr()
-    assert "Scores of 500 images against 512 test images, by mnist_cnn 1bf69f526faa; floor " in out
+    assert "Scores of 500 images against 512 test images, by mnist_cnn eba369ee93ab; floor " in out
     assert out.count("│ FID   ") == 1
     for row in ("FID of infinitely many", "KID", "precision", "recall", "density", "coverage"):
         assert out.count(f"│ {row}") == 1, row
@@ -240,7 +240,7 @@ def test_a_tracker_that_has_nothing_to_see_with_is_silent_beside_one_that_has(tm
 def test_scores_that_there_are_not_are_explained(tmp_path, capsys, door):
     last = fit(tmp_path / "run")
     for words, why in (
-        ([], "No scores: no features are shipped for SmallMNIST; scripts/train_features.py trains some"),
+        ([], "No scores: no features are shipped for SmallMNIST; `python -m gan.cli train_features` trains some"),
         (
             ["--trainer.callbacks=gan.callbacks.RunProgress"],
             "No scores: there is no FIDTracker among trainer.callbacks, which takes them",

@@ -24,7 +24,7 @@ FLOORS = [
     {"archive", "batch", "folder", "images", "outbox", "paths", "pickles", "spec", "trust"},
     {"checkpoints", "events"},
     {"data", "gradients", "losses", "metrics", "networks", "noise", "optim", "penalties"},
-    {"config", "lab", "loggers", "order", "parallel", "rollback"},
+    {"config", "lab", "loggers", "order", "parallel", "rollback", "train_features"},
     {"lifecycle"},
     {"module", "weights"},
     {"callbacks", "generate", "resume", "settings", "words"},

@@ -48,8 +48,8 @@ class FIDTracker(Callback):
 
     Args:
         extractor: What sees the images: `auto` for the one that is shipped for the data, the name of a shipped one, the
-            path of a file that `scripts/train_features.py` has written, or a module that turns images (N, C, H, W) in
-            [-1, 1] into features (N, D). It may have a method `classify` that turns those into logits (N, K).
+            path of a file that the command `train_features` has written, or a module that turns images (N, C, H, W)
+            in [-1, 1] into features (N, D). It may have a method `classify` that turns those into logits (N, K).
         every: Batches or epochs between two scores.
         unit: What `every` counts. The end of a run is scored in any case.
         num_samples: Images that are generated for a score in training.
@@ -119,7 +119,7 @@ class FIDTracker(Callback):
             choice = getattr(data, "extractor", None)
             if choice is None:
                 name = "these images" if data is None else type(data).__name__
-                self.why_none = f"no features are shipped for {name}; scripts/train_features.py trains some"
+                self.why_none = f"no features are shipped for {name}; `python -m gan.cli train_features` trains some"
                 self._module = None
                 return
         if data is None:

@@ -1,7 +1,7 @@
 """The features that images are compared in: the penultimate layer of a small classifier that this project trains.
 
 Inception's features need a download, and a network of ImageNet is a poor judge of digits: it hardly sees that a class
-is missing. `scripts/train_features.py` wrote the files beside this one, each with a card that says how good it is.
+is missing. `gan.train_features` wrote the files beside this one, each with a card that says how good it is.
 Scores by two extractors do not compare, whence `fingerprint`.
 """
 
@@ -15,17 +15,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from gan.errors import GANError
+from gan.errors import GANError, or_meant
 from gan.paths import local_path
 
 FILES = Path(__file__).parent / "files"
 
 SHA256 = {  # of the files that are part of this package, each by its name
-    "mnist_cnn": "1c7b63f47ec887cde1cdfd9ed8c6eea6e6d64a8ddf993060f6438898041e8d09",
-    "fashion_mnist_cnn": "b4b6b6c701c5da26fe318fcaff214571ecf465a2f59ee0d022ba5847dee066c0",
+    "mnist_cnn": "a20a90896e8919eb3830c64062a4d4d08e590611e9b99f1a87ae88c41356a245",
+    "fashion_mnist_cnn": "d69b213fa750e6df705701f23065a5e6d4bf3548770bb7a95e052b750de23073",
 }
 
-KEY = "gan.metrics.CNNFeatures"  # of the constructor's arguments in a file's metadata
+KEY = "CNNFeatures"  # of the constructor's arguments in a file's metadata; without the package, which gets other names
 
 ACCURACY = re.compile(r"Accuracy on the ([\d,]+) test images: ([\d.]+)%")  # in a card
 
@@ -110,7 +110,7 @@ def load_features(name_or_path: str | Path) -> CNNFeatures:
 
     Args:
         name_or_path: "mnist_cnn" or another name of `SHA256`, the files of this package; or the path of a file that
-            `scripts/train_features.py` wrote.
+            `python -m gan.cli train_features` wrote.
 
     Raises:
         ValueError: If there is no such file, or it is damaged or something else. Nothing stands in for it.
@@ -122,7 +122,8 @@ def load_features(name_or_path: str | Path) -> CNNFeatures:
             raise _damaged(path, "it is missing")
         raise GANError(
             f"there is no feature extractor {str(name_or_path)!r}: it is neither one of {', '.join(SHA256)} nor the "
-            f"path of a file. scripts/train_features.py trains one for your data set"
+            f"path of a file{or_meant(str(name_or_path), SHA256)}. `python -m gan.cli train_features` trains one for "
+            "your data set"
         )
     if shipped and hashlib.sha256(path.read_bytes()).hexdigest() != SHA256[str(name_or_path)]:
         raise _damaged(path, "its SHA-256 differs")
@@ -133,12 +134,12 @@ def load_features(name_or_path: str | Path) -> CNNFeatures:
     except (SafetensorError, OSError) as error:
         raise GANError(f"{path} cannot be read as safetensors, it is damaged or something else: {error}") from error
     if KEY not in metadata:
-        raise GANError(f"{path} holds no extractor of this project: scripts/train_features.py writes them")
+        raise GANError(f"{path} holds no extractor of this project: `python -m gan.cli train_features` writes them")
     try:
         extractor = CNNFeatures(**json.loads(metadata[KEY]))
         extractor.load_state_dict(weights)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise GANError(f"{path} is not what this version of scripts/train_features.py writes: {error}") from error
+        raise GANError(f"{path} is not what this version of train_features writes: {error}") from error
     if not all(weight.isfinite().all() for weight in weights.values()):
         raise GANError(f"{path} has weights that are not finite: its training has diverged")
     return extractor.requires_grad_(False)
@@ -188,14 +189,14 @@ def save_features(extractor: CNNFeatures, path: str | Path) -> None:
 def fingerprint(extractor: nn.Module) -> str:
     """12 hexadecimal digits that tell extractors apart: a SHA-256 of the class and of all weights and buffers.
 
-    It depends neither on the device nor on the layout in memory. Settings that are not in `state_dict`, such as a
-    stride, are not part of it.
+    The class counts without the name of its package, which a user may change. The digits depend neither on the device
+    nor on the layout in memory. Settings that are not in `state_dict`, such as a stride, are not part of them.
 
     Args:
         extractor: Any module.
     """
     kind = type(extractor)
-    digest = hashlib.sha256(f"{kind.__module__}.{kind.__qualname__}".encode())
+    digest = hashlib.sha256(f"{kind.__module__}.{kind.__qualname__}".partition(".")[2].encode())
     for name, tensor in sorted(extractor.state_dict().items()):
         digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())

@@ -1,34 +1,18 @@
-"""The extractor that ships: how good it is, that it stays as it is, and the script that trains it."""
+"""The extractor that ships: how good it is, and that it stays as it is."""
 
 import hashlib
-import importlib.util
 import pickle
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from commands import ColourDigits
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from gan.data import InMemoryLoader, MNISTDataModule
+from gan.data import MNISTDataModule
 from gan.metrics import CNNFeatures, features, fingerprint, load_features, save_features
-
-ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "scripts" / "train_features.py"
-
-
-def load_script():
-    spec = importlib.util.spec_from_file_location("train_features", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-script = load_script()
+from gan.train_features import features_of, whole
 
 
 @pytest.fixture(scope="module")
@@ -38,20 +22,13 @@ def extractor() -> CNNFeatures:
 
 @pytest.fixture(scope="module")
 def digits() -> tuple[torch.Tensor, torch.Tensor]:
-    return script.whole(MNISTDataModule(), train=False)
+    return whole(MNISTDataModule(), train=False)
 
 
 @pytest.fixture(scope="module")
 def real(extractor, digits) -> torch.Tensor:
     """The features of the 10,000 test images, float32 (10000, 64)."""
-    return script.features_of(extractor, digits[0])
-
-
-@pytest.fixture(scope="module")
-def training_digits() -> tuple[torch.Tensor, torch.Tensor]:
-    """2,000 training images, of which damage makes 1,000."""
-    images, labels = MNISTDataModule().load(train=True)
-    return next(iter(InMemoryLoader(images[:2000], labels[:2000], 2000)))
+    return features_of(extractor, digits[0])
 
 
 @pytest.fixture
@@ -126,38 +103,6 @@ def test_autocast_changes_nothing(extractor, digits):
         assert torch.equal(extractor(images), extractor(images))
         inside = extractor(images)
     assert torch.equal(inside, extractor(images))
-
-
-@pytest.mark.parametrize("damage", script.DAMAGES, ids=[damage.__name__ for _, damage, _ in script.DAMAGES])
-def test_damage_raises_the_score_by_its_strength(damage, extractor, real, training_digits):
-    _, function, strengths = damage
-    images, labels = training_digits
-    reference = script.mean_and_covariance(real)
-    scores = [
-        script.frechet_distance(*script.mean_and_covariance(script.features_of(extractor, images[:2000])), *reference)
-    ]
-    for strength in strengths:
-        damaged = function(images, labels, 1000, strength, torch.Generator().manual_seed(0))
-        assert damaged.shape == (1000, 1, 28, 28)
-        assert damaged.abs().max() <= 1
-        values = script.mean_and_covariance(script.features_of(extractor, damaged))
-        scores.append(script.frechet_distance(*values, *reference))
-    assert scores == sorted(scores)
-    assert scores[1] > 1.05 * scores[0], "the least damage must show already"
-    assert scores[-1] > 5 * scores[0]
-
-
-def test_damages_are_what_they_are_called(training_digits):
-    images, labels = training_digits
-    generator = torch.Generator().manual_seed(0)
-    unique = {n: len(script.duplicates(images, labels, 1000, n, generator).unique(dim=0)) for n in (2, 100)}
-    assert unique == {2: 500, 100: 10}
-    seven = script.missing(images, torch.arange(2000) % 10, 1000, 0.3, generator)
-    assert torch.equal(seven[:8], images[[3, 4, 5, 6, 7, 8, 9, 13]])
-    same = (script.collapse(images, labels, 1000, 0.3, generator) - images[0]).abs().amax((1, 2, 3)) < 0.1
-    assert same.sum() == 300
-    flat = script.blur(torch.full((2, 3, 28, 28), 0.5), labels, 2, 1.2, generator)
-    torch.testing.assert_close(flat, torch.full_like(flat, 0.5))
 
 
 def test_other_shapes_and_its_file(tmp_path, monkeypatch):
@@ -301,108 +246,3 @@ def test_fingerprint(extractor):
     tall.load_state_dict({"weight": wide.weight.view(2, 3)})
     assert fingerprint(wide) != fingerprint(tall)
     assert fingerprint(nn.BatchNorm1d(2)) == fingerprint(nn.BatchNorm1d(2))  # a buffer without dimensions
-
-
-def write_idx(path: Path, values: torch.Tensor) -> None:
-    sizes = b"".join(n.to_bytes(4, "big") for n in values.shape)
-    path.write_bytes(bytes([0, 0, 8, values.ndim]) + sizes + values.to(torch.uint8).numpy().tobytes())
-
-
-@pytest.mark.slow
-def test_script_twice_gives_the_same_bytes(tmp_path, monkeypatch, capsys):
-    folder = tmp_path / "FashionMNIST" / "raw"
-    folder.mkdir(parents=True)
-    for name, train, n in (("train", True, 400), ("t10k", False, 300)):
-        images, labels = MNISTDataModule().load(train)
-        write_idx(folder / f"{name}-images-idx3-ubyte", images[:n, 0])
-        write_idx(folder / f"{name}-labels-idx1-ubyte", labels[:n])
-
-    command = ["--data", "FashionMNIST", "--data_dir", "..", "--epochs", "3", "--out", "small.safetensors", "--flip"]
-    for folder in ("one", "two"):
-        (tmp_path / folder).mkdir()
-    torch.manual_seed(5)  # what came before in a process must not matter, nor the threads of its environment
-    monkeypatch.chdir(tmp_path / "one")
-    script.main(command)
-    torch.use_deterministic_algorithms(False)
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    subprocess.run([sys.executable, SCRIPT, *command], cwd=tmp_path / "two", check=True, capture_output=True)
-    for name in ("small.safetensors", "small.md"):
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
-
-    output = capsys.readouterr().out
-    assert len(re.findall(r"^epoch ", output, re.MULTILINE)) == 3
-    assert "Accuracy on the 300 test images" in output
-    card = (tmp_path / "one" / "small.md").read_text(encoding="utf-8")
-    assert "--epochs 3 --lr 0.1 --weight_decay 0.0005 --flip --dim 64 --seed 0" in card
-    assert "| N | floor |\n|---|---|\n| 400 | " in card
-    assert hashlib.sha256((tmp_path / "one" / "small.safetensors").read_bytes()).hexdigest() in card
-    assert load_features(tmp_path / "one" / "small.safetensors").num_classes == 10
-
-
-@pytest.mark.slow
-def test_script_trains_on_a_data_module_of_ones_own(tmp_path):
-    """In colour, and of another size."""
-    file = tmp_path / "own.safetensors"
-    script.main(["--data", "commands.ColourDigits", "--epochs", "15", "--dim", "16", "--out", str(file)])
-    torch.use_deterministic_algorithms(False)
-    extractor = load_features(file)
-    images, labels = ColourDigits().load(train=True)
-    logits = extractor.classify(extractor(images.float() / 127.5 - 1))
-    assert (logits.argmax(1) == labels).float().mean() > 0.5
-
-
-@pytest.mark.parametrize(
-    ("data", "complaint"),
-    [
-        ("nowhere.Flowers", "neither a data set's name nor the class path of an InMemoryDataModule"),
-        ("torch.nn.Linear", "neither a data set's name nor the class path of an InMemoryDataModule"),
-        ("commands.Colour", "has one class"),
-        ("KMNIST", "KMNIST could not be read"),
-    ],
-)
-def test_script_says_what_data_it_cannot_use(tmp_path, capsys, data, complaint):
-    with pytest.raises(SystemExit, match="2"):
-        script.main(["--data", data, "--data_dir", str(tmp_path), "--out", str(tmp_path / "own.safetensors")])
-    torch.use_deterministic_algorithms(False)
-    assert complaint in capsys.readouterr().err
-
-
-def test_script_folds_what_it_trained():
-    torch.manual_seed(0)
-    extractor = CNNFeatures(dim=8)
-    normed = script.with_norms(extractor.layers)
-    images = torch.rand(50, 1, 28, 28) * 2 - 1
-    for norm in normed:
-        if hasattr(norm, "running_mean"):
-            nn.init.uniform_(norm.weight, 0.5, 2)
-            nn.init.uniform_(norm.bias)
-    for _ in range(3):
-        normed(images)
-    assert not torch.allclose(extractor(images), normed.eval()(images), atol=1e-2)
-    expected = normed.eval()(images)
-    script.fold_norms(normed, extractor.layers)
-    torch.testing.assert_close(extractor(images), expected, rtol=0, atol=1e-5)
-
-
-def test_script_augments_within_its_bounds():
-    torch.manual_seed(0)
-    images = torch.full((200, 1, 28, 28), -1.0)
-    torch.testing.assert_close(script.augment(images, flip=False), images)  # the background comes in at the border
-    images[:, :, 12:16, 4:8] = 1.0  # left of the middle
-    changed = script.augment(images, flip=False)
-    centres = (changed.clamp_min(0).sum((1, 2)) * torch.arange(28)).sum(1) / changed.clamp_min(0).sum((1, 2, 3))
-    assert centres.std() > 0.5
-    assert centres.max() < 11  # not mirrored
-    mirrored = script.augment(images, flip=True)[..., 14:].amax((1, 2, 3)) > 0
-    assert 60 < mirrored.sum() < 140
-
-
-def test_script_refuses_bad_features(data):
-    dead = load_features("mnist_cnn")
-    dead.layers[-2].weight[7] = 0
-    with pytest.raises(ValueError, match=r"features \[7\] hardly vary"):
-        script.evaluate(dead, data, 0)
-    twins = load_features("mnist_cnn")
-    twins.layers[-2].weight[7], twins.layers[-2].bias[7] = twins.layers[-2].weight[3], twins.layers[-2].bias[3]
-    with pytest.raises(ValueError, match=r"covariance of rank 63"):
-        script.evaluate(twins, data, 0)

@@ -1,29 +1,33 @@
-"""Trains the feature extractor that FID is measured with: `python scripts/train_features.py --data MNIST --out FILE`.
+"""Trains the features that FID is measured with: `python -m gan.cli train_features --data MNIST --out FILE`.
 
 Writes the weights (`FILE.safetensors`) and a card that says how good they are (`FILE.md`). One thread and a seed: run
 again on the same machine and with the same versions, it writes the same bytes.
 """
 
-import argparse
 import hashlib
 import math
 import platform
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from pydoc import ErrorDuringImport, locate
 from typing import get_args
 
 import torch
+from jsonargparse import ArgumentParser, Namespace
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-import gan.data.torchvision
 from gan.data import InMemoryDataModule, InMemoryLoader, MNISTDataModule, TorchvisionDataModule
+from gan.data.torchvision import Name
+from gan.errors import GANError, or_meant
 from gan.metrics import CNNFeatures, fingerprint, frechet_distance, load_features, mean_and_covariance, save_features
+from gan.metrics.damages import DAMAGES
 
 BATCH = 100
 FLOOR_SIZES = (1000, 2000, 5000, 10000)
@@ -32,14 +36,24 @@ DAMAGED_SIZE = 5000
 MIN_STD = 0.05  # of a feature over the test images; tanh bounds it by 1
 
 
-def main(words: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    names = ["MNIST", *get_args(gan.data.torchvision.Name)]
+def train_features(words: list[str]) -> None:
+    """Runs the command.
+
+    Args:
+        words: Those after `train_features`.
+
+    Raises:
+        GANError: If the data cannot be used, the features come out useless, or the files cannot be written.
+    """
+    parser = ArgumentParser(
+        prog="gan train_features", description="Trains the features that FID is measured with.", exit_on_error=False
+    )
+    names = ["MNIST", *get_args(Name)]
     text = f"data set whose classes are learned: {', '.join(names)}, or your data module by its class path"
     parser.add_argument("--data", default="MNIST", help=text)
     parser.add_argument("--data_dir", default="datasets", help="folder of the data sets that are downloaded")
     parser.add_argument("--download", action="store_true", help="download what is missing there")
-    parser.add_argument("--out", type=Path, required=True, help="weights to write, .safetensors; the card gets .md")
+    parser.add_argument("--out", required=True, help="weights to write, .safetensors; the card gets .md")
     parser.add_argument("--epochs", type=int, default=12, help="passes over the training images")
     parser.add_argument("--lr", type=float, default=0.1, help="largest learning rate")
     parser.add_argument("--weight_decay", type=float, default=5e-4, help="of SGD, on all parameters")
@@ -47,52 +61,71 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--dim", type=int, default=64, help="number of features")
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights, the order and the augmentation")
     args = parser.parse_args(words)
-    if args.out.suffix != ".safetensors":
-        parser.error(f"--out must end in .safetensors, got {args.out}")
-
-    torch.set_num_threads(1)  # sums depend on how they are divided among threads
-    torch.use_deterministic_algorithms(True)
-    try:
+    out = Path(args.out)
+    if out.suffix != ".safetensors":
+        raise GANError(f"--out must end in .safetensors, got {out}")
+    if not args.epochs >= 1:
+        raise GANError(f"--epochs must be at least 1, got {args.epochs}")
+    if not (0 < args.lr < math.inf and 0 <= args.weight_decay < math.inf):
+        raise GANError(f"--lr must be above 0 and --weight_decay at least 0, got {args.lr} and {args.weight_decay}")
+    with repeatable():
         data = make_data(args)
         data.prepare_data()
         data.setup()
-    except ValueError as error:
-        parser.error(str(error))
+        start = time.perf_counter()
+        extractor = train(data, args)
+        print(f"trained in {time.perf_counter() - start:.0f} s", flush=True)
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            save_features(extractor, out)
+        except (OSError, SafetensorError) as error:
+            raise GANError(f"cannot write --out {out}: {error}") from error
+        report = evaluate(load_features(out), data, args.seed)
+        print(report)
+        out.with_suffix(".md").write_text(card(args, report), encoding="utf-8")
+    print(f"features       {out}; score a run by them with FIDTracker's extractor: {out}")
 
-    start = time.perf_counter()
-    extractor = train(data, args)
-    print(f"trained in {time.perf_counter() - start:.0f} s", flush=True)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    save_features(extractor, args.out)
-    report = evaluate(load_features(args.out), data, args.seed)
-    print(report)
-    args.out.with_suffix(".md").write_text(card(args, report), encoding="utf-8")
+
+@contextmanager
+def repeatable() -> Iterator[None]:
+    """One thread and deterministic algorithms: sums depend on how they are divided among threads."""
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
 
 
-def make_data(args: argparse.Namespace) -> InMemoryDataModule:
+def make_data(args: Namespace) -> InMemoryDataModule:
     """The data module that `--data` names.
 
     Raises:
-        ValueError: If there is none of this name, or it has no classes to tell apart.
+        GANError: If there is none of this name, or it has no classes to tell apart.
     """
     settings = {"batch_size": BATCH, "validation_size": 0, "seed": args.seed}
     if args.data == "MNIST":
         return MNISTDataModule(**settings)
-    if args.data in get_args(gan.data.torchvision.Name):
+    if args.data in get_args(Name):
         return TorchvisionDataModule(args.data, args.data_dir, args.download, **settings)
     try:
         cls = locate(args.data)
     except ErrorDuringImport as error:
-        raise ValueError(f"--data {args.data}: {error}") from error
+        raise GANError(f"--data {args.data}: {error}") from error
     if not (isinstance(cls, type) and issubclass(cls, InMemoryDataModule)):
-        raise ValueError(f"--data {args.data} is neither a data set's name nor the class path of an InMemoryDataModule")
+        raise GANError(
+            f"--data {args.data} is neither a data set's name nor the class path of an InMemoryDataModule"
+            f"{or_meant(args.data, ['MNIST', *get_args(Name)])}"
+        )
     data = cls(**settings)
     if data.num_classes < 2:
-        raise ValueError(f"--data {args.data} has one class: features come from telling classes apart")
+        raise GANError(f"--data {args.data} has one class: features come from telling classes apart")
     return data
 
 
-def train(data: InMemoryDataModule, args: argparse.Namespace) -> CNNFeatures:
+def train(data: InMemoryDataModule, args: Namespace) -> CNNFeatures:
     """The extractor after training, its batch norms folded into the layers before them."""
     torch.manual_seed(args.seed)
     extractor = CNNFeatures(data.image_shape, data.num_classes, args.dim)
@@ -167,7 +200,7 @@ def evaluate(extractor: CNNFeatures, data: InMemoryDataModule, seed: int) -> str
     """What the card says of the extractor, in Markdown.
 
     Raises:
-        ValueError: If a feature hardly varies, or the features are linearly dependent.
+        GANError: If a feature hardly varies, or the features are linearly dependent.
     """
     generator = torch.Generator().manual_seed(seed)
     test_images, test_labels = whole(data, train=False)
@@ -179,9 +212,9 @@ def evaluate(extractor: CNNFeatures, data: InMemoryDataModule, seed: int) -> str
     rank = int(torch.linalg.matrix_rank(real[1], hermitian=True))
     if std.min() < MIN_STD:
         dead = (std < MIN_STD).nonzero().flatten().tolist()
-        raise ValueError(f"features {dead} hardly vary on the test images, std {std.min():.3g}: train longer")
+        raise GANError(f"features {dead} hardly vary on the test images, std {std.min():.3g}: train longer")
     if rank < extractor.dim:
-        raise ValueError(f"the {extractor.dim} features have a covariance of rank {rank}: train longer or lower --dim")
+        raise GANError(f"the {extractor.dim} features have a covariance of rank {rank}: train longer or lower --dim")
 
     train_images, train_labels = whole(data, train=True)
     train = features_of(extractor, train_images)
@@ -222,52 +255,6 @@ def evaluate(extractor: CNNFeatures, data: InMemoryDataModule, seed: int) -> str
     )
 
 
-def noise(images: Tensor, labels: Tensor, size: int, strength: float, generator: torch.Generator) -> Tensor:
-    images = images[:size]
-    return (images + strength * torch.randn(images.shape, generator=generator)).clamp(-1, 1)
-
-
-def blur(images: Tensor, labels: Tensor, size: int, strength: float, generator: torch.Generator) -> Tensor:
-    taps = torch.arange(-4, 5, dtype=torch.float32)
-    taps = torch.softmax(-0.5 * (taps / strength).square(), dim=0)
-    channels = images.shape[1]
-    images = F.pad(images[:size], (4, 4, 4, 4), mode="replicate")
-    images = F.conv2d(images, taps.view(1, 1, 9, 1).repeat(channels, 1, 1, 1), groups=channels)
-    return F.conv2d(images, taps.view(1, 1, 1, 9).repeat(channels, 1, 1, 1), groups=channels)
-
-
-def contrast(images: Tensor, labels: Tensor, size: int, strength: float, generator: torch.Generator) -> Tensor:
-    return (images[:size] + 1) * (1 - strength) - 1
-
-
-def missing(images: Tensor, labels: Tensor, size: int, strength: float, generator: torch.Generator) -> Tensor:
-    classes = int(labels.max()) + 1
-    images = images[labels >= max(1, round(strength * classes))]
-    return images[torch.arange(size) % len(images)]
-
-
-def duplicates(images: Tensor, labels: Tensor, size: int, strength: float, generator: torch.Generator) -> Tensor:
-    return images[torch.arange(size) % round(size / strength)]
-
-
-def collapse(images: Tensor, labels: Tensor, size: int, strength: float, generator: torch.Generator) -> Tensor:
-    images = images[:size].clone()
-    collapsed = round(strength * size)
-    images[:collapsed] = images[0]
-    return (images + 0.01 * torch.randn(images.shape, generator=generator)).clamp(-1, 1)
-
-
-# what the card calls it; images (N, C, H, W), labels, how many to return, strength and generator to images; strengths
-DAMAGES: list[tuple[str, Callable[..., Tensor], tuple[float, ...]]] = [
-    ("normal noise, standard deviation (black is -1, white is 1)", noise, (0.05, 0.1, 0.2, 0.4)),
-    ("Gaussian blur, standard deviation in pixels", blur, (0.5, 0.75, 1, 1.5)),
-    ("contrast, share that is lost", contrast, (0.1, 0.3, 0.6)),
-    ("classes missing, share", missing, (0.1, 0.3, 0.5)),
-    ("each image repeated, times", duplicates, (2, 10, 100)),
-    ("generator collapsed to one image, share of its images", collapse, (0.1, 0.4, 1)),
-]
-
-
 def whole(data: InMemoryDataModule, train: bool) -> tuple[Tensor, Tensor]:
     """All images of a set, float32 (N, C, H, W) in [-1, 1], and their labels."""
     images, labels = zip(*InMemoryLoader(*data.load_checked(train), 500), strict=True)
@@ -276,22 +263,24 @@ def whole(data: InMemoryDataModule, train: bool) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def features_of(extractor: CNNFeatures, images: Tensor) -> Tensor:
+    """The features (N, dim) of images, 500 at a time."""
     return torch.cat([extractor(batch) for batch in images.split(500)])
 
 
-def card(args: argparse.Namespace, report: str) -> str:
+def card(args: Namespace, report: str) -> str:
     """The model card: everything needed to judge the weights and to train them again."""
-    command = ["python", "scripts/train_features.py"]
+    out = Path(args.out)
+    command = ["python", "-m", "gan.cli", "train_features"]
     for name, value in vars(args).items():
         if value is not False:
             command += [f"--{name}"] + ([] if value is True else [str(value)])
-    return f"""# {args.out.stem}
+    return f"""# {out.stem}
 
 A classifier of {args.data}. Its penultimate layer holds the features that FID and the other metrics compare images in.
 Scores by other extractors, Inception among them, do not compare with scores by this one.
 
-- Fingerprint: {fingerprint(load_features(args.out))}
-- SHA-256 of {args.out.name}: {hashlib.sha256(args.out.read_bytes()).hexdigest()}
+- Fingerprint: {fingerprint(load_features(out))}
+- SHA-256 of {out.name}: {hashlib.sha256(out.read_bytes()).hexdigest()}
 - Seed: {args.seed}
 {report}
 
@@ -299,7 +288,3 @@ Trained and measured on {platform.machine()} by Python {platform.python_version(
 
     {shlex.join(command)}
 """
-
-
-if __name__ == "__main__":
-    main()

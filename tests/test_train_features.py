@@ -1,0 +1,152 @@
+"""The command that trains features: its data, its training, its judgement, and that it repeats."""
+
+import hashlib
+import os
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from commands import ColourDigits, process
+from torch import nn
+
+from gan import train_features as script
+from gan.cli import main
+from gan.data import MNISTDataModule
+from gan.metrics import CNNFeatures, load_features
+
+
+def write_idx(path: Path, values: torch.Tensor) -> None:
+    sizes = b"".join(n.to_bytes(4, "big") for n in values.shape)
+    path.write_bytes(bytes([0, 0, 8, values.ndim]) + sizes + values.to(torch.uint8).numpy().tobytes())
+
+
+@pytest.mark.slow
+def test_script_twice_gives_the_same_bytes(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "FashionMNIST" / "raw"
+    folder.mkdir(parents=True)
+    for name, train, n in (("train", True, 400), ("t10k", False, 300)):
+        images, labels = MNISTDataModule().load(train)
+        write_idx(folder / f"{name}-images-idx3-ubyte", images[:n, 0])
+        write_idx(folder / f"{name}-labels-idx1-ubyte", labels[:n])
+
+    command = [
+        "train_features",
+        "--data",
+        "FashionMNIST",
+        "--data_dir",
+        "..",
+        "--epochs",
+        "3",
+        "--out",
+        "small.safetensors",
+        "--flip",
+    ]
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+    torch.manual_seed(5)  # what came before in a process must not matter, nor the threads of its environment
+    monkeypatch.chdir(tmp_path / "one")
+    main(command)
+    words = ["python", "-m", "gan.cli", *command]
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert process(words, cwd=tmp_path / "two", env=dict(os.environ)).wait() == 0
+    for name in ("small.safetensors", "small.md"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+    output = capsys.readouterr().out
+    assert len(re.findall(r"^epoch ", output, re.MULTILINE)) == 3
+    assert "Accuracy on the 300 test images" in output
+    card = (tmp_path / "one" / "small.md").read_text(encoding="utf-8")
+    assert "--epochs 3 --lr 0.1 --weight_decay 0.0005 --flip --dim 64 --seed 0" in card
+    assert "| N | floor |\n|---|---|\n| 400 | " in card
+    assert hashlib.sha256((tmp_path / "one" / "small.safetensors").read_bytes()).hexdigest() in card
+    assert load_features(tmp_path / "one" / "small.safetensors").num_classes == 10
+
+
+@pytest.mark.slow
+def test_script_trains_on_a_data_module_of_ones_own(tmp_path):
+    """In colour, and of another size."""
+    file = tmp_path / "own.safetensors"
+    main(["train_features", "--data", "commands.ColourDigits", "--epochs", "15", "--dim", "16", "--out", str(file)])
+    extractor = load_features(file)
+    images, labels = ColourDigits().load(train=True)
+    logits = extractor.classify(extractor(images.float() / 127.5 - 1))
+    assert (logits.argmax(1) == labels).float().mean() > 0.5
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--data", "nowhere.Flowers"], "neither a data set's name nor the class path of an InMemoryDataModule"),
+        (["--data", "torch.nn.Linear"], "neither a data set's name nor the class path of an InMemoryDataModule"),
+        (["--data", "fashionmnist"], "did you mean FashionMNIST?"),
+        (["--data", "commands.Colour"], "has one class"),
+        (["--data", "KMNIST"], "KMNIST could not be read"),
+        (["--out", "own.pt"], "--out must end in .safetensors"),
+        (["--out", "/proc/own.safetensors"], "cannot write --out /proc/own.safetensors"),
+        (["--epochs", "0"], "--epochs must be at least 1"),
+        (["--lr", "-1"], "--lr must be above 0"),
+        (["--dim", "0"], "dim >= 1"),
+        (["--colour", "red"], "--colour"),
+    ],
+)
+def test_refusals(tmp_path, monkeypatch, capsys, words, complaint):
+    """Each is a line."""
+    monkeypatch.chdir(tmp_path)
+    if "/proc" in words[1]:
+        monkeypatch.setattr(script, "train", lambda data, args: load_features("mnist_cnn"))
+    threads = torch.get_num_threads()
+    with pytest.raises(SystemExit, match="2"):
+        main(["train_features", "--out", "own.safetensors", *words])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert complaint in line
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.get_num_threads() == threads
+
+
+def test_it_is_quick_to_help(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["train_features", "--help"])
+    assert "FashionMNIST" in capsys.readouterr().out
+
+
+def test_script_folds_what_it_trained():
+    torch.manual_seed(0)
+    extractor = CNNFeatures(dim=8)
+    normed = script.with_norms(extractor.layers)
+    images = torch.rand(50, 1, 28, 28) * 2 - 1
+    for norm in normed:
+        if hasattr(norm, "running_mean"):
+            nn.init.uniform_(norm.weight, 0.5, 2)
+            nn.init.uniform_(norm.bias)
+    for _ in range(3):
+        normed(images)
+    assert not torch.allclose(extractor(images), normed.eval()(images), atol=1e-2)
+    expected = normed.eval()(images)
+    script.fold_norms(normed, extractor.layers)
+    torch.testing.assert_close(extractor(images), expected, rtol=0, atol=1e-5)
+
+
+def test_script_augments_within_its_bounds():
+    torch.manual_seed(0)
+    images = torch.full((200, 1, 28, 28), -1.0)
+    torch.testing.assert_close(script.augment(images, flip=False), images)  # the background comes in at the border
+    images[:, :, 12:16, 4:8] = 1.0  # left of the middle
+    changed = script.augment(images, flip=False)
+    centres = (changed.clamp_min(0).sum((1, 2)) * torch.arange(28)).sum(1) / changed.clamp_min(0).sum((1, 2, 3))
+    assert centres.std() > 0.5
+    assert centres.max() < 11  # not mirrored
+    mirrored = script.augment(images, flip=True)[..., 14:].amax((1, 2, 3)) > 0
+    assert 60 < mirrored.sum() < 140
+
+
+def test_script_refuses_bad_features(data):
+    dead = load_features("mnist_cnn")
+    dead.layers[-2].weight[7] = 0
+    with pytest.raises(ValueError, match=r"features \[7\] hardly vary"):
+        script.evaluate(dead, data, 0)
+    twins = load_features("mnist_cnn")
+    twins.layers[-2].weight[7], twins.layers[-2].bias[7] = twins.layers[-2].weight[3], twins.layers[-2].bias[3]
+    with pytest.raises(ValueError, match=r"covariance of rank 63"):
+        script.evaluate(twins, data, 0)
