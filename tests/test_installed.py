@@ -1,6 +1,8 @@
 """The package on other machines: in a locale that is not UTF-8, installed from a wheel, and under another name."""
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import ROOT
+
+from gan.metrics import fingerprint, load_features
 
 GAN = ["-m", "gan.cli"]
 
@@ -127,3 +131,41 @@ def test_a_word_of_no_encoding_is_a_line(here):
     done = run(*GAN, "fit", "--run_dir", b"\xff\xfc".decode("utf-8", "surrogateescape"), **ASCII)
     assert done.returncode == 2
     assert done.stderr.startswith("error: --run_dir '\\udcff\\udcfc' cannot be read in this locale")
+
+
+# ---------------------------------------------------------------------- another name
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory) -> Path:
+    """A repository with all that is in this checkout."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a checkout: what lies here is not all ours")
+    folder = tmp_path_factory.mktemp("copy")
+    list_them = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--deduplicate"]
+    for name in subprocess.run(
+        list_them, cwd=ROOT, capture_output=True, encoding="utf-8", check=True
+    ).stdout.splitlines():
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, folder / name)
+    for words in (["init", "--quiet"], ["add", "."]):
+        subprocess.run(["git", *words], cwd=folder, check=True)
+    return folder
+
+
+def test_under_another_name(copy, tmp_path):
+    """By the line of the docs; nothing that remains may ask for the old name, in strings and data neither."""
+    (line,) = re.findall("^git mv .*", (ROOT / "docs" / "runs.md").read_text(encoding="utf-8"), re.MULTILINE)
+    subprocess.run(line, shell=True, cwd=copy, check=True)
+    old, new = line.split()[2:4]
+    (tmp_path / f"{old}.py").write_text("raise ImportError('the old name')", encoding="utf-8")
+    python = {"PYTHONPATH": os.pathsep.join(map(str, (tmp_path, copy, copy / "tests")))}
+    door, folder = ["-m", f"{new}.cli"], tmp_path / "run"
+    words = ["--config", copy / "configs" / "debug" / "fast.yaml", "--data", "commands.Digits", "--run_dir", folder]
+    output = ran(*door, "fit", *words, "--data.validation_size", 16, "--trainer.max_steps", 3, **python)
+    assert f"by mnist_cnn {fingerprint(load_features('mnist_cnn'))}" in output
+    assert old not in re.findall(r"\w+", (folder / "config.yaml").read_text(encoding="utf-8"))
+    ran(*door, "validate", "--ckpt_path", folder, "--trust", "commands", **python)
+    ran(*door, "sample", "--ckpt", folder, "--out", folder / "digits.png", **python)
+    assert "[project.scripts]\n" + f'{new} = "{new}.cli:main"' in (copy / "pyproject.toml").read_text(encoding="utf-8")
