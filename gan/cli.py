@@ -16,7 +16,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -45,6 +45,7 @@ def main(args: list[str] | None = None) -> None:
     """
     if args is None:
         read_words()
+        see_working_directory()
     args = sys.argv[1:] if args is None else list(args)
     if args[:1] in ([], ["-h"], ["--help"]):
         print_help()
@@ -107,6 +108,13 @@ def read_words() -> None:
     if os.name == "posix" and any("\udc80" <= letter <= "\udcff" for word in sys.argv for letter in word):
         os.environ["PYTHONUTF8"] = "1"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def see_working_directory() -> None:
+    """Lets modules be imported from where one stands, as `python -m` does, and a console script does not."""
+    with suppress(FileNotFoundError):  # somebody has removed it
+        if not sys.flags.safe_path and os.getcwd() not in sys.path:
+            sys.path.insert(0, os.getcwd())
 
 
 def check_texts(words: list[str]) -> None:

@@ -34,12 +34,9 @@ from gan.outbox import outbox
 from gan.parallel import check_settings, replace_lightnings
 from gan.paths import local_path
 from gan.resume import Source, check_fits, check_source, in_its_folder, other_counts, scored_on, source_of, way_on
-from gan.settings import classes, own_defaults, taken, texts_in_utf8
+from gan.settings import CONFIGS, classes, own_defaults, taken, texts_in_utf8, with_recipes
 from gan.trust import imports_of, named_in
 from gan.words import check_given, given_by, plain_paths
-
-PACKAGE = Path(__file__).parent
-CONFIGS = next(path for path in (PACKAGE / "configs", PACKAGE.parent / "configs") if path.is_dir())  # wheel, checkout
 
 
 def run(args: list[str], callbacks: Sequence[Callback] = ()) -> None:
@@ -51,7 +48,7 @@ def run(args: list[str], callbacks: Sequence[Callback] = ()) -> None:
         # a tenth of a millisecond, which small networks feel.
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
     command, *words = args
-    words = plain_paths(words)
+    words = with_recipes(plain_paths(words))
     given = given_by(words)
     check_given(given.names, command)
     source = source_of(command, given)

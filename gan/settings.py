@@ -1,10 +1,12 @@
 """A command's words as settings: a class that is swapped begins with its own defaults."""
 
+import re
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,11 @@ from jsonargparse import (
     _paths,  # private: no setting says in which encoding
     _typehints,  # private: no setting leaves out the arguments of the class before
 )
+
+from gan.errors import GANError, or_meant
+
+PACKAGE = Path(__file__).parent
+CONFIGS = next(path for path in (PACKAGE / "configs", PACKAGE.parent / "configs") if path.is_dir())  # wheel, checkout
 
 read_text = _paths.Path.read_text
 discard_unknown = _typehints.discard_init_args_on_class_path_change
@@ -68,6 +75,41 @@ def texts_in_utf8() -> Iterator[None]:
         yield
     finally:
         _paths.Path.read_text = read_text
+
+
+def with_recipes(words: list[str]) -> list[str]:
+    """The words of a command, a recipe of this package that `--config` gives by its name replaced by its path.
+
+    `wgan_gp` is `wgan_gp.yaml` among the package's configs, and `cures/collapse` one in a folder of them. A file of
+    that name that is there goes before.
+
+    Raises:
+        GANError: If there is neither.
+    """
+    return [
+        f"--config={recipe(word.partition('=')[2])}"
+        if word.startswith("--config=")
+        else recipe(word)
+        if before in ("--config", "-c")
+        else word
+        for before, word in pairwise(["", *words])
+    ]
+
+
+def recipe(name: str) -> str:
+    """The path of a config that is given by its path, or by its name among those of this package.
+
+    Raises:
+        GANError: If there is none.
+    """
+    if not re.fullmatch(r"[\w./~-]*\w", name) or Path(name).expanduser().is_file():
+        return name  # a text, which is a config too
+    names = {path.relative_to(CONFIGS).with_suffix("").as_posix(): path for path in sorted(CONFIGS.rglob("*.yaml"))}
+    known = names.get(name.removesuffix(".yaml"))
+    if known is None:
+        there_are = f"; there are {', '.join(each for each in names if '/' not in each)}"
+        raise GANError(f"--config {name}: no such file, and no recipe of that name{or_meant(name, names) or there_are}")
+    return str(known)
 
 
 def given_arguments(words: Sequence[str]) -> dict[str, set[str]]:

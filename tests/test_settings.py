@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from commands import SHORT, command, fit
+from commands import FEW_SCORES, SHORT, command, fit
 from conftest import ROOT
 
 from gan.cli import main
@@ -166,3 +166,59 @@ def test_a_checkpoint_keeps_the_arguments_of_its_own_networks(capsys):
     assert SHORT[SHORT.index("--model.generator.latent_dim") + 1] == "8"
     saved = yaml.safe_load(Path("run/config.yaml").read_text("utf-8"))
     assert saved["model"]["generator"]["init_args"]["latent_dim"] == 8
+
+
+# ---------------------------------------------------------------------- recipes by name
+
+
+@pytest.mark.parametrize(
+    ("words", "loss", "penalty"),
+    [
+        (["--config", "wgan_gp"], "Wasserstein", "GradientPenalty"),
+        (["--config=wgan_gp"], "Wasserstein", "GradientPenalty"),
+        (["-c", "hinge_sn.yaml"], "Hinge", None),
+        (["--config", "failures/saturated_loss", "--config", "wgan_gp"], "Wasserstein", "GradientPenalty"),
+        (["--config", "wgan_gp", "--model.loss", "gan.losses.Hinge"], "Hinge", "GradientPenalty"),
+    ],
+)
+def test_a_recipe_is_found_by_its_name(capsys, words, loss, penalty):
+    """From any folder."""
+    Path("wgan_gp").mkdir()  # a folder is no config
+    config = printed(capsys, *words)
+    assert config["model"]["loss"]["class_path"] == f"gan.losses.{loss}"
+    found = [each["class_path"] for each in config["model"]["penalties"] or []]
+    assert found == ([f"gan.penalties.{penalty}"] if penalty else [])
+
+
+@pytest.mark.parametrize("name", ["wgan_gp", "./wgan_gp", "wgan_gp.yaml"])
+def test_a_file_goes_before_a_recipe(capsys, name):
+    Path(name).write_text("model: {n_critic: 7}", encoding="utf-8")
+    assert printed(capsys, "--config", name)["model"]["n_critic"] == 7
+
+
+def test_a_config_may_be_a_text(capsys):
+    assert printed(capsys, "--config", "model: {n_critic: 7}")["model"]["n_critic"] == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "way_out"),
+    [
+        ("wgan-gp", "did you mean wgan_gp?"),
+        ("failure/collapse", "did you mean failures/collapse?"),
+        ("Resnet", "did you mean resnet?"),
+        ("mine.yaml", "there are article, dcgan, default, hinge_sn, r3gan, resnet, wgan_gp"),
+        ("../pyproject", "there are article"),
+    ],
+)
+@pytest.mark.parametrize("command", ["fit", "validate"])
+def test_no_config_of_that_name(capsys, name, way_out, command):
+    with pytest.raises(SystemExit, match="2"):
+        main([command, "--config", name])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: --config {name}: no such file, and no recipe of that name; {way_out}")
+
+
+def test_a_run_is_called_after_its_recipe():
+    command("fit", "--config", "article", *SHORT[2:], *FEW_SCORES, "--model.generator_scheduler", "null")
+    (run,) = Path("runs").iterdir()
+    assert run.name == "article"

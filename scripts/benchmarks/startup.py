@@ -7,7 +7,7 @@ import tempfile
 import time
 
 from benchmarks.report import ratios, spread
-from gan.run import CONFIGS
+from gan.settings import CONFIGS
 
 IMPORTS = "import torch and lightning"
 
