@@ -13,8 +13,6 @@ from gan.images import image_grid, to_pil, to_uint8
 from gan.module import GAN
 from gan.paths import local_path
 
-BATCH = 250  # images made at a time
-
 
 def sample(ckpt: str, out: str, num: int = 64, seed: int = 0, trust: str | list[str] | None = None) -> None:
     """Writes images that the generator of a checkpoint makes.
@@ -37,7 +35,7 @@ def sample(ckpt: str, out: str, num: int = 64, seed: int = 0, trust: str | list[
         raise GANError(f"--out {out}: give a file that ends in .png or .npy, or a folder")
     ckpt = str(checkpoint_in(ckpt))
     gan = load(ckpt, trust)
-    images = generate(gan, num, seed)
+    images = gan.sample(num, seed)
     try:
         if path.suffix == ".png":
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -108,15 +106,6 @@ def load(ckpt: str, trust: str | list[str] | None = None) -> GAN:
         torch.save(read(ckpt), file)
         file.seek(0)
     return GAN.load_from_checkpoint(file, map_location="cpu", weights_only=True, trust=trust).eval()
-
-
-def generate(gan: GAN, num: int, seed: int) -> Tensor:
-    """Images (num, C, H, W) in [-1, 1] on the CPU."""
-    # One latent after the other from one generator: what a batch holds does not depend on the batch size. By 16,
-    # because torch draws blocks of 16 numbers, and the last block again where they do not come out even.
-    rng = torch.Generator().manual_seed(seed)
-    latents = torch.randn(-(-num // 16) * 16, gan.latent_dim, generator=rng)[:num].to(gan.device)
-    return torch.cat([gan(part).cpu() for part in latents.split(BATCH)])
 
 
 def save_array(images: Tensor, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import math
+import sys
 import warnings
 from typing import Any
 
@@ -53,3 +54,25 @@ def encoded(picture: Image.Image, form: str = "PNG", **settings: Any) -> bytes:
     content = io.BytesIO()
     picture.save(content, form, **settings)
     return content.getvalue()
+
+
+def show(picture: Image.Image, before: Any = None) -> Any:
+    """Shows a picture inline, where this process is the kernel of a notebook.
+
+    Args:
+        picture: What to show.
+        before: What `show` has returned of the picture whose place this one takes; None for one of its own.
+
+    Returns:
+        What stands for the picture in the notebook; None where there is none.
+    """
+    ipython = sys.modules.get("IPython")  # a kernel has imported it before anything of ours
+    shell = None if ipython is None else ipython.get_ipython()
+    if getattr(shell, "kernel", None) is None:  # as in a terminal
+        return None
+    from IPython.display import display  # pyright: ignore[reportMissingImports] # comes with the kernel
+
+    if before is None:
+        return display(picture, display_id=True)
+    before.update(picture)
+    return before

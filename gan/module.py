@@ -25,6 +25,8 @@ from gan.spec import save_hparams
 Batch = tuple[Tensor, Tensor]  # images (N, C, H, W) and labels (N,)
 Scalars = dict[str, Tensor]  # each ()
 
+SAMPLE_BATCH = 250  # images made at a time where many are asked for
+
 
 class GAN(Lifecycle):
     """A generator and a discriminator that train against each other, one batch at a time.
@@ -194,3 +196,24 @@ class GAN(Lifecycle):
         network = self.generator if self.generator_ema is None else self.generator_ema
         with evaluating(network):
             return in_own_precision(network, latents)
+
+    def sample(self, num: int, seed: int = 0) -> Tensor:
+        """Images (num, C, H, W), float32 in [-1, 1] on the CPU, by the averaged generator where there is one.
+
+        The same as of `python -m gan.cli sample`. Training goes on as if nothing had been drawn.
+
+        Args:
+            num: How many, at least 1.
+            seed: Of the latents: the same seed gives the same images, and a larger `num` the same ones and more.
+
+        Raises:
+            GANError: If there is no such number of images.
+        """
+        if not num >= 1:
+            raise GANError(f"num must be at least 1 image, got {num}")
+        # One latent after the other from one generator: what a batch holds does not depend on the batch size. By 16,
+        # because torch draws blocks of 16 numbers, and the last block again where they do not come out even.
+        rng = torch.Generator().manual_seed(seed)
+        latents = torch.randn(-(-num // 16) * 16, self.latent_dim, generator=rng)[:num]
+        parts = latents.to(self.device, cast(torch.dtype, self.dtype)).split(SAMPLE_BATCH)
+        return torch.cat([self(part).float().cpu() for part in parts])

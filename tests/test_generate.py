@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 import torch
 from commands import TRUSTED, command, fit, load
+from conftest import same_weights
+from lightning import Callback
 from PIL import Image
 from torch import Tensor
 
 from gan import GAN
+from gan.callbacks import GeneratorEMA
 from gan.errors import GANError
-from gan.networks import DCGANGenerator, MLPGenerator
+from gan.networks import DCGANGenerator, MLPDiscriminator, MLPGenerator
 
 
 @pytest.fixture(autouse=True)
@@ -170,11 +173,55 @@ def test_a_url_is_refused(grey, refused, words):
     assert list(Path().iterdir()) == []
 
 
+@pytest.mark.parametrize("which", ["grey", "coloured", "without_average"])
+@pytest.mark.parametrize(("num", "seed"), [(1, 0), (20, 7)])
+def test_the_same_images_in_python(request, which, num, seed):
+    """Of a module in training mode too, which stays in it."""
+    checkpoint = request.getfixturevalue(which)
+    gan = GAN.load_from_checkpoint(checkpoint, trust="conftest").train()
+    images = gan.sample(num, seed)
+    assert (images.dtype, images.device.type, images.requires_grad) == (torch.float32, "cpu", False)
+    expected = by_hand(checkpoint, num, seed, "generator." if which == "without_average" else "generator_ema.")
+    torch.testing.assert_close(images, expected, rtol=0, atol=1e-5)
+    found = sample(checkpoint, "out.npy", "--num", num, "--seed", seed)
+    assert np.array_equal(found.reshape(num, *found.shape[1:3], -1), in_bytes(images))
+    assert gan.generator.training
+
+
+class Sampling(Callback):
+    """Draws images amid training."""
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        pl_module.sample(3, seed=trainer.global_step)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-true"])
+def test_images_in_python_do_not_change_training(make_trainer, data, precision):
+    def trained(*callbacks):
+        torch.manual_seed(0)
+        networks = DCGANGenerator((1, 28, 28), 8, base_channels=4), MLPDiscriminator((1, 28, 28))
+        gan = GAN(*networks)
+        make_trainer(max_steps=3, callbacks=[GeneratorEMA(), *callbacks], precision=precision).fit(gan, data)
+        return gan, torch.rand(1)
+
+    (one, after_one), (two, after_two) = trained(Sampling()), trained()
+    assert same_weights(one, two)
+    assert torch.equal(after_one, after_two)
+    assert one.sample(2).dtype == torch.float32
+
+
+def test_no_number_of_images():
+    gan = GAN(MLPGenerator((1, 28, 28), 8), MLPDiscriminator((1, 28, 28)))
+    for num in (0, -1):
+        with pytest.raises(GANError, match="num must be at least 1 image"):
+            gan.sample(num)
+
+
 @pytest.mark.parametrize("batch", [1, 7, 20])
 def test_batch_size_does_not_matter(grey, monkeypatch, batch):
     """Latents drawn batch by batch, or batch norm in training mode, would show."""
     whole = sample(grey, "whole.npy", "--num", "20").astype(int)
-    monkeypatch.setattr("gan.generate.BATCH", batch)
+    monkeypatch.setattr("gan.module.SAMPLE_BATCH", batch)
     parts = sample(grey, "parts.npy", "--num", "20").astype(int)
     assert np.abs(whole - parts).max() <= 1  # sums of another batch size are taken in another order
     assert (whole != parts).mean() < 1e-3

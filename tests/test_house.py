@@ -50,6 +50,7 @@ WIDER = {
     "test_readme": "README.md",
     "test_slurm": "scripts/slurm.sh",
     "test_workflows": ".github/workflows/",
+    "callbacks/test_standard": "the callbacks that gan.callbacks gives all at once",
     "lab/test_experiments": "what holds for every experiment of gan/lab",
     "networks/test_networks": "what holds for every network of gan/networks",
     "parallel/test_parallel_gradients": "the callbacks that clip and guard, on several processes",

@@ -1,12 +1,14 @@
 """Images as pictures: each pixel in its place and at its grey level."""
 
 import io
+import sys
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
 
-from gan.images import encoded, image_grid, to_float, to_pil, to_uint8
+from gan.images import encoded, image_grid, show, to_float, to_pil, to_uint8
 
 
 def test_to_uint8_rounds_and_clamps():
@@ -58,3 +60,47 @@ def test_channels_that_a_picture_cannot_show_are_left_out_and_said(channels, sho
     said = [str(warning.message) for warning in recwarn]
     assert said == ([] if shown == channels else [f"pictures show the first {shown} of {channels} channels"])
     assert torch.equal(grid, image_grid(images[:, :shown]))
+
+
+# ---------------------------------------------------------------------- notebooks
+
+
+def ipython(monkeypatch, shell) -> list:
+    """Puts an IPython in place, whose displays are in the list: of each the pictures, one in the place of another."""
+    shown = []
+
+    class Handle(list):
+        update = list.append
+
+    def display(picture, display_id):
+        assert display_id is True
+        shown.append(Handle([picture]))
+        return shown[-1]
+
+    module, its_display = ModuleType("IPython"), ModuleType("IPython.display")
+    module.get_ipython, its_display.display = lambda: shell, display
+    monkeypatch.setitem(sys.modules, "IPython", module)
+    monkeypatch.setitem(sys.modules, "IPython.display", its_display)
+    return shown
+
+
+def test_a_notebook_shows_a_picture_in_the_place_of_the_one_before(monkeypatch):
+    shown = ipython(monkeypatch, SimpleNamespace(kernel=object()))
+    one = show("first")
+    assert show("second", one) is one
+    show("another")
+    assert shown == [["first", "second"], ["another"]]
+
+
+@pytest.mark.parametrize("shell", [None, SimpleNamespace(), SimpleNamespace(kernel=None)])
+def test_nothing_else_shows_pictures(monkeypatch, shell):
+    """As IPython in a terminal, or imported by a script."""
+    shown = ipython(monkeypatch, shell)
+    assert show("first") is None
+    assert shown == []
+
+
+def test_nobody_imports_ipython_for_it(monkeypatch):
+    monkeypatch.delitem(sys.modules, "IPython", raising=False)
+    assert show("first") is None
+    assert "IPython" not in sys.modules

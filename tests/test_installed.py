@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -39,16 +40,17 @@ trainer: {max_steps: 2, log_every_n_steps: 1, accelerator: cpu}
 """
 
 
-def run(*words, **env) -> subprocess.CompletedProcess:
+def run(*words, python=sys.executable, cwd=None, **env) -> subprocess.CompletedProcess:
     """`python WORDS` in a process of its own."""
     path = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path} | env
-    return subprocess.run([sys.executable, *map(str, words)], capture_output=True, env=env, encoding="utf-8")
+    words = [str(word) for word in (python, *words)]
+    return subprocess.run(words, capture_output=True, env=env, cwd=cwd, encoding="utf-8")
 
 
-def ran(*words, **env) -> str:
+def ran(*words, **settings) -> str:
     """What it prints, when all goes well."""
-    done = run(*words, **env)
+    done = run(*words, **settings)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -133,15 +135,16 @@ def test_a_word_of_no_encoding_is_a_line(here):
     assert done.stderr.startswith("error: --run_dir '\\udcff\\udcfc' cannot be read in this locale")
 
 
-# ---------------------------------------------------------------------- another name
+# ---------------------------------------------------------------------- another name, and a wheel
 
 
-@pytest.fixture(scope="module")
-def copy(tmp_path_factory) -> Path:
+@pytest.fixture
+def copy(tmp_path) -> Path:
     """A repository with all that is in this checkout."""
     if not (ROOT / ".git").exists():
         pytest.skip("not a checkout: what lies here is not all ours")
-    folder = tmp_path_factory.mktemp("copy")
+    folder = tmp_path / "copy"
+    folder.mkdir()
     list_them = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--deduplicate"]
     for name in subprocess.run(
         list_them, cwd=ROOT, capture_output=True, encoding="utf-8", check=True
@@ -169,3 +172,58 @@ def test_under_another_name(copy, tmp_path):
     ran(*door, "validate", "--ckpt_path", folder, "--trust", "commands", **python)
     ran(*door, "sample", "--ckpt", folder, "--out", folder / "digits.png", **python)
     assert "[project.scripts]\n" + f'{new} = "{new}.cli:main"' in (copy / "pyproject.toml").read_text(encoding="utf-8")
+
+
+OWN_DATA = """
+from gan.data import MNISTDataModule
+
+class Folder(MNISTDataModule):
+    def load(self, train):
+        return tuple(part[:512] for part in super().load(train))
+"""
+
+
+def test_from_a_wheel(copy, tmp_path, monkeypatch):
+    """Installed in an environment of its own, by the console script and by `python -m`, from an empty folder."""
+    pytest.importorskip("hatchling")
+    ran("-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path / "dist", cwd=copy)
+    (wheel,) = (tmp_path / "dist").iterdir()
+    ran("-m", "venv", tmp_path / "venv")
+    python = tmp_path / "venv" / "bin" / "python"
+    ran("-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel, python=python)
+    (site,) = (tmp_path / "venv").glob("lib/*/site-packages")
+    (site / "others.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")  # all but what is editable there
+
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    Path("mine.py").write_text(OWN_DATA, encoding="utf-8")
+    alone = {"python": python, "PYTHONPATH": ""}
+    assert str(site) in ran("-c", "import gan; print(gan.__file__)", **alone)
+    gan = [python.with_name("gan")]
+    assert "train_features" in ran(*gan, "--help", **alone)
+    assert "FashionMNIST" in ran(*gan, "train_features", "--help", **alone)
+    few = ["--data", "mine.Folder", "--data.validation_size", "16", "--trainer.max_steps", "5"]
+    few += ["--trainer.callbacks+=gan.callbacks.FIDTracker", "--trainer.callbacks.final_samples=100"]
+    output = ran(*gan, "fit", "--config", "wgan_gp", "--config", "debug/fast", *few, "--run_dir", "run", **alone)
+    assert "Folder 1x28x28" in output
+    assert yaml.safe_load(Path("run/config.yaml").read_text(encoding="utf-8"))["model"]["n_critic"] == 5
+    assert "1 image of" in ran(*gan, "sample", "--ckpt", "run", "--num", "1", "--out", "one.png", **alone)
+    output = ran(*GAN, "fit", "--config", "wgan_gp", "--data", "mine.Folder", "--print_config", **alone)
+    assert yaml.safe_load(output)["data"]["class_path"] == "mine.Folder"
+
+
+DOOR = """
+import sys
+sys.path[:] = [path for path in sys.path if path]  # a console script has its own folder there
+sys.argv[1:] = ["fit", "--data", "mine.Folder", "--print_config"]
+from gan.cli import main
+main()
+"""
+
+
+def test_the_console_script_keeps_its_folder_to_itself(tmp_path, monkeypatch):
+    """Where Python is told to, as `python -m` does."""
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(OWN_DATA, encoding="utf-8")
+    assert "class_path: mine.Folder" in ran("-c", DOOR)
+    assert run("-P", "-c", DOOR).returncode == 2

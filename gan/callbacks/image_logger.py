@@ -11,8 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from gan.errors import GANError
-from gan.images import encoded, image_grid, to_pil
+from gan.images import encoded, image_grid, show, to_pil
 from gan.module import GAN
+from gan.networks import slerp
 from gan.outbox import outbox
 
 MAX_FRAMES = 100  # of the animation: past that a long run's GIF would be too large to share
@@ -24,7 +25,8 @@ class ImageLogger(Callback):
     Writes PNGs to `samples/` in the run's folder and images to TensorBoard, both numbered by training batches:
     `samples/fixed` (from the module's `fixed_latents`) at the start, every `every` batches and at the end,
     `samples/real` once, and `samples/interpolation` at the end. At the end, `samples/training.gif` shows all fixed
-    grids in turn. The averaged generator is drawn where there is one. Nothing here touches training.
+    grids in turn. The averaged generator is drawn where there is one. In a notebook, the latest fixed grid is shown
+    inline. Nothing here touches training.
 
     Args:
         every: Training batches between two pictures.
@@ -35,8 +37,10 @@ class ImageLogger(Callback):
             raise GANError(f"ImageLogger's every must be at least 1 training batch, got {every}")
         self.every = every
         self.last_drawn = -1
+        self.shown: Any = None  # in a notebook
 
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:
+        self.shown = None  # by another `fit`
         if trainer.global_step == 0:  # a resumed run has its first picture
             self.draw_fixed(trainer, pl_module)
 
@@ -62,7 +66,10 @@ class ImageLogger(Callback):
         """Draws the images of the fixed latents, unless this batch has its picture already."""
         if trainer.global_step != self.last_drawn:
             self.last_drawn = trainer.global_step
-            save_grid(trainer, "fixed", pl_module(pl_module.fixed_latents))
+            images = pl_module(pl_module.fixed_latents)
+            save_grid(trainer, "fixed", images)
+            if trainer.is_global_zero:
+                self.shown = show(to_pil(image_grid(images)), self.shown)
 
 
 def save_grid(trainer: Trainer, name: str, images: Tensor, columns: int | None = None) -> None:
@@ -83,19 +90,6 @@ def save_grid(trainer: Trainer, name: str, images: Tensor, columns: int | None =
 def tensorboards(trainer: Trainer) -> list[TensorBoardLogger]:
     """The TensorBoards of a trainer, on the first rank; none elsewhere."""
     return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero]
-
-
-def slerp(start: Tensor, end: Tensor, t: Tensor | float) -> Tensor:
-    """The point at `t` in [0, 1] on the great circle between latents (N, D).
-
-    A straight line between Gaussian latents runs through lengths that the generator never saw (White 2016,
-    arXiv:1609.04468).
-    """
-    cosine = torch.nn.functional.cosine_similarity(start, end, dim=-1).clamp(-1, 1).unsqueeze(-1)  # (N, 1)
-    angle = torch.acos(cosine)
-    straight = torch.lerp(start, end, t)
-    arc = (torch.sin((1 - t) * angle) * start + torch.sin(t * angle) * end) / torch.sin(angle)
-    return torch.where(torch.sin(angle).abs() < 1e-6, straight, arc)
 
 
 def animate(folder: Path) -> bytes | None:

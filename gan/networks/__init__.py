@@ -6,7 +6,7 @@ from gan.networks.deep import DeepMLPDiscriminator, DeepMLPGenerator, hidden_lay
 from gan.networks.layers import Norm
 from gan.networks.mlp import MLPDiscriminator, MLPGenerator
 from gan.networks.modes import evaluating, frozen, in_own_precision
-from gan.networks.network import Discriminator, Generator, Network
+from gan.networks.network import Discriminator, Generator, Network, slerp
 from gan.networks.resnet import ResidualBlock, ResNetDiscriminator, ResNetGenerator
 
 __all__ = [
@@ -28,4 +28,5 @@ __all__ = [
     "frozen",
     "hidden_layers",
     "in_own_precision",
+    "slerp",
 ]

@@ -7,6 +7,7 @@ described again.
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from gan.errors import GANError
@@ -81,3 +82,16 @@ class Discriminator(Network):
     def forward(self, images: Tensor) -> Tensor:
         """Images to logits; a subclass implements it."""
         raise NotImplementedError
+
+
+def slerp(start: Tensor, end: Tensor, t: Tensor | float) -> Tensor:
+    """The point at `t` in [0, 1] on the great circle between latents (N, D).
+
+    A straight line between Gaussian latents runs through lengths that the generator never saw (White 2016,
+    arXiv:1609.04468).
+    """
+    cosine = torch.nn.functional.cosine_similarity(start, end, dim=-1).clamp(-1, 1).unsqueeze(-1)  # (N, 1)
+    angle = torch.acos(cosine)
+    straight = torch.lerp(start, end, t)
+    arc = (torch.sin((1 - t) * angle) * start + torch.sin(t * angle) * end) / torch.sin(angle)
+    return torch.where(torch.sin(angle).abs() < 1e-6, straight, arc)

@@ -1,5 +1,7 @@
 """Pictures: right in every pixel, at the right batches, and without effect on training."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -7,23 +9,13 @@ from conftest import SmallMNIST, mnist, same_weights
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_images import ipython
 
 from gan import GAN
 from gan.callbacks import GeneratorEMA, ImageLogger
-from gan.callbacks.image_logger import animate, slerp
+from gan.callbacks.image_logger import animate
 from gan.images import image_grid, to_pil
 from gan.networks import DCGANDiscriminator, DCGANGenerator
-
-
-def test_slerp_keeps_to_the_sphere():
-    torch.manual_seed(0)
-    start, end = torch.nn.functional.normalize(torch.randn(2, 5, 16, dtype=torch.float64), dim=-1)
-    angle = torch.acos((start * end).sum(-1))
-    for t in (0.0, 0.3, 1.0):
-        point = slerp(start, end, t)
-        torch.testing.assert_close(point.norm(dim=-1), torch.ones(5, dtype=torch.float64))
-        torch.testing.assert_close(torch.acos((start * point).sum(-1).clamp(-1, 1)), t * angle)
-    assert torch.equal(slerp(start, start, 0.5), start)
 
 
 def dcgan() -> GAN:
@@ -123,3 +115,22 @@ def test_a_picture_that_cannot_be_written_does_not_end_the_run(make_gan, make_tr
     (tmp_path / "samples").write_text("in the way", encoding="utf-8")
     with pytest.warns(UserWarning, match=r"cannot write .*fixed_000000\.png.*Training goes on"):
         make_trainer(max_steps=2, callbacks=[ImageLogger()]).fit(make_gan(), data)
+
+
+def test_pictures_in_a_notebook(make_trainer, data, monkeypatch, tmp_path):
+    """The latest fixed grid, in one place for each `fit`."""
+    shown = ipython(monkeypatch, SimpleNamespace(kernel=object()))
+    logger = ImageLogger(every=3)
+    for _ in range(2):
+        make_trainer(max_steps=8, callbacks=[logger]).fit(dcgan(), data)
+    assert [len(pictures) for pictures in shown] == [4, 4]  # of batches 0, 3, 6 and 8
+    last = np.asarray(Image.open(tmp_path / "samples" / "fixed_000008.png"))
+    assert np.array_equal(np.asarray(shown[-1][-1]), last)
+
+
+def test_training_is_bit_identical_in_a_notebook(make_trainer, data, monkeypatch):
+    one, two = dcgan(), dcgan()
+    make_trainer().fit(one, data)
+    ipython(monkeypatch, SimpleNamespace(kernel=object()))
+    make_trainer(callbacks=[ImageLogger(every=2)]).fit(two, data)
+    assert same_weights(one, two)

@@ -19,6 +19,7 @@ from gan.networks import (
     Network,
     ResNetDiscriminator,
     ResNetGenerator,
+    slerp,
 )
 
 MNIST = (1, 28, 28)
@@ -140,3 +141,14 @@ def test_wrong_arguments_are_reported_by_the_constructor():
         DCGANGenerator(MNIST, width=3)
     with pytest.raises(TypeError, match=r"__init__\(\) missing 1 required positional argument: 'image_shape'"):
         DCGANGenerator()
+
+
+def test_slerp_keeps_to_the_sphere():
+    torch.manual_seed(0)
+    start, end = torch.nn.functional.normalize(torch.randn(2, 5, 16, dtype=torch.float64), dim=-1)
+    angle = torch.acos((start * end).sum(-1))
+    for t in (0.0, 0.3, 1.0):
+        point = slerp(start, end, t)
+        torch.testing.assert_close(point.norm(dim=-1), torch.ones(5, dtype=torch.float64))
+        torch.testing.assert_close(torch.acos((start * point).sum(-1).clamp(-1, 1)), t * angle)
+    assert torch.equal(slerp(start, start, 0.5), start)
