@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gan.errors import GANError
+from gan.errors import GANError, counted
 
 FAR = 10.0  # beyond it, values are no images in [-1, 1] that somebody has normalised in another way
 
@@ -55,7 +55,9 @@ def check_batch(batch: Any, image_shape: tuple[int, ...], whose: str) -> None:
             "0 to 255"
         )
     if isinstance(condition, Tensor) and (condition.ndim == 0 or len(condition) != len(images)):
-        raise GANError(f"{whose} has {len(images)} images and labels of shape {tuple(condition.shape)}: one for each")
+        raise GANError(
+            f"{whose} has {counted(len(images), 'image')} and labels of shape {tuple(condition.shape)}: one for each"
+        )
 
 
 def described(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""The errors that are for people: a command shows them as a line, and all others with their traceback."""
+"""The errors that are for people, which a command shows as a line, all others with their traceback; and their words."""
 
 from collections.abc import Iterable
 
@@ -9,6 +9,11 @@ class GANError(ValueError):
 
 class LostConnection(GANError, ConnectionError):
     """Another process of the run is gone."""
+
+
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """`1 image`, `2,500 images`; the plural is the noun with an s, if not given."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def or_meant(name: str, known: Iterable[str]) -> str:

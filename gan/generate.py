@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gan.checkpoints import check_checkpoint, checkpoint_in, read
-from gan.errors import GANError
+from gan.errors import GANError, counted
 from gan.images import image_grid, to_pil, to_uint8
 from gan.module import GAN
 from gan.paths import local_path
@@ -49,7 +49,7 @@ def sample(ckpt: str, out: str, num: int = 64, seed: int = 0, trust: str | list[
                 to_pil(image).save(path / f"{number:06d}.png")
     except OSError as error:
         raise GANError(f"cannot write --out {out}: {error}") from error
-    print(f"{num} image{'s' * (num > 1)} of {ckpt} (seed {seed}): {path}")
+    print(f"{counted(num, 'image')} of {ckpt} (seed {seed}): {path}")
 
 
 def export(ckpt: str, out: str, trust: str | list[str] | None = None) -> None:

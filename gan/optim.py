@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from gan.errors import GANError
+from gan.errors import GANError, counted
 
 OPTIMIZER_ORDER = ("discriminator", "generator")  # of a trainer's optimizers: the first one's steps are the batches
 
@@ -127,7 +127,8 @@ class Resumed:
         if before not in (None, now):
             return f"{now} in place of {before}"
         if len(state["param_groups"]) != len(optimizer.param_groups):
-            return f"{len(optimizer.param_groups)} groups of parameters in place of {len(state['param_groups'])}"
+            groups = counted(len(optimizer.param_groups), "group")
+            return f"{groups} of parameters in place of {len(state['param_groups'])}"
         saved = {key for values in state["state"].values() for key in values}
         lacking = sorted(state_keys(make) - saved)
         return f"the checkpoint has no {', '.join(lacking)}" if saved and lacking else None
@@ -199,7 +200,7 @@ def in_passes(passes: int, *tensors: Tensor | None) -> Iterator[tuple[Any, ...]]
     num = next(len(tensor) for tensor in tensors if tensor is not None)
     if num % passes:
         raise GANError(
-            f"model.accumulate={passes} cannot divide a batch of {num} images into equal parts: "
+            f"model.accumulate={passes} cannot divide a batch of {counted(num, 'image')} into equal parts: "
             "let the data loader give a multiple of it"
         )
     nothing = [None] * passes

@@ -8,7 +8,7 @@ from conftest import ROOT
 
 from gan.cli import for_people
 from gan.data import InMemoryDataModule
-from gan.errors import GANError, LostConnection
+from gan.errors import GANError, LostConnection, counted, or_meant
 
 
 def test_ours_are_value_errors():
@@ -64,3 +64,30 @@ def test_an_accident_in_a_line_of_ours_keeps_its_traceback(tmp_path, monkeypatch
     monkeypatch.setattr("gan.data.memory.InMemoryDataModule.load_checked", unpack)
     with pytest.raises(ValueError, match="too many values to unpack"):
         command("fit", *SHORT)
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ((1, "image"), "1 image"),
+        ((0, "image"), "0 images"),
+        ((2500, "image"), "2,500 images"),
+        ((1, "batch", "batches"), "1 batch"),
+        ((2, "batch", "batches"), "2 batches"),
+    ],
+)
+def test_one_of_a_kind(words, text):
+    assert counted(*words) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "text"),
+    [
+        ("mnist", ["MNIST", "KMNIST"], "; did you mean MNIST?"),
+        ("wgan-pg", ["wgan_gp", "dcgan"], "; did you mean wgan_gp?"),
+        ("flowers", ["MNIST", "KMNIST"], ""),
+        ("x", [], ""),
+    ],
+)
+def test_what_a_mistaken_name_may_have_meant(name, known, text):
+    assert or_meant(name, known) == text

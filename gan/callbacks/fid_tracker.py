@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from gan.callbacks.image_logger import save_grid, tensorboards
 from gan.callbacks.run_progress import say
-from gan.errors import GANError
+from gan.errors import GANError, counted
 from gan.metrics import fingerprint, load_features
 from gan.metrics.evaluator import Evaluator, Generated, NotFinite
 from gan.metrics.feature_cache import CHUNK
@@ -326,7 +326,8 @@ class FIDTracker(Callback):
         """What a score of `num` images is by, without which it means nothing."""
         real, training, floor = len(self.evaluator.real), len(self.evaluator.training), mean(self.evaluator.floor(num))
         few = f" (of {training:,})" if training < num else ""
-        return f"{num:,} images against {real:,} test images, by {self.name} {self._id}; floor {floor:.3f}{few}"
+        images = f"{counted(num, 'image')} against {counted(real, 'test image')}"
+        return f"{images}, by {self.name} {self._id}; floor {floor:.3f}{few}"
 
 
 def active_trackers(trainer: Trainer) -> list[FIDTracker]:

@@ -11,7 +11,7 @@ from gan.callbacks.gradient_monitor import GradientMonitor
 from gan.callbacks.image_logger import tensorboards
 from gan.callbacks.non_finite_guard import NonFiniteGradient, NonFiniteGuard
 from gan.callbacks.run_progress import say
-from gan.errors import GANError
+from gan.errors import GANError, counted
 from gan.gradients import GradientStats
 from gan.gradients.causes import non_finite_gradients
 from gan.gradients.diagnose import can_be_over, diagnose
@@ -90,7 +90,7 @@ class GradientDoctor(Callback):
         trial = trainer.fast_dev_run  # pyright: ignore[reportAttributeAccessIssue]
         report = "" if trial else f": {Path(trainer.default_root_dir, 'report.md')}"
         past = sum(told["until"] is not None for told in self.told)
-        past = f"; {past} condition{'s' * (past > 1)} came and went" if past else ""
+        past = f"; {counted(past, 'condition')} came and went" if past else ""
         say(trainer, f"doctor         {self.verdict}{past}, in {self.basis}{report}")
         for board in tensorboards(trainer):
             board.experiment.add_text("doctor/report", self.report(ended=True), trainer.global_step)
@@ -184,7 +184,7 @@ class GradientDoctor(Callback):
     @property
     def basis(self) -> str:
         """How much that rests on."""
-        return f"{self.measured:,} measurement{'s' * (self.measured != 1)}"
+        return counted(self.measured, "measurement")
 
     def report(self, ended: bool) -> str:
         """What was found, and the latest figures, as Markdown in the run's folder."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
-from gan.errors import GANError
+from gan.errors import GANError, counted
 from gan.gradients.clip import Gradients
 from gan.gradients.measure import state_restored
 from gan.gradients.norms import local, unscale
@@ -165,7 +165,7 @@ class NonFiniteGuard(Callback):
                 "rollback"
             )
         if self.bad >= self.tries:
-            bad = f"That makes {self.bad + 1} bad batches, tries={self.tries}"
+            bad = f"That makes {counted(self.bad + 1, 'bad batch', 'bad batches')}, tries={self.tries}"
             raise NonFiniteGradient(f"{what}. {bad}. {cause.way_out}")
         if self.policy == "skip":
             self.kept.restore(only_bad=True)

@@ -33,7 +33,7 @@ from gan.checkpoints import (
     step_path,
     steps,
 )
-from gan.errors import GANError
+from gan.errors import GANError, counted
 from gan.module import GAN
 from gan.order import callbacks_of
 from gan.outbox import outbox
@@ -251,7 +251,7 @@ class RunCheckpoint(Checkpoint):
                 if failure := self.send(trainer):
                     raise failure
                 if lost := outbox(trainer).give_up():
-                    warnings.warn(f"{len(lost)} files could not be written. {again}", stacklevel=2)
+                    warnings.warn(f"{counted(len(lost), 'file')} could not be written. {again}", stacklevel=2)
                 else:
                     part = parts(path)[0]  # of a folder: all but the shards is read from there
                     disk.save_checkpoint(disk.load_checkpoint(part) | {"ended": True}, part)

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from gan.errors import GANError
+from gan.errors import GANError, counted
 from gan.loggers import CHARTS_PAGE, RunTensorBoard
 from gan.module import GAN
 from gan.networks import evaluating
@@ -135,9 +135,10 @@ def report(trainer: Trainer, gan: GAN) -> list[str]:
     shape = "x".join(map(str, getattr(data, "image_shape", ())))
     batches = trainer.num_training_batches
     page = f"   (charts: page {CHARTS_PAGE})" if any(isinstance(log, RunTensorBoard) for log in trainer.loggers) else ""
+    epoch = "? batches" if batches == math.inf else counted(int(batches), "batch", "batches")
     return [
         f"device         {device_name(trainer)}, precision {trainer.precision}",
-        f"data           {name} {shape}, {'?' if batches == math.inf else f'{batches:,}'} batches an epoch",
+        f"data           {name} {shape}, {epoch} an epoch",
         f"generator      {describe(gan.generator, gan.fixed_latents[:1])}",
         f"discriminator  {describe(gan.discriminator, gan(gan.fixed_latents[:1]))}",
         f"run            {folder}{page}   (watch: tensorboard --logdir {shlex.quote(str(folder))})"
@@ -152,7 +153,7 @@ def device_name(trainer: Trainer) -> str:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     if device.type == "cpu":
         threads = torch.get_num_threads()
-        name = f"CPU, {threads} thread{'s' * (threads > 1)}"
+        name = f"CPU, {counted(threads, 'thread')}"
     return name if trainer.world_size == 1 else f"{trainer.world_size} x {name}"
 
 
@@ -162,7 +163,9 @@ def describe(network: nn.Module, inputs: Tensor) -> str:
         network(inputs)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     multiply_adds = counter.get_total_flops() // 2
-    return f"{class_name(network)}, {parameters:,} parameters, {multiply_adds:,} multiply-adds per image"
+    return (
+        f"{class_name(network)}, {counted(parameters, 'parameter')}, {counted(multiply_adds, 'multiply-add')} per image"
+    )
 
 
 def total_batches(trainer: Trainer) -> int | None:

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from gan.batch import described
-from gan.errors import GANError
+from gan.errors import GANError, counted
 from gan.images import SCALE
 
 SPLIT_SEED = 0  # of the validation split: a constant, so that scores of runs with different seeds compare
@@ -64,11 +64,13 @@ class InMemoryLoader:
             raise GANError(f"batch_size must be at least 1, got {batch_size}")
         if drop_last and len(images) < batch_size * world_size:
             raise GANError(
-                f"batch_size={batch_size} on {world_size} process(es) takes {batch_size * world_size} images "
+                f"batch_size={batch_size} on {counted(world_size, 'process', 'processes')} takes "
+                f"{counted(batch_size * world_size, 'image')} "
                 f"a batch, but there are only {len(images)}: lower batch_size or use fewer processes"
             )
         if len(images) < world_size:
-            raise GANError(f"{len(images)} images are too few for {world_size} processes: each needs one at least")
+            few = counted(len(images), "image is", "images are")
+            raise GANError(f"{few} too few for {world_size} processes: each needs one at least")
         self.images = images
         self.labels = labels
         self.batch_size = batch_size
@@ -207,14 +209,14 @@ class InMemoryDataModule(L.LightningDataModule):
             images, labels = self.load_checked(train=True)
             if self.validation_size >= len(images):
                 raise GANError(
-                    f"validation_size={self.validation_size} leaves nothing of the {len(images)} training "
-                    f"images: lower it to at most {len(images) - 1}"
+                    f"validation_size={self.validation_size} leaves nothing of the "
+                    f"{counted(len(images), 'training image')}: lower it to at most {len(images) - 1}"
                 )
             left = len(images) - self.validation_size
             if left < self.validation_size and stage != "validate":
                 rank_zero_warn(
-                    f"validation_size={self.validation_size} leaves {left} of {len(images)} images to train on: "
-                    "data.validation_size can be lower, and 0"
+                    f"validation_size={self.validation_size} leaves {left} of "
+                    f"{counted(len(images), 'image')} to train on: data.validation_size can be lower, and 0"
                 )
             order = torch.randperm(len(images), generator=torch.Generator().manual_seed(SPLIT_SEED))
             order = order.to(images.device)
@@ -288,7 +290,7 @@ class InMemoryDataModule(L.LightningDataModule):
         if labels.shape != images.shape[:1]:
             raise GANError(
                 f"{what} must return one label per image, got labels of shape {tuple(labels.shape)} "
-                f"for {len(images)} images"
+                f"for {counted(len(images), 'image')}"
             )
         if len(images) == 0:
             raise GANError(f"{what} returned no images")

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gan.errors import GANError
+from gan.errors import GANError, counted
 from gan.lab import EXPERIMENTS
 from gan.lab.experiment import Check, load, title_of
 from gan.lab.page import page
@@ -126,7 +126,7 @@ def run_all(names: list[str], out: Path, seed: int, console: Console, outbox: Ou
     for name in names:
         report = run_one(name, out, seed, console, outbox)
         count, failed = len(report.result.checks), len(report.result.failed)
-        verdict = f"{failed} of {count} checks failed" if failed else f"{count} checks passed"
+        verdict = f"{failed} of {counted(count, 'check')} failed" if failed else f"{counted(count, 'check')} passed"
         console.print(f"{name:{max(map(len, names))}}  {report.seconds:5.1f} s  {verdict}")
         reports.append(report)
     return reports

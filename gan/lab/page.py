@@ -4,6 +4,7 @@ import base64
 from html import escape
 from pathlib import Path
 
+from gan.errors import counted
 from gan.lab.report import Report
 
 CSS = """
@@ -47,7 +48,8 @@ def page(reports: list[Report], out: Path) -> str:
     checks = sum(len(report.result.checks) for report in reports)
     seconds = sum(report.seconds for report in reports)
     sentence = (
-        f"{len(reports)} experiments with {checks} checks, run in {seconds:.0f} seconds with seed {reports[0].seed}"
+        f"{counted(len(reports), 'experiment')} with {counted(checks, 'check')}, "
+        f"run in {counted(round(seconds), 'second')} with seed {reports[0].seed}"
     )
     if failed:
         names = ", ".join(f'<a href="#{report.experiment.name}">{report.experiment.name}</a>' for report in failed)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
-from gan.errors import GANError
+from gan.errors import GANError, counted
 from gan.metrics.base import Float64Metric
 from gan.metrics.checks import check_finite
 
@@ -162,7 +162,7 @@ def _check_types(images: Tensor, labels: Tensor, prefix: str) -> None:
         raise _wrong_images(images, prefix)
     if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
         raise GANError(
-            f"{prefix}labels must be int64, one for each of {len(images)} images, "
+            f"{prefix}labels must be int64, one for each of {counted(len(images), 'image')}, "
             f"got {labels.dtype} {tuple(labels.shape)}"
         )
 

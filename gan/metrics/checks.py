@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from gan.errors import GANError
+from gan.errors import GANError, counted
 
 
 def checked(values: Tensor, name: str, at_least: int = 1) -> Tensor:
@@ -23,7 +23,9 @@ def checked(values: Tensor, name: str, at_least: int = 1) -> Tensor:
     if values.ndim != 2 or values.shape[1] == 0:
         raise GANError(f"{name} must have the shape (N, D), got {tuple(values.shape)}")
     if len(values) < at_least:
-        raise GANError(f"{name}: at least {at_least} rows are needed, got {len(values)}: use more images")
+        raise GANError(
+            f"{name}: at least {counted(at_least, 'row is', 'rows are')} needed, got {len(values)}: use more images"
+        )
     values = values.detach()
     values = (values.cpu() if values.device.type == "mps" else values).double()
     check_finite(values, name)
@@ -34,7 +36,7 @@ def check_finite(values: Tensor, name: str) -> None:
     """Raises a ValueError that counts the rows of `values` (N, ...) which have NaN or infinite values."""
     if not values.isfinite().all():
         bad = len(values) - int(values.isfinite().flatten(1).all(1).sum())
-        raise GANError(f"{name}: {bad} of {len(values)} rows have NaN or infinite values")
+        raise GANError(f"{name}: {bad} of {counted(len(values), 'row has', 'rows have')} NaN or infinite values")
 
 
 def check_same_width(first: Tensor, second: Tensor, names: str) -> None:

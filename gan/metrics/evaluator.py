@@ -80,9 +80,9 @@ class Evaluator:
         self.training, self.order = real_features(train, extractor, TRAINING, device, say)
         for features, split in ((self.real, "test"), (self.training, "training")):
             if len(features) < NEIGHBOURS:
+                there = f"there {'is' if len(features) == 1 else 'are'} {len(features)}"
                 raise GANError(
-                    f"FIDTracker needs at least {NEIGHBOURS} {split} images, and there are {len(features)}: "
-                    "leave it out, or use more"
+                    f"FIDTracker needs at least {NEIGHBOURS} {split} images, and {there}: leave it out, or use more"
                 )
             if not features.isfinite().all():
                 name = type(extractor).__name__

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from gan.archive import damage
 from gan.batch import as_pair
 from gan.checkpoints import write
-from gan.errors import GANError
+from gan.errors import GANError, counted
 from gan.images import to_float, to_uint8
 from gan.metrics.features import fingerprint
 from gan.paths import local_path
@@ -72,7 +72,7 @@ def real_features(
     kept = broadcast(kept)
     if kept is not None:
         return kept.to(device), order
-    say(f"features       of {len(order):,} real images, measured once")
+    say(f"features       of {counted(len(order), 'real image')}, measured once")
     mine = images_at(loader, [chunks[min(number, len(chunks) - 1)] for number in turns(len(order))])
     found = gather([extract(extractor, part.to(device)) for part in mine], len(order))
     if path is not None:
@@ -126,7 +126,7 @@ def extract(extractor: nn.Module, images: Tensor) -> Tensor:
     if features.ndim != 2 or len(features) != len(images):
         raise GANError(
             f"FIDTracker's extractor {type(extractor).__name__} must give features (N, D), and gives "
-            f"{tuple(features.shape)} for {len(images)} images"
+            f"{tuple(features.shape)} for {counted(len(images), 'image')}"
         )
     return features.float()
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gan.errors import GANError
+from gan.errors import GANError, counted
 from gan.metrics.base import Float64Metric
 from gan.metrics.checks import checked
 
@@ -99,9 +99,9 @@ class ClassesMetric(Float64Metric):
         """
         num = int(self.histogram.sum())
         if num == 0:
-            raise GANError("logits: at least 1 rows are needed, got 0: use more images")
+            raise GANError("logits: at least 1 row is needed, got 0: use more images")
         if not self.probabilities.isfinite().all():
-            raise GANError(f"logits: some of {num} rows have NaN or infinite values")
+            raise GANError(f"logits: some of {counted(num, 'row has', 'rows have')} NaN or infinite values")
         return _scores(self.histogram, self.probabilities, self.entropies)
 
 

@@ -145,7 +145,7 @@ def nearest(query: Tensor, base: Tensor) -> tuple[Tensor, Tensor]:
     query = checked(query, "query")
     check_same_width(query, base, "query and base")
     if len(base) == 0:
-        raise GANError("base: at least 1 rows are needed, got 0: use more images")
+        raise GANError("base: at least 1 row is needed, got 0: use more images")
     best = torch.full((len(query),), torch.inf, dtype=torch.float64, device=query.device)
     index = torch.zeros(len(query), dtype=torch.int64, device=query.device)
     rows = max(1, BLOCK // max(query.shape))

@@ -100,7 +100,7 @@ def test_evaluation_sees_each_image_once_over_all_ranks(n, world_size):
 
 
 def test_evaluation_of_fewer_images_than_ranks_is_refused():
-    with pytest.raises(ValueError, match="1 images are too few for 2 processes"):
+    with pytest.raises(ValueError, match="1 image is too few for 2 processes"):
         loader(1, 5, drop_last=False, world_size=2)
 
 

@@ -252,7 +252,7 @@ def test_float32_comes_near_float64():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({0: torch.tensor([0, torch.nan, 0])}, "mean1: 1 of 1 rows have NaN"),
+        ({0: torch.tensor([0, torch.nan, 0])}, "mean1: 1 of 1 row has NaN"),
         ({3: torch.full((3, 3), torch.inf)}, "covariance2: 3 of 3 rows have NaN"),
         ({0: torch.zeros(4)}, r"mean1 and covariance1 must have the shapes \(D,\) and \(D, D\), got \(4,\)"),
         ({3: torch.eye(3)[:2]}, "mean2 and covariance2 must have the shapes"),

@@ -95,7 +95,7 @@ def test_against_torchmetrics_and_scipy():
 @pytest.mark.parametrize(
     ("logits", "message"),
     [
-        (torch.zeros(0, 3), "logits: at least 1 rows are needed, got 0"),
+        (torch.zeros(0, 3), "logits: at least 1 row is needed, got 0"),
         (torch.zeros(5, 1), "K of at least 2 classes"),
         (torch.zeros(5), r"logits must have the shape \(N, D\)"),
         (torch.tensor([[0, torch.nan], [0, 0]]), "logits: 1 of 2 rows have NaN"),

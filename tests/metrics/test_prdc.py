@@ -160,8 +160,8 @@ def test_nearest_more_queries_than_base():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"query": torch.zeros(0, 3)}, "query: at least 1 rows are needed"),
-        ({"base": torch.zeros(0, 3)}, "base: at least 1 rows are needed"),
+        ({"query": torch.zeros(0, 3)}, "query: at least 1 row is needed"),
+        ({"base": torch.zeros(0, 3)}, "base: at least 1 row is needed"),
         ({"base": torch.full((9, 3), torch.nan)}, "base: 9 of 9 rows have NaN"),
         ({"query": torch.full((9, 3), torch.nan)}, "query: 9 of 9 rows have NaN"),
         ({"base": torch.zeros(9, 4)}, "query and base must have as many columns, got 3 and 4"),
