@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gan.errors import GANError, counted
+from gan.errors import GANError, counted, or_meant
 from gan.lab import EXPERIMENTS
 from gan.lab.experiment import Check, load, title_of
 from gan.lab.page import page
@@ -43,7 +43,8 @@ def lab(args: list[str]) -> None:
         return
     unknown = [name for name in options.name if name not in (*EXPERIMENTS, "all")]
     if unknown:
-        raise GANError(f"lab has no experiment {unknown[0]!r}; it has {', '.join(EXPERIMENTS)}, and all")
+        meant = or_meant(unknown[0], EXPERIMENTS)
+        raise GANError(f"lab has no experiment {unknown[0]!r}; it has {', '.join(EXPERIMENTS)}, and all{meant}")
     if not 0 <= options.seed < 2**63:
         raise GANError(f"--seed must be from 0 to 2^63 - 1, got {options.seed}")
     out = local_path(options.out, "--out")
@@ -90,7 +91,9 @@ def show_list(console: Console) -> None:
     for name, seconds in EXPERIMENTS.items():
         table.add_row(name, f"{seconds} s", title_of(name))
     console.print(table)
-    console.print(f"\nall take {sum(EXPERIMENTS.values())} s on one core, and make a page of figures: lab all")
+    console.print("\nlab NAME       what one sees, why, the mathematics, what to try; and a page of it", soft_wrap=True)
+    console.print("lab NAME NAME  one page of several", soft_wrap=True)
+    console.print(f"lab all        {sum(EXPERIMENTS.values())} s on one core, and one page of all", soft_wrap=True)
 
 
 def deliver(outbox: Outbox, out: Path) -> None:

@@ -91,7 +91,9 @@ def test_one(here, capsys):
     assert len(re.findall(r" pass *$", output, re.M)) == len(result.checks)
     assert not re.search(r" fail *$", output, re.M)
     assert output.rstrip().endswith("page   runs/lab/loss_curves/index.html\nfiles  runs/lab/loss_curves")
-    assert (folder / "index.html").read_text("utf-8").count("<section") == 1
+    page = (folder / "index.html").read_text("utf-8")
+    assert page.count("<section") == 1
+    assert f"1 experiment with {len(result.checks)} checks, run in" in page
 
 
 def test_two(here, capsys):
@@ -152,6 +154,7 @@ def test_failed_check_of_all(failing, monkeypatch, here, capsys):
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
+        (["losscurve"], ", and all; did you mean loss_curves?"),
         (["losses"], "no experiment 'losses'; it has " + ", ".join(EXPERIMENTS) + ", and all"),
         (["loss_curves", "--seed", "-1"], "--seed must be from 0"),
         (["loss_curves", "--seed", "x"], "seed"),
