@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from gan.errors import GANError
+from gan.errors import GANError, or_meant
 
 COMMANDS = {
     "fit": "train a GAN; without a word more, on MNIST",
@@ -60,7 +60,9 @@ def main(args: list[str] | None = None) -> None:
         command, *words = args
         check_texts(words)
         if command not in COMMANDS:
-            raise GANError(f"the command must be one of {', '.join(COMMANDS)}, got {command!r}")
+            raise GANError(
+                f"the command must be one of {', '.join(COMMANDS)}, got {command!r}{or_meant(command, COMMANDS)}"
+            )
         if command == "lab":
             from gan.lab.command import lab
 
@@ -76,10 +78,11 @@ def main(args: list[str] | None = None) -> None:
 
                 from gan import generate
                 from gan.settings import texts_in_utf8
+                from gan.suggestions import Parser
 
-            function = getattr(generate, command)
+            settings = {"prog": f"gan {command}", "parser_class": Parser, "as_positional": False}
             with texts_in_utf8():
-                auto_cli(function, args=words, prog=f"gan {command}", as_positional=False, exit_on_error=False)
+                auto_cli(getattr(generate, command), args=words, exit_on_error=False, **settings)
         else:
             with quick_import():
                 from gan.run import run

@@ -21,5 +21,6 @@ def or_meant(name: str, known: Iterable[str]) -> str:
     from difflib import get_close_matches
 
     by_letters = {each.lower(): each for each in known}
-    close = get_close_matches(name.lower(), by_letters, n=1)
+    swapped = [each for each in by_letters if sorted(each) == sorted(name.lower())]
+    close = swapped or get_close_matches(name.lower(), by_letters, n=1)
     return f"; did you mean {by_letters[close[0]]}?" if close else ""

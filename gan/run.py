@@ -17,7 +17,7 @@ import torch
 import yaml
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, LambdaCallback, ProgressBar
-from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -35,6 +35,7 @@ from gan.parallel import check_settings, replace_lightnings
 from gan.paths import local_path
 from gan.resume import Source, check_fits, check_source, in_its_folder, other_counts, scored_on, source_of, way_on
 from gan.settings import CONFIGS, classes, own_defaults, taken, texts_in_utf8, with_recipes
+from gan.suggestions import Suggesting
 from gan.trust import imports_of, named_in
 from gan.words import check_given, given_by, plain_paths
 
@@ -71,6 +72,7 @@ def run_command(command: str, words: list[str], source: Source, callbacks: Seque
         seed_everything_default=42,
         auto_configure_optimizers=False,  # it would give both networks to one optimizer
         trainer_defaults={"callbacks": [*callbacks]},
+        parser_class=RunParser,
         save_config_callback=None,  # it would save before the run is known to begin; see `save_config`
         parser_kwargs={
             "prog": f"gan {command}",
@@ -135,6 +137,10 @@ SAID_OTHERWISE = re.compile(
 def is_asked_for(record: logging.LogRecord) -> bool:
     """Whether a message of Lightning's is none that our own lines say, or that nobody needs."""
     return record.levelno > logging.INFO or SAID_OTHERWISE.match(record.getMessage().lstrip()) is None
+
+
+class RunParser(Suggesting, LightningArgumentParser):
+    """The parser of a command of Lightning's."""
 
 
 class GANCLI(LightningCLI):

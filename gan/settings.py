@@ -17,8 +17,8 @@ from jsonargparse import (
 
 from gan.errors import GANError, or_meant
 
-PACKAGE = Path(__file__).parent
-CONFIGS = next(path for path in (PACKAGE / "configs", PACKAGE.parent / "configs") if path.is_dir())  # wheel, checkout
+HERE = Path(__file__).parent
+CONFIGS = next(path for path in (HERE / "configs", HERE.parent / "configs") if path.is_dir())  # wheel, checkout
 
 read_text = _paths.Path.read_text
 discard_unknown = _typehints.discard_init_args_on_class_path_change

@@ -17,7 +17,7 @@ from pydoc import ErrorDuringImport, locate
 from typing import get_args
 
 import torch
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -28,6 +28,7 @@ from gan.data.torchvision import Name
 from gan.errors import GANError, or_meant
 from gan.metrics import CNNFeatures, fingerprint, frechet_distance, load_features, mean_and_covariance, save_features
 from gan.metrics.damages import DAMAGES
+from gan.suggestions import Parser
 
 BATCH = 100
 FLOOR_SIZES = (1000, 2000, 5000, 10000)
@@ -45,7 +46,7 @@ def train_features(words: list[str]) -> None:
     Raises:
         GANError: If the data cannot be used, the features come out useless, or the files cannot be written.
     """
-    parser = ArgumentParser(
+    parser = Parser(
         prog="gan train_features", description="Trains the features that FID is measured with.", exit_on_error=False
     )
     names = ["MNIST", *get_args(Name)]

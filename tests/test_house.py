@@ -22,7 +22,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = [
     {"errors"},
     {"archive", "batch", "folder", "images", "outbox", "paths", "pickles", "spec", "trust"},
-    {"checkpoints", "events"},
+    {"checkpoints", "events", "suggestions"},
     {"data", "gradients", "losses", "metrics", "networks", "noise", "optim", "penalties"},
     {"config", "lab", "loggers", "order", "parallel", "rollback", "train_features"},
     {"lifecycle"},

@@ -30,9 +30,9 @@ def lab(args: list[str]) -> None:
         ValueError: If there is no such experiment, or the folder cannot be written.
         SystemExit: If a check failed, with status 1; if Ctrl-C was pressed, with 130.
     """
-    from jsonargparse import ArgumentParser
+    from gan.suggestions import Parser
 
-    parser = ArgumentParser(prog="gan lab", description="The vanishing-gradient lab.", exit_on_error=False)
+    parser = Parser(prog="gan lab", description="The vanishing-gradient lab.", exit_on_error=False)
     parser.add_argument("name", nargs="*", help=f"experiments, or `all`; none lists them: {', '.join(EXPERIMENTS)}")
     parser.add_argument("--out", default="runs/lab", help="folder to write to, one folder in it for each experiment")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random, 0 or more")
