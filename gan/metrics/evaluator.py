@@ -119,8 +119,9 @@ class Evaluator:
             )
         leaked = self.leaked()
         if leaked >= LEAK * len(self.real):
+            what = "is a training image" if leaked == 1 else "are training images"
             yield (
-                f"{leaked:,} of {len(self.real):,} test images are training images: a generator that learns those by "
+                f"{leaked:,} of {len(self.real):,} test images {what}: a generator that learns those by "
                 "heart has the best scores; give the data module test images that it does not train on"
             )
 

@@ -15,7 +15,6 @@ from gan import GAN
 from gan.callbacks import FIDTracker
 from gan.cli import keep_memory
 from gan.data import MNISTDataModule
-from gan.generate import generate
 from gan.images import to_uint8
 from gan.metrics.feature_cache import extract
 from gan.run import run
@@ -65,7 +64,7 @@ class ScoreTimer(Callback):
         evaluator = self.tracker.evaluator
         assert evaluator is not None
         ours = theirs = float("nan")
-        images = to_uint8(generate(pl_module, self.num, seed=0))
+        images = to_uint8(pl_module.sample(self.num, seed=0))
         data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
         real = data.test_dataloader().images
         for _ in range(self.rounds):
