@@ -10,6 +10,7 @@ import errno
 import gc
 import io
 import os
+import re
 import signal
 import sys
 import threading
@@ -180,7 +181,7 @@ def for_people(error: BaseException) -> BaseException | None:
     """What of `error` says what the user can do; None for a bug, here or in the user's code, which is shown whole.
 
     Such are our own errors, those of the argument parser, which may have wrapped one of ours, those of Lightning's
-    configuration checks, and a full disk.
+    configuration checks, what its callbacks and loggers refuse, a package that is missing, and a full disk.
     """
     from argparse import ArgumentError
 
@@ -192,13 +193,25 @@ def for_people(error: BaseException) -> BaseException | None:
         return error
     if isinstance(error, GANError):
         return error
+    missing = re.search(r"Requirement '([^']+)' not met", str(error))  # Lightning's words
+    if missing and {"jsonargparse", "lightning"} & {*raised_in(error).parts}:
+        return GANError(f"a package is missing: pip install '{missing[1]}'")
+    if said_by_lightning(error):
+        return error
     is_known = isinstance(error, ArgumentError | MisconfigurationException)
     if not is_known and "jsonargparse" not in raised_in(error).parts:
         return None
     cause = error.__cause__
-    while cause is not None and not isinstance(cause, GANError):
+    while cause is not None and not isinstance(cause, GANError | MisconfigurationException):
         cause = cause.__cause__
     return cause or (error if is_known else None)
+
+
+def said_by_lightning(error: BaseException) -> bool:
+    """Whether one of Lightning's callbacks or loggers has raised an error on purpose, for its user."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    own = "lightning/pytorch/callbacks" in where.filename or "lightning/pytorch/loggers" in where.filename
+    return own and (where.line or "").startswith("raise ")
 
 
 def raised_in(error: BaseException) -> Path:

@@ -1,7 +1,7 @@
 """What surrounds a GAN's two steps: checks, shards, schedules, scalars, the generator's average, checkpoints."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -13,16 +13,24 @@ from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler
 
 from gan.batch import as_pair, check_batch
 from gan.checkpoints import check_checkpoint
 from gan.config import KEY as CONFIG
 from gan.errors import GANError
+from gan.loggers import number_by_batches
 from gan.networks import check_pair
 from gan.noise import Noise, keyed, seed_layers
-from gan.optim import OPTIMIZER_ORDER, Length, Resumed, class_of
-from gan.order import callbacks_of, check_folder, check_order, skip_idle_hooks
+from gan.optim import OPTIMIZER_ORDER, Length, Resumed, check_schedules, class_of, rates, step_plateaus, step_schedules
+from gan.order import (
+    callbacks_of,
+    check_fit,
+    check_folder,
+    check_order,
+    skip_idle_hooks,
+    tell_stoppers,
+    watch_scores,
+)
 from gan.outbox import outbox
 from gan.parallel import check_manual, check_strategy, is_sharded, shard
 from gan.paths import local_path
@@ -31,9 +39,6 @@ from gan.spec import is_compiled, uncompiled
 from gan.trust import Trust, check_hyper_parameters, imports_of
 
 COMPILED = "._orig_mod"  # what `torch.compile` puts into the names of a network's weights
-
-# Where what is logged is of one batch; elsewhere it is of an epoch, and Lightning's number is ours.
-BATCH_HOOKS = ("training_step", "on_train_batch_start", "on_train_batch_end")
 
 
 class Lifecycle(L.LightningModule):
@@ -47,6 +52,8 @@ class Lifecycle(L.LightningModule):
         fixed_latents: Latents (N, latent_dim) whose images are drawn again and again.
         seed: Of all randomness in training.
         scalars: The latest value of each scalar of training, between two log entries.
+        scores: The names of the scores that a FIDTracker measures as the run trains.
+        scored_at: The batches completed when it did so last; -1 before.
         resumed: What a run that goes on takes of its checkpoint's optimizers.
         run_config: Of a run of the command line, its config as plain data, which its checkpoints carry.
     """
@@ -61,7 +68,8 @@ class Lifecycle(L.LightningModule):
     resumed: Resumed
     run_config: dict[str, Any] | None = None
     looked_at: set[str | None]  # the stages whose first batch has been
-    numbered = False  # whether Lightning logs something of batches, by the number that it is told
+    scores: Collection[str] = ()  # the names of the scores that this run measures
+    scored_at = -1  # the batches completed when they were measured last
 
     # ------------------------------------------------------------------ what the steps call
 
@@ -95,16 +103,16 @@ class Lifecycle(L.LightningModule):
 
     def step_schedulers(self) -> None:
         """Moves each schedule by a batch."""
-        for config in self.trainer.lr_scheduler_configs:
-            cast(LRScheduler, config.scheduler).step()  # gan.optim refuses those that wait for a metric
+        step_schedules(self.trainer.lr_scheduler_configs)
 
     def report(self, scalars: dict[str, Tensor]) -> None:
-        """Takes the scalars () of a batch, of this process, and logs the latest of each every `log_every_n_steps`."""
+        """Takes the scalars () of a batch, of this process, and logs the latest of each every `log_every_n_steps`.
+
+        So it does with the learning rates that the batch was trained with.
+        """
         self.scalars |= scalars
-        if self.numbered:
-            self.number()
         if self.logs_now:
-            self.log_scalars(self.over_processes(self.scalars))
+            self.log_scalars(self.over_processes(self.scalars) | rates(self.trainer.lr_scheduler_configs))
 
     @property
     def logs_now(self) -> bool:
@@ -122,22 +130,12 @@ class Lifecycle(L.LightningModule):
         for logger in self.loggers:
             logger.log_metrics(values, step=self.global_step)
 
-    def log(
-        self, name: str, value: Any, prog_bar: bool = False, logger: bool | None = None, *args: Any, **kwargs: Any
-    ) -> None:
-        """Lightning's, of a user's own scalars too: they get the number that everything of the same batch has."""
-        super().log(name, value, prog_bar, logger, *args, **kwargs)
-        hook = self._current_fx_name  # private
-        if logger is not False and self._trainer is not None and self.trainer.training and hook in BATCH_HOOKS:
-            self.numbered = True
-            self.number()
-
-    def number(self) -> None:
-        """Tells Lightning, which counts batches from 0, the number of this one by a metric called `step`.
-
-        ModelCheckpoint takes that for its file names too: it must not be of another batch.
-        """
-        super().log("step", float(self.global_step))
+    def log_scores(self, scores: Mapping[str, float]) -> None:
+        """Logs scores of the present batch, and lets all that waits for them have them: schedules, and callbacks."""
+        self.log_scalars(scores)
+        self.scored_at = self.global_step
+        step_plateaus(self.trainer.lr_scheduler_configs, scores)
+        tell_stoppers(self.trainer, scores)
 
     def over_processes(self, scalars: dict[str, Tensor]) -> dict[str, Tensor]:
         """The means of scalars over all processes, which each must call."""
@@ -171,15 +169,17 @@ class Lifecycle(L.LightningModule):
 
     def configure_callbacks(self) -> list[L.Callback]:
         """Adds none. It is the last hook before Lightning refuses settings without telling the way out."""
+        callbacks = self.trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere
         check_manual(self.trainer)
-        check_order(self.trainer.callbacks)  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere
+        check_fit(callbacks)
+        check_order(callbacks)
         check_folder(self.trainer)
         return []
 
     def setup(self, stage: str) -> None:
         """Checks, before anything is trained, that networks and data fit."""
         check_strategy(self.trainer, self.penalties)
-        self.looked_at = set()
+        self.looked_at, self.scores = set(), ()
         if is_sharded(self.generator):  # a second `fit`, or scores after it: neither network is new
             return
         data = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere
@@ -212,8 +212,16 @@ class Lifecycle(L.LightningModule):
         shard(present, self.device_mesh, self.trainer.strategy.root_device)
 
     def on_fit_start(self) -> None:
-        """Spares each batch the calls of hooks that do nothing."""
+        """Spares each batch the calls of hooks that do nothing, and numbers what is logged by batches."""
         skip_idle_hooks(self.trainer.callbacks)  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere
+        number_by_batches(self.trainer)
+        self.scored_at = -1
+
+    def on_train_start(self) -> None:
+        """Lets schedules and callbacks that monitor a score wait for it."""
+        batches = self.length().batches
+        check_schedules(self.trainer.lr_scheduler_configs, self.scores, batches)
+        watch_scores(self.trainer, self, batches)
 
     def _apply_batch_transfer_handler(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
         # Private: the one place where every batch comes before any callback sees it, and that data modules leave alone.
@@ -229,11 +237,6 @@ class Lifecycle(L.LightningModule):
             check_batch(batch, self(cast(Tensor, self.fixed_latents)[:1]).shape[1:], f"a {kind} batch of {name}")
         images, condition = as_pair(batch)
         return images.to(cast(torch.dtype, self.dtype)), condition
-
-    def on_validation_epoch_end(self) -> None:
-        """Numbers what validation logs by the batches completed; Lightning would put it beside the batch before."""
-        if self.trainer.state.fn == "fit":
-            super().log("step", float(self.global_step), reduce_fx="max", sync_dist=True)  # of an epoch, it is asked
 
     def teardown(self, stage: str) -> None:
         """Warns of what a full disk has not taken to the last."""

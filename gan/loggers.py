@@ -1,16 +1,20 @@
-"""Scalars of a run: as a table, and in charts that belong together."""
+"""What a run logs: its table, its charts, and pictures, texts and histograms for any logger."""
 
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
+import numpy as np
+from lightning import Trainer
 from lightning.fabric.loggers.logger import rank_zero_experiment
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+from PIL import Image
 
 from gan.outbox import Outbox
 
@@ -276,3 +280,139 @@ def csv_line(cells: list[Any]) -> str:
     line = io.StringIO()
     csv.writer(line, lineterminator="").writerow(cells)
     return line.getvalue()
+
+
+# ---------------------------------------------------------------------- any logger
+
+
+def with_own(given: Any, folder: str | Path, last: int) -> list[Logger]:
+    """The loggers of a run: its table and its TensorBoard, and beside them those that are given.
+
+    Args:
+        given: True, or loggers, or one of them; no logger at all if False.
+        folder: The run's.
+        last: The step that the run goes on from; -1 for a new one.
+    """
+    if given is False:
+        return []
+    others = [] if given in (None, True) else list(given) if isinstance(given, Iterable) else [given]
+    own = [
+        RunTensorBoard(folder, name="", version="tensorboard", purge_step=last + 1),  # what is there of it comes again
+        MetricsTable(folder, resumed=last),
+    ]
+    return [*(logger for logger in own if type(logger) not in map(type, others)), *others]
+
+
+def number_by_batches(trainer: Trainer) -> None:
+    """Lets each entry have the number of its batch, as all of ours have, in every logger.
+
+    Lightning, and the callbacks that come with it, count the batches before the one at hand, and those of a validation
+    anew.
+    """
+    for logger in trainer.loggers:
+        vars(logger).pop("log_metrics", None)  # of an earlier run
+        logger.log_metrics = partial(log_numbered, trainer, logger.log_metrics)
+
+
+def log_numbered(trainer: Trainer, log: Any, metrics: dict[str, float], step: int | None = None) -> None:
+    """Logs by `log` what has Lightning's number, or ours, by ours: the batches that are completed, or the one begun."""
+    loop = trainer.fit_loop.epoch_loop
+    if trainer.state.fn == "fit" and (trainer.validating or step == loop._batches_that_stepped):  # private
+        begun: Any = loop.batch_progress.current
+        step = trainer.global_step + begun.ready - begun.started
+    log(metrics=metrics, step=step)
+
+
+def log_image(trainer: Trainer, name: str, picture: Image.Image) -> None:
+    """Logs a picture, numbered by the batches that are completed, by all loggers that take pictures.
+
+    These are TensorBoard, W&B, MLflow, and whatever has the `log_image(key, images, step)` of Lightning's loggers.
+    """
+    step = trainer.global_step
+    for logger in takers(trainer):
+        if isinstance(logger, TensorBoardLogger):
+            pixels = np.asarray(picture)
+            logger.experiment.add_image(name, pixels, step, dataformats="HWC" if pixels.ndim == 3 else "HW")
+        elif isinstance(logger, MLFlowLogger):
+            logger.experiment.log_image(logger.run_id, picture, key=name, step=step)
+        elif callable(log := getattr(logger, "log_image", None)):
+            log(key=name, images=[picture], step=step)
+        else:
+            say_left_out(logger, "pictures", "they are in samples/ and gradients/ of the run's folder")
+
+
+def log_text(trainer: Trainer, name: str, text: str) -> None:
+    """Logs a text in Markdown, numbered as pictures are, by TensorBoard, W&B and MLflow."""
+    step = trainer.global_step
+    for logger in takers(trainer):
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_text(name, text, step)
+        elif isinstance(logger, WandbLogger):
+            logger.log_text(key=name, columns=["text"], data=[[text]], step=step)
+        elif isinstance(logger, MLFlowLogger):
+            logger.experiment.log_text(logger.run_id, text, f"{name}_{step:06d}.md")
+        else:
+            say_left_out(logger, "texts", "those of the doctor are in report.md of the run's folder")
+
+
+def log_histogram(trainer: Trainer, name: str, counts: Sequence[int], edges: Sequence[float]) -> None:
+    """Logs a histogram, numbered as pictures are, by TensorBoard and W&B.
+
+    Args:
+        trainer: Of the run.
+        name: What it is called.
+        counts: How many values lie in each bin; if none do, nothing is logged.
+        edges: Of the bins, one more than there are bins.
+    """
+    if not any(counts):
+        return
+    step = trainer.global_step
+    for logger in takers(trainer):
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_histogram_raw(name, **as_tensorboard_has_it(counts, edges), global_step=step)
+        elif isinstance(logger, WandbLogger):
+            import wandb  # pyright: ignore[reportMissingImports] # there, if its logger is
+
+            histogram = wandb.Histogram(np_histogram=(np.asarray(counts), np.asarray(edges)))
+            logger.log_metrics({name: histogram}, step)  # pyright: ignore[reportArgumentType] # W&B takes more
+        else:
+            say_left_out(logger, "histograms", "TensorBoard has them")
+
+
+def as_tensorboard_has_it(counts: Sequence[int], edges: Sequence[float]) -> dict[str, Any]:
+    """What TensorBoard wants to know of a histogram; of the values it is told the middles of their bins."""
+    number, limits = np.asarray(counts), np.asarray(edges, dtype=np.float64)
+    middles, (filled,) = (limits[1:] + limits[:-1]) / 2, number.nonzero()
+    return {
+        "min": float(limits[filled[0]]),
+        "max": float(limits[filled[-1] + 1]),
+        "num": int(number.sum()),
+        "sum": float(number @ middles),
+        "sum_squares": float(number @ middles**2),
+        "bucket_limits": limits[1:].tolist(),
+        "bucket_counts": number.tolist(),
+    }
+
+
+def takers(trainer: Trainer) -> list[Logger]:
+    """The loggers that may take more than scalars; none in a trial, nor in other processes than the first."""
+    # pyright does not see what Lightning's connectors give a trainer.
+    if not trainer.is_global_zero or trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
+        return []
+    return [logger for logger in trainer.loggers if not isinstance(logger, MetricsTable)]
+
+
+def tensorboards(trainer: Trainer) -> list[TensorBoardLogger]:
+    """The TensorBoards of a trainer, on the first rank; none elsewhere."""
+    return [logger for logger in takers(trainer) if isinstance(logger, TensorBoardLogger)]
+
+
+LEFT_OUT: WeakKeyDictionary[Logger, set[str]] = WeakKeyDictionary()
+
+
+def say_left_out(logger: Logger, what: str, elsewhere: str) -> None:
+    """Says, once, what a logger does not get."""
+    said = LEFT_OUT.setdefault(logger, set())
+    if what not in said:
+        said.add(what)
+        rank_zero_warn(f"{type(logger).__name__} takes no {what}: {elsewhere}")

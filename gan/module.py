@@ -5,22 +5,21 @@ Goodfellow et al. 2014, arXiv:1406.2661.
 
 import math
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
-from torch.optim import Adam, Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim import Adam
 
 from gan.errors import GANError
 from gan.lifecycle import Lifecycle
 from gan.losses import Loss, NonSaturating
 from gan.networks import evaluating, frozen, in_own_precision
 from gan.noise import Noise
-from gan.optim import OPTIMIZER_ORDER, Resumed, in_passes, make_optimizers, mean
+from gan.optim import OPTIMIZER_ORDER, Resumed, in_passes, make_optimizers, mean, with_names
 from gan.penalties import Penalty, add_penalties, clip_weights, due
-from gan.spec import save_hparams
+from gan.spec import save_hparams, without_parser
 
 Batch = tuple[Tensor, Tensor]  # images (N, C, H, W) and labels (N,)
 Scalars = dict[str, Tensor]  # each ()
@@ -41,7 +40,7 @@ class GAN(Lifecycle):
         generator: Latents (N, latent_dim) in, images (N, C, H, W) in [-1, 1] out; has an attribute `latent_dim`.
         discriminator: Images in, logits (N,) out: positive for real, never a probability.
         loss: The adversarial objective; `NonSaturating` if not given.
-        penalties: Regularisers added to the discriminator's loss: R1, R2, GradientPenalty, DRAGAN.
+        penalties: Regularisers added to the discriminator's loss, or one: R1, R2, GradientPenalty, DRAGAN.
         weight_clip: Clamp every discriminator weight to [-weight_clip, weight_clip] after its step (WGAN).
         n_critic: Discriminator steps per generator step.
         accumulate: Passes that a training batch is worked through in, so that memory is needed for one of them only.
@@ -64,7 +63,7 @@ class GAN(Lifecycle):
         generator: nn.Module,
         discriminator: nn.Module,
         loss: Loss | None = None,
-        penalties: list[Penalty] | None = None,
+        penalties: list[Penalty] | Penalty | None = None,
         weight_clip: float | None = None,
         n_critic: int = 1,
         accumulate: int = 1,
@@ -93,15 +92,15 @@ class GAN(Lifecycle):
         self.discriminator = discriminator
         self.generator_ema = None
         self.loss = loss or NonSaturating()
-        self.penalties = penalties or []
+        self.penalties = [penalties] if isinstance(penalties, Penalty) else penalties or []
         self.weight_clip = weight_clip
         self.n_critic = n_critic
         self.accumulate = accumulate
-        self.make_optimizer = (
-            discriminator_optimizer or partial(Adam, lr=2e-4, betas=(0.5, 0.999)),
-            generator_optimizer or partial(Adam, lr=2e-4, betas=(0.5, 0.999)),
+        default = partial(Adam, lr=2e-4, betas=(0.5, 0.999))
+        self.make_optimizer = tuple(
+            without_parser(make) or default for make in (discriminator_optimizer, generator_optimizer)
         )
-        self.make_scheduler = (discriminator_scheduler, generator_scheduler)
+        self.make_scheduler = tuple(without_parser(make) for make in (discriminator_scheduler, generator_scheduler))
         self.seed = seed
         self.register_buffer("fixed_latents", self.latents(num_fixed_latents, self.rng("fixed latents")))
         self.scalars = {}
@@ -118,8 +117,8 @@ class GAN(Lifecycle):
         scalars = self.discriminator_step(real, noise)  # from here on, `global_step` counts this batch
         if self.global_step % self.n_critic == 0:
             scalars |= self.generator_step(real, noise)
-        self.step_schedulers()
         self.report(scalars)
+        self.step_schedulers()
 
     def discriminator_step(self, real: Tensor, noise: Noise) -> Scalars:
         """Moves the discriminator: real images (N, C, H, W) up, generated ones down."""
@@ -166,10 +165,11 @@ class GAN(Lifecycle):
         self.step_uncounted(optimizer)
         return mean(passes)
 
-    def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
-        """The optimizers, the discriminator's first, and their schedules."""
+    def configure_optimizers(self) -> Any:
+        """The optimizers, the discriminator's first, and their schedules, as Lightning has them with a name."""
         networks = {name: self.get_submodule(name) for name in OPTIMIZER_ORDER}
-        return make_optimizers(networks, self.make_optimizer, self.make_scheduler, self.length(), self.resumed)
+        made = make_optimizers(networks, self.make_optimizer, self.make_scheduler, self.length(), self.resumed)
+        return with_names(*made)
 
     # ------------------------------------------------------------------ validation and sampling
 

@@ -3,14 +3,14 @@
 import inspect
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from gan.errors import GANError, counted
 
@@ -42,20 +42,110 @@ def make_optimizers(
             raise GANError(f"model.{name}_optimizer: {error}") from error
         if isinstance(optimizers[-1], LBFGS):
             raise GANError(f"model.{name}_optimizer: LBFGS evaluates a batch several times, which a GAN cannot")
-    pairs = zip(make_scheduler, optimizers, strict=True)
-    of_networks = [None if make is None else make(optimizer) for make, optimizer in pairs]
-    schedulers = [scheduler for scheduler in of_networks if scheduler is not None]
-    for scheduler in schedulers:
-        if isinstance(scheduler, ReduceLROnPlateau):
-            raise GANError("ReduceLROnPlateau waits for a loss to fall, and those of a GAN do not: choose another")
-        if isinstance(scheduler, WarmupCosine):
-            scheduler.end(length)
+        if all(callable(getattr(optimizers[-1], mode, None)) for mode in ("train", "eval")):
+            raise GANError(
+                f"model.{name}_optimizer: {type(optimizers[-1]).__name__} keeps the weights to train and those to use "
+                "in one place and turns one into the other, which a GAN that is looked at as it trains cannot have: "
+                "choose another, with GeneratorEMA for an average"
+            )
+    of_networks = []
+    for name, make, optimizer in zip(networks, make_scheduler, optimizers, strict=True):
+        of_networks.append(None if make is None else make(optimizer))
+        if of_networks[-1] is None:
+            for group in optimizer.param_groups:
+                group.setdefault("name", name)  # by which LearningRateMonitor tells two optimizers of a class apart
+        if isinstance(of_networks[-1], WarmupCosine):
+            of_networks[-1].end(length)
     for arguments in zip(networks, make_optimizer, optimizers, of_networks, strict=True):
         resumed.watch(*arguments)
-    return optimizers, schedulers
+    return optimizers, [scheduler for scheduler in of_networks if scheduler is not None]
+
+
+def with_names(
+    optimizers: list[Optimizer], schedulers: list[LRScheduler]
+) -> tuple[list[Optimizer], list[dict[str, Any]]]:
+    """What Lightning wants of optimizers and schedulers: each of these by the name that its rates are logged under."""
+    names = [f"lr/{network_of(scheduler.optimizer, optimizers)}" for scheduler in schedulers]
+    configs = [
+        {"scheduler": scheduler, "interval": "step", "name": name}
+        for name, scheduler in zip(names, schedulers, strict=True)
+    ]
+    return optimizers, configs
+
+
+def monitored(scheduler: LRScheduler) -> str | None:
+    """The name of the score that a schedule waits for, if it waits for one: Lightning's ReduceLROnPlateau has it."""
+    return getattr(scheduler, "monitor", None)
+
+
+def step_schedules(configs: Sequence[Any]) -> None:
+    """Moves each schedule of Lightning's `configs` by a batch, but for those that wait for a score.
+
+    Raises:
+        GANError: If one is past its end.
+    """
+    for config in configs:
+        if isinstance(config.scheduler, ReduceLROnPlateau):
+            continue
+        try:
+            config.scheduler.step()
+        except ValueError as error:
+            if not isinstance(config.scheduler, OneCycleLR):
+                raise
+            network = config.name.removeprefix("lr/")
+            raise GANError(
+                f"model.{network}_scheduler: OneCycleLR is past its end, its total_steps: {error}"
+            ) from error
+
+
+def step_plateaus(configs: Sequence[Any], scores: Mapping[str, float]) -> None:
+    """Lets schedules that wait for one of the scores have it."""
+    for scheduler in [config.scheduler for config in configs]:
+        if isinstance(scheduler, ReduceLROnPlateau) and monitored(scheduler) in scores:
+            scheduler.step(scores[str(monitored(scheduler))])
+
+
+def check_schedules(configs: Sequence[Any], scores: Collection[str], batches: int | None) -> None:
+    """Refuses schedules that wait for what never comes, or end before the run.
+
+    Args:
+        configs: Lightning's, with the schedules and their names.
+        scores: The names of those that are measured in the run.
+        batches: How many the run has, if that is known.
+
+    Raises:
+        GANError: If there is one.
+    """
+    for config in configs:
+        scheduler, setting = config.scheduler, f"model.{config.name.removeprefix('lr/')}_scheduler"
+        if isinstance(scheduler, ReduceLROnPlateau) and monitored(scheduler) not in scores:
+            there = ", ".join(sorted(scores)) or "none, for want of a FIDTracker with features"
+            raise GANError(
+                f"{setting}: ReduceLROnPlateau must wait for a score, since the losses of a GAN do not fall. Take "
+                f"lightning.pytorch.cli.ReduceLROnPlateau, and for its monitor one of this run's: {there}"
+            )
+        if isinstance(scheduler, OneCycleLR) and batches is not None and batches > scheduler.total_steps:
+            raise GANError(
+                f"{setting}: OneCycleLR ends after total_steps={scheduler.total_steps} batches, and the run has "
+                f"{batches:,}: set its total_steps to that"
+            )
+
+
+def rates(configs: Sequence[Any]) -> dict[str, float]:
+    """The learning rates of all schedules of Lightning's `configs`, under the names that its monitor has for them."""
+    scalars = {}
+    for config in configs:
+        groups = config.scheduler.optimizer.param_groups
+        for number, group in enumerate(groups, start=1):
+            of_group = f"/{group.get('name', f'pg{number}')}" if len(groups) > 1 else ""
+            scalars[config.name + of_group] = float(group["lr"])
+    return scalars
 
 
 # ---------------------------------------------------------------------- in a run that goes on
+
+
+OF_PLATEAU = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch", "_last_lr")  # what it has come to
 
 
 class Resumed:
@@ -148,6 +238,15 @@ class Resumed:
                 f"model.{name}_scheduler: {class_of(scheduler)} in place of {self.classes[name][1]}; its state starts "
                 f"anew, and is brought to batch {self.batches:,}"
             )
+        if isinstance(scheduler, ReduceLROnPlateau):  # it moves by scores, which do not come again
+            if "best" in saved:
+                scheduler.load_state_dict({key: saved[key] for key in OF_PLATEAU})
+                for group, rate in zip(scheduler.optimizer.param_groups, saved["_last_lr"], strict=True):
+                    group["lr"] = rate
+                rank_zero_warn(
+                    f"model.{name}_scheduler: goes on from the rate that it has come to, {saved['_last_lr']}"
+                )
+            return
         steps = saved.get("last_epoch", self.batches)  # torch's name for the steps done
         if isinstance(scheduler, WarmupCosine):
             scheduler.load_state_dict({"last_epoch": steps, "_step_count": steps + 1})

@@ -7,7 +7,7 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, nullcontext, suppress
 from pathlib import Path
 from pydoc import locate
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import yaml
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, LambdaCallback, ProgressBar
+from lightning.pytorch.callbacks import LambdaCallback, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -27,9 +27,9 @@ from gan.checkpoints import AtomicCheckpointIO, sync
 from gan.config import as_text, remember_own
 from gan.errors import GANError
 from gan.folder import RunFolder
-from gan.loggers import MetricsTable, RunTensorBoard, hyperparameters
+from gan.loggers import RunTensorBoard, hyperparameters, with_own
 from gan.module import GAN
-from gan.order import callbacks_of
+from gan.order import allowed, callbacks_of
 from gan.outbox import outbox
 from gan.parallel import check_settings, replace_lightnings
 from gan.paths import local_path
@@ -100,6 +100,7 @@ def quiet() -> None:
         "The number of training batches .* is smaller than the logging interval",  # steps are counted over epochs
         "FSDP2-wrapped module .* returned a view tensor",  # which nothing here writes into
         r"You called `self\.log\(.*, logger=True\)` but have no logger",  # `validate` prints its scores
+        "Using ModelCheckpoint with manual optimization",  # it saves the weights after the batch, as it should
         r".*isinstance\(treespec, LeafSpec\)",  # Lightning 2.6.6 against torch 2.14
     ):
         warnings.filterwarnings("ignore", message)
@@ -161,6 +162,7 @@ class GANCLI(LightningCLI):
             super().parse_arguments(parser, args)
         if self.config.trainer is None:
             raise GANError("trainer holds the settings of Lightning's Trainer, and is null here: leave it out")
+        self.config.model.penalties = as_list(self.config.model.penalties)  # one is given as it is
         seed(self.config.seed_everything)
 
     def add_arguments_to_parser(self, parser: Any) -> None:
@@ -219,22 +221,18 @@ class GANCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings = self.config_init["trainer"]
+        callbacks, allowing = allowed(as_list(settings.callbacks), settings)
         kwargs["plugins"] = [*as_list(settings.plugins), AtomicCheckpointIO()]
         if self.command != "fit":
             kwargs["logger"] = False if settings.logger is True else settings.logger  # scores are printed
             report = LambdaCallback(on_validation_start=self.report, on_test_start=self.report)
-            kwargs["callbacks"] = [*as_list(settings.callbacks), report]
+            kwargs["callbacks"] = [*callbacks, report]
         else:
             kwargs["default_root_dir"] = str(self.run_dir)
             # Not before training starts: a run that is refused must not leave its config to the run that it resumes.
-            kwargs["callbacks"] = [*as_list(settings.callbacks), LambdaCallback(on_train_start=self.save_config)]
-            if settings.logger is True:
-                # A run that was killed has logged batches after its checkpoint, which will come again.
-                last = self.source.checkpoint.get("global_step", -1)
-                kwargs["logger"] = [
-                    RunTensorBoard(self.run_dir, name="", version="tensorboard", purge_step=last + 1),
-                    MetricsTable(self.run_dir, resumed=last),
-                ]
+            kwargs["callbacks"] = [*callbacks, LambdaCallback(on_train_start=self.save_config)]
+            kwargs["logger"] = with_own(settings.logger, self.run_dir, self.source.checkpoint.get("global_step", -1))
+        kwargs |= allowing
         try:
             return super().instantiate_trainer(**kwargs)
         except (TypeError, ValueError) as error:
@@ -298,13 +296,9 @@ class GANCLI(LightningCLI):
         if way is not None:
             rank_zero_only(print)(f"{path} is the end of its run: there is nothing more to do. To train on, {way}")
             return
-        callbacks = as_list(self.config_init["trainer"].callbacks)
-        if not any(isinstance(callback, Checkpoint) for callback in callbacks) and not self.config.trainer.fast_dev_run:
-            warnings.warn(
-                "nothing of this run will be saved, for it has no RunCheckpoint; in a config, `callbacks+:` adds to "
-                "those of the default, and `callbacks:` replaces them",
-                stacklevel=1,
-            )
+        if not self.config.trainer.fast_dev_run:
+            for line in lacking(self.trainer, self.config.trainer):
+                warnings.warn(line, stacklevel=1)
         self.trainer.ckpt_path = path  # known from the start, so that RunCheckpoint can compare
         try:
             self.trainer.fit(self.model, datamodule=self.datamodule, weights_only=True)
@@ -339,6 +333,21 @@ class GANCLI(LightningCLI):
             print("No scores: there is no FIDTracker among trainer.callbacks, which takes them")
 
 
+def lacking(trainer: Trainer, settings: Any) -> Iterator[str]:
+    """What a run will leave nothing of."""
+    if not trainer.checkpoint_callbacks:
+        forbidden = "enable_checkpointing is false" if settings.enable_checkpointing is False else "barebones is true"
+        replaced = (
+            "it has no RunCheckpoint; in a config, `callbacks+:` adds to those of the default, and `callbacks:` "
+            "replaces them"
+        )
+        is_forbidden = settings.barebones or settings.enable_checkpointing is False
+        yield f"nothing of this run will be saved, for {f'trainer.{forbidden}' if is_forbidden else replaced}"
+    if not trainer.loggers:
+        why = "barebones is true" if settings.barebones else "logger is false"
+        yield f"trainer.{why}: of this run there will be no metrics.csv, and nothing to see in TensorBoard"
+
+
 def name_of(configs: list[Any]) -> str:
     """What a run is called: as the last of its configs; one without a path is that of a run which goes on."""
     return Path(str(configs[-1] or "resumed")).stem if configs else "default"
@@ -350,7 +359,17 @@ def without_repeated(callbacks: list[Any]) -> list[Any]:
     `callbacks+` appends to those of the default config and, where the command that started a run is given again to
     resume it, to what it has appended before.
     """
-    return list({identity(callback): callback for callback in callbacks}.values())
+    kept: dict[Any, Any] = {}
+    for callback in callbacks:
+        kind = identity(callback)
+        if kind is ProgressBar and kind in kept and kept[kind].class_path != callback.class_path:
+            warnings.warn(
+                f"{callback.class_path} stands in place of {kept[kind].class_path}: a trainer takes one progress bar, "
+                "and what the other one says of a run is not shown",
+                stacklevel=1,
+            )
+        kept[kind] = callback
+    return list(kept.values())
 
 
 def identity(callback: Any) -> Any:

@@ -6,10 +6,12 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from enum import Enum
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import (
     _paths,  # private: no setting says in which encoding
     _typehints,  # private: no setting leaves out the arguments of the class before
@@ -21,9 +23,15 @@ HERE = Path(__file__).parent
 CONFIGS = next(path for path in (HERE / "configs", HERE.parent / "configs") if path.is_dir())  # wheel, checkout
 
 read_text = _paths.Path.read_text
+import_path = _typehints.serialize_as_import_path
 discard_unknown = _typehints.discard_init_args_on_class_path_change
 take_option = _typehints.ActionTypeHint.__call__
 option: ContextVar[str | None] = ContextVar("option", default=None)  # the one that is being parsed
+
+# What a run writes into its config it reads again: where a function or its name will do, the name, and the text that a
+# constant stands for, as in Lightning's Timer.
+_typehints.serialize_as_import_path = lambda value: value if isinstance(value, str) else import_path(value)
+yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, value: dumper.represent_data(value.value))
 
 
 @contextmanager

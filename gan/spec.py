@@ -67,6 +67,14 @@ def of_object(value: Any) -> dict[str, Any]:
 NOT_SETTINGS = {*vars(nn.Module()), "_is_torch_compile", "_compile_kwargs"}
 
 
+def without_parser(make: Callable[..., Any] | None) -> Callable[..., Any] | None:
+    """A factory that a config names, without the parser that read it, which can be neither copied nor pickled."""
+    match make:
+        case partial(args=(*_, type() as cls)):
+            return partial(cls, **make.keywords)
+    return make
+
+
 def of_module(network: nn.Module) -> dict[str, Any]:
     """The spec of any module that its class makes again from what it keeps: arguments as attributes of their names.
 

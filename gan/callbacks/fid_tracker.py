@@ -9,7 +9,6 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, Literal
 
-import torch
 from lightning import Callback, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_warn
@@ -17,9 +16,10 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from rich.console import Console
 from torch import Tensor, nn
 
-from gan.callbacks.image_logger import save_grid, tensorboards
+from gan.callbacks.image_logger import save_grid
 from gan.callbacks.run_progress import say
 from gan.errors import GANError, counted
+from gan.loggers import log_histogram
 from gan.metrics import fingerprint, load_features
 from gan.metrics.evaluator import Evaluator, Generated, NotFinite
 from gan.metrics.feature_cache import CHUNK
@@ -43,8 +43,9 @@ class FIDTracker(Callback):
     the generator of the best score, or where no checkpoint has it the last one, is scored again, with other latents and
     more of them: the lowest of many scores is in part luck.
 
-    The scalars are `fid/<extractor>` and so on; `ModelCheckpoint(monitor="fid/mnist_cnn")` can watch them, and
-    RunCheckpoint keeps `best.ckpt` by the first tracker of a run.
+    The scalars are `fid/<extractor>` and so on. `ModelCheckpoint(monitor="fid/mnist_cnn")` can watch them, and so can
+    EarlyStopping and `lightning.pytorch.cli.ReduceLROnPlateau`: each looks when a score has been measured, and its
+    patience counts scores. RunCheckpoint keeps `best.ckpt` by the first tracker of a run.
 
     Args:
         extractor: What sees the images: `auto` for the one that is shipped for the data, the name of a shipped one, the
@@ -169,6 +170,8 @@ class FIDTracker(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: GAN) -> None:
         if self.active:
             self.prepare(trainer)
+            measured = {*self.scalars} - {scalar("fid_of_best", self.name)}  # which the end does
+            pl_module.scores = {*pl_module.scores, *measured}
 
     # ------------------------------------------------------------------ training
 
@@ -200,10 +203,10 @@ class FIDTracker(Callback):
         scores = self.evaluator.scores(generated) | {"fid_floor": mean(self.evaluator.floor(self.num_samples))}
         scores = trainer.strategy.broadcast(scores)  # processors of two kinds may round otherwise
         self.latest = {"step": trainer.global_step, **scores}
-        pl_module.log_scalars(self.named(scores))
-        self.draw_classes(trainer, generated)
         if self.best is None or scores["fid"] < self.best:
             self.best, self.best_step = scores["fid"], trainer.global_step
+        pl_module.log_scores(self.named(scores))
+        self.draw_classes(trainer, generated)
 
     def generate(self, pl_module: GAN, num: int, noise: str) -> Generated | None:
         """Images and their features; None, with a warning, where they have none. Warns of scores that are too good."""
@@ -227,11 +230,9 @@ class FIDTracker(Callback):
         logits = self.evaluator.logits(generated.features)
         if logits is None:
             return
-        edges = torch.arange(logits.shape[1] + 1).sub(0.5).tolist()
-        for logger in tensorboards(trainer):
-            logger.experiment.add_histogram(
-                f"scores/classes/{self.name}", logits.argmax(1), trainer.global_step, bins=edges
-            )
+        counts = logits.argmax(1).bincount(minlength=logits.shape[1]).tolist()
+        edges = [number - 0.5 for number in range(len(counts) + 1)]
+        log_histogram(trainer, f"scores/classes/{self.name}", counts, edges)
 
     # ------------------------------------------------------------------ the end
 

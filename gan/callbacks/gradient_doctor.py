@@ -8,7 +8,6 @@ from lightning import Callback, Trainer
 
 from gan.callbacks.fid_tracker import FIDTracker, active_trackers
 from gan.callbacks.gradient_monitor import GradientMonitor
-from gan.callbacks.image_logger import tensorboards
 from gan.callbacks.non_finite_guard import NonFiniteGradient, NonFiniteGuard
 from gan.callbacks.run_progress import say
 from gan.errors import GANError, counted
@@ -17,6 +16,7 @@ from gan.gradients.causes import non_finite_gradients
 from gan.gradients.diagnose import can_be_over, diagnose
 from gan.gradients.rules import WINDOW, Finding, Record, Score, Thresholds
 from gan.gradients.symptoms import SYMPTOM_NAMES
+from gan.loggers import log_text
 from gan.module import GAN
 from gan.optim import OPTIMIZER_ORDER
 from gan.order import callbacks_of
@@ -28,8 +28,8 @@ NOTHING = "nothing wrong with the gradients"
 class GradientDoctor(Callback):
     """Diagnoses a run by what GradientMonitor measures and FIDTracker scores: `gan.gradients.diagnose` has the rules.
 
-    A condition is told once, when it begins: on the terminal, in TensorBoard's text tab and in `report.md` in the run's
-    folder, with the figures and with the settings that cure it. One that comes back is told again.
+    A condition is told once, when it begins: on the terminal, as a text by the run's loggers and in `report.md` in the
+    run's folder, with the figures and with the settings that cure it. One that comes back is told again.
 
     Args:
         patience: Measurements in a row that show a condition before it is told, and that do not before it is over.
@@ -92,8 +92,7 @@ class GradientDoctor(Callback):
         past = sum(told["until"] is not None for told in self.told)
         past = f"; {counted(past, 'condition')} came and went" if past else ""
         say(trainer, f"doctor         {self.verdict}{past}, in {self.basis}{report}")
-        for board in tensorboards(trainer):
-            board.experiment.add_text("doctor/report", self.report(ended=True), trainer.global_step)
+        log_text(trainer, "doctor/report", self.report(ended=True))
 
     def on_exception(self, trainer: Trainer, pl_module: GAN, exception: BaseException) -> None:
         why = str(exception) if isinstance(exception, NonFiniteGradient) else ""  # else something came after a skip
@@ -155,15 +154,14 @@ class GradientDoctor(Callback):
                 self.write(trainer)
 
     def tell(self, trainer: Trainer, finding: Finding) -> None:
-        """Tells of a condition that begins: on the terminal, in the report and in TensorBoard."""
+        """Tells of a condition that begins: on the terminal, in the report and by the loggers."""
         step = trainer.global_step
         self.told.append({**asdict(finding), "since": step, "until": None})
         say(trainer, f"doctor         batch {step:,}: {finding.name}. {sentence(finding.why)}")
         for number, cure in enumerate(finding.cures):
             say(trainer, f"               {'or' if number else 'cure:'} {cure.replace('`', '')}")
         self.write(trainer)
-        for board in tensorboards(trainer):
-            board.experiment.add_text("doctor", "\n".join(paragraph(self.told[-1])), step)
+        log_text(trainer, "doctor", "\n".join(paragraph(self.told[-1])))
 
     def write(self, trainer: Trainer, ended: bool = False) -> None:
         """Writes `report.md` anew."""

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
@@ -14,12 +13,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gan.callbacks.gradient_clipping import GradientClipping
-from gan.callbacks.image_logger import tensorboards
 from gan.errors import GANError
 from gan.gradients import BINS, GradientStats, NetworkStats, measure, state_restored, updates, weights
 from gan.gradients.heatmap import heat_map
 from gan.gradients.norms import OverProcesses, total_norm
 from gan.images import encoded
+from gan.loggers import log_histogram, log_image, takers, tensorboards
 from gan.module import GAN
 from gan.optim import OPTIMIZER_ORDER, network_of
 from gan.order import callbacks_of
@@ -36,10 +35,11 @@ class GradientMonitor(Callback):
     with and without. `gan.gradients.GradientStats` says what is measured. The latest are in `stats`, from the end of
     the batch on, for callbacks that come later in the trainer's list.
 
-    Scalars are called `gradients/...`; those of single layers, and histograms of single images' gradients, are for
-    TensorBoard alone, as `layers/...`. `grad_norm/<network>`, the norm of the gradient that the batch trains with, is
-    logged too unless there is a GradientClipping, which does. The heat map of each network, layers by batches, is the
-    image `gradients/heatmap_<network>` in TensorBoard and, at the end, `gradients/heatmap_<network>.png` in the run's
+    Scalars are called `gradients/...`; those of single layers are for TensorBoard alone, and histograms of single
+    images' gradients for it and W&B, as `layers/...`. `grad_norm/<network>`, the norm of the gradient that the batch
+    trains with, is logged too unless there is a GradientClipping, which does. The heat map of each network, layers by
+    batches, is the image `gradients/heatmap_<network>` in the run's loggers and, at the end,
+    `gradients/heatmap_<network>.png` in its
     folder.
 
     Networks in shards (FSDP2) are measured like others. All processes must have as many images in a batch. Networks
@@ -193,21 +193,18 @@ class GradientMonitor(Callback):
         return heat_map(title, steps, [column[network] for column in self.columns])
 
     def show(self, trainer: Trainer, stats: GradientStats) -> None:
-        """Logs scalars, and draws for TensorBoard."""
+        """Logs scalars, histograms and heat maps."""
         scalars = {**summary_scalars(stats), **self._norms}
         for logger in trainer.loggers:
             logger.log_metrics(scalars, step=stats.step)
-        boards = [logger.experiment for logger in tensorboards(trainer)]
-        if not boards:
-            return
-        pictures = {name: np.asarray(self.draw(name)) for name in OPTIMIZER_ORDER}
-        for board in boards:
-            for name, measured in stats.networks.items():
+        for name, measured in stats.networks.items():
+            for board in tensorboards(trainer):
                 for tag, value in layer_scalars(measured).items():
-                    board.add_scalar(f"layers/{name}/{tag}", value, stats.step)
-                for layer, counts in measured.histograms.items():
-                    add_histogram(board, f"layers/{name}/activation_log10/{layer}", counts, stats.step)
-                board.add_image(f"gradients/heatmap_{name}", pictures[name], stats.step, dataformats="HWC")
+                    board.experiment.add_scalar(f"layers/{name}/{tag}", value, stats.step)
+            for layer, counts in measured.histograms.items():
+                log_histogram(trainer, f"layers/{name}/activation_log10/{layer}", counts, BINS.tolist())
+            if takers(trainer):  # a picture takes a while to draw
+                log_image(trainer, f"gradients/heatmap_{name}", self.draw(name))
 
 
 def summary_scalars(stats: GradientStats) -> dict[str, float]:
@@ -242,23 +239,3 @@ def layer_scalars(measured: NetworkStats) -> dict[str, float]:
         "saturated": measured.saturated,
     }
     return {f"{kind}/{layer}": value for kind, values in kinds.items() for layer, value in values.items()}
-
-
-def add_histogram(board: Any, tag: str, counts: list[int], step: int) -> None:
-    """Adds a histogram whose bins lie between the `BINS`."""
-    middles = (BINS[1:] + BINS[:-1]) / 2
-    weighed = torch.tensor(counts, dtype=torch.float64)
-    filled = [number for number, count in enumerate(counts) if count]
-    if not filled:
-        return  # all NaN
-    board.add_histogram_raw(
-        tag,
-        min=BINS[filled[0]].item(),
-        max=BINS[filled[-1] + 1].item(),
-        num=sum(counts),
-        sum=(weighed * middles).sum().item(),
-        sum_squares=(weighed * middles.square()).sum().item(),
-        bucket_limits=BINS[1:].tolist(),
-        bucket_counts=counts,
-        global_step=step,
-    )

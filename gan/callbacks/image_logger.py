@@ -1,4 +1,4 @@
-"""Pictures of a run, for TensorBoard and for the eye."""
+"""Pictures of a run, for its loggers and for the eye."""
 
 import re
 from pathlib import Path
@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 from lightning import Callback, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from torch import Tensor
 
 from gan.errors import GANError
 from gan.images import encoded, image_grid, show, to_pil
+from gan.loggers import log_image
 from gan.module import GAN
 from gan.networks import slerp
 from gan.outbox import outbox
@@ -22,7 +22,7 @@ MAX_FRAMES = 100  # of the animation: past that a long run's GIF would be too la
 class ImageLogger(Callback):
     """Draws what the generator makes of the same latents again and again, so that training can be watched.
 
-    Writes PNGs to `samples/` in the run's folder and images to TensorBoard, both numbered by training batches:
+    Writes PNGs to `samples/` in the run's folder, and logs them, both numbered by training batches:
     `samples/fixed` (from the module's `fixed_latents`) at the start, every `every` batches and at the end,
     `samples/real` once, and `samples/interpolation` at the end. At the end, `samples/training.gif` shows all fixed
     grids in turn. The averaged generator is drawn where there is one. In a notebook, the latest fixed grid is shown
@@ -73,23 +73,17 @@ class ImageLogger(Callback):
 
 
 def save_grid(trainer: Trainer, name: str, images: Tensor, columns: int | None = None) -> None:
-    """Writes images (N, C, H, W) in [-1, 1] as one grid to `samples/` and to TensorBoard, on the first rank.
+    """Writes images (N, C, H, W) in [-1, 1] as one grid to `samples/`, and logs it, on the first rank.
 
     All ranks must have made them.
     """
     if not trainer.is_global_zero:
         return
-    grid = image_grid(images, columns)
+    grid = to_pil(image_grid(images, columns))
     folder = Path(trainer.default_root_dir, "samples")
     number = "" if name == "real" else f"_{trainer.global_step:06d}"
-    outbox(trainer).write(folder / f"{name}{number}.png", encoded(to_pil(grid)))
-    for logger in tensorboards(trainer):
-        logger.experiment.add_image(f"samples/{name}", grid, trainer.global_step)
-
-
-def tensorboards(trainer: Trainer) -> list[TensorBoardLogger]:
-    """The TensorBoards of a trainer, on the first rank; none elsewhere."""
-    return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero]
+    outbox(trainer).write(folder / f"{name}{number}.png", encoded(grid))
+    log_image(trainer, f"samples/{name}", grid)
 
 
 def animate(folder: Path) -> bytes | None:

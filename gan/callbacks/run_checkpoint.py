@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -192,9 +193,11 @@ class RunCheckpoint(Checkpoint):
             return KeyboardInterrupt
         return SIGTERMException if self._any(trainer, self._signal == signal.SIGTERM) else None
 
-    def _look(self, trainer: Trainer) -> None:
-        """Saves and ends the run where that is wanted."""
+    def _look(self, trainer: Trainer, log: Callable[[], None] | None = None) -> None:
+        """Saves and ends the run where that is wanted; then `log` does at once what Lightning logs after this hook."""
         save, end = self._wanted(trainer)
+        if end is not None and log is not None:
+            log()
         if save:
             self._save_or_warn(trainer, must=end is not None)
         if end is not None:
@@ -331,14 +334,14 @@ class RunCheckpoint(Checkpoint):
         loop = trainer.fit_loop
         assert loop._data_fetcher is not None  # private; it has fetched this batch
         if not trainer.is_last_batch and not loop.epoch_loop._should_check_val_fx(loop._data_fetcher):  # private
-            self._look(trainer)
+            self._look(trainer, trainer._logger_connector.update_train_step_metrics)  # private
 
     def on_validation_end(self, trainer: Trainer, pl_module: GAN) -> None:
         if trainer.state.fn == "fit" and not trainer.sanity_checking and not trainer.is_last_batch:
             self._look(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: GAN) -> None:
-        self._look(trainer)
+        self._look(trainer, trainer._logger_connector.update_train_epoch_metrics)  # private
 
     def on_exception(self, trainer: Trainer, pl_module: GAN, exception: BaseException) -> None:
         self._restore_handlers()

@@ -42,6 +42,7 @@ class RunProgress(ProgressBar):
         super().__init__()
         self.refresh = refresh
         self.enabled = True
+        self.has_bar = True  # else it says how a run begins and ends, and nothing in between
         self.console = Console(highlight=False, soft_wrap=True)
         self.bar: Progress | None = None
 
@@ -67,7 +68,7 @@ class RunProgress(ProgressBar):
         self.images, self.since = 0, time.perf_counter()
         self.drawn_at = self.since if self.total is None else 0.0
         self.tenths = trainer.global_step * 10 // self.total if self.total else 0
-        if self.enabled and self.console.is_terminal:
+        if self.enabled and self.has_bar and self.console.is_terminal:
             self.bar = Progress(
                 TextColumn("batch {task.completed:,}/{task.fields[of]}"),
                 BarColumn(bar_width=10),
@@ -87,6 +88,8 @@ class RunProgress(ProgressBar):
         if pl_module.logs_now:
             pl_module.log_scalars({"images_per_second": self.images / (now - self.since)})
             self.images, self.since = 0, now
+        if not self.has_bar:
+            return
         if self.bar is not None:
             if now - self.drawn_at > self.refresh:
                 self.drawn_at = now
