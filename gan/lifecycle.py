@@ -18,6 +18,7 @@ from gan.batch import as_pair, check_batch
 from gan.checkpoints import check_checkpoint
 from gan.config import KEY as CONFIG
 from gan.errors import GANError
+from gan.loader import KeyedLoaders, key_loaders, place_in
 from gan.loggers import number_by_batches
 from gan.networks import check_pair
 from gan.noise import Noise, keyed, seed_layers
@@ -56,6 +57,7 @@ class Lifecycle(L.LightningModule):
         scored_at: The batches completed when it did so last; -1 before.
         resumed: What a run that goes on takes of its checkpoint's optimizers.
         run_config: Of a run of the command line, its config as plain data, which its checkpoints carry.
+        data_place: What the checkpoint that a run goes on from says of the place in the data.
     """
 
     generator: nn.Module
@@ -67,6 +69,7 @@ class Lifecycle(L.LightningModule):
     scalars: dict[str, Tensor]
     resumed: Resumed
     run_config: dict[str, Any] | None = None
+    data_place: dict[str, Any]
     looked_at: set[str | None]  # the stages whose first batch has been
     scores: Collection[str] = ()  # the names of the scores that this run measures
     scored_at = -1  # the batches completed when they were measured last
@@ -180,6 +183,9 @@ class Lifecycle(L.LightningModule):
         """Checks, before anything is trained, that networks and data fit."""
         check_strategy(self.trainer, self.penalties)
         self.looked_at, self.scores = set(), ()
+        if stage == "fit":
+            self.data_place = {}
+            key_loaders(self)
         if is_sharded(self.generator):  # a second `fit`, or scores after it: neither network is new
             return
         data = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere
@@ -218,10 +224,16 @@ class Lifecycle(L.LightningModule):
         self.scored_at = -1
 
     def on_train_start(self) -> None:
-        """Lets schedules and callbacks that monitor a score wait for it."""
+        """Lets what monitors a score wait for it, and has a batch fetched anew that came too early.
+
+        Lightning fetches the first before it knows where the run goes on.
+        """
         batches = self.length().batches
         check_schedules(self.trainer.lr_scheduler_configs, self.scores, batches)
         watch_scores(self.trainer, self, batches)
+        loop = self.trainer.fit_loop
+        if isinstance(loop._combined_loader, KeyedLoaders) and loop._combined_loader.is_stale:  # private
+            iter(cast(Any, loop._data_fetcher))  # private
 
     def _apply_batch_transfer_handler(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
         # Private: the one place where every batch comes before any callback sees it, and that data modules leave alone.
@@ -286,6 +298,7 @@ class Lifecycle(L.LightningModule):
         training = self._trainer is not None and self.trainer.state.fn == "fit"
         if training:
             self.resumed.read(checkpoint, self.hparams)
+            self.data_place = place_in(checkpoint)
         if average and self.generator_ema is None and training:
             rank_zero_warn("the checkpoint's averaged generator is dropped: this run has no GeneratorEMA")
             for key in average:

@@ -4,9 +4,11 @@ So a run that is resumed draws what it would have drawn, and no state of a gener
 """
 
 import hashlib
+import random
 from collections.abc import Iterable
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,6 +33,13 @@ def seed_layers(generator: torch.Generator) -> None:
     torch.default_generator.manual_seed(seed)
     if generator.device.type != "cpu":
         torch.get_device_module(generator.device).manual_seed(seed)
+
+
+def seed_all(generator: torch.Generator) -> None:
+    """Keys all that data is drawn from by whoever has no generator of his own: torch's, numpy's and Python's."""
+    seed_layers(generator)
+    np.random.seed(generator.initial_seed() % 2**32)  # noqa: NPY002 # what others draw from
+    random.seed(generator.initial_seed())
 
 
 class Noise:

@@ -16,7 +16,6 @@ from lightning.pytorch.utilities import rank_zero_only
 from gan.checkpoints import check_checkpoint, checkpoint_in, last_in, newest_whole
 from gan.config import KEY as CONFIG
 from gan.config import changes, config_in, is_own
-from gan.data import InMemoryLoader
 from gan.errors import GANError
 from gan.folder import RunFolder
 from gan.module import GAN
@@ -265,7 +264,7 @@ def other_counts(checkpoint: dict[str, Any], trainer: Trainer, old: Any, new: An
                 f"set data.batch_size to {sizes[0] * before / now:g}"
             )
     epochs = checkpoint.get("epoch_batches", trainer.num_training_batches), trainer.num_training_batches
-    if epochs[0] != epochs[1] and isinstance(trainer.train_dataloader, InMemoryLoader):
+    if epochs[0] != epochs[1]:
         lines.append(
             f"batches/epoch  {epochs[0]:,} -> {epochs[1]:,}: from batch {step:,} on, images come in the order of a run "
             f"that had {epochs[1]:,} from its start"

@@ -21,10 +21,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # From the ground up. What shares a floor imports nothing of each other: an import goes down, or stays in its room.
 FLOORS = [
     {"errors"},
-    {"archive", "batch", "folder", "images", "outbox", "paths", "pickles", "spec", "trust"},
+    {"archive", "batch", "folder", "images", "outbox", "paths", "pickles", "repeat", "spec", "trust"},
     {"checkpoints", "events", "suggestions"},
     {"data", "gradients", "losses", "metrics", "networks", "noise", "optim", "penalties"},
-    {"config", "lab", "loggers", "order", "parallel", "rollback", "train_features"},
+    {"config", "lab", "loader", "loggers", "order", "parallel", "rollback", "train_features"},
     {"lifecycle"},
     {"module", "weights"},
     {"callbacks", "generate", "resume", "settings", "words"},

@@ -1,11 +1,14 @@
 """Noise that is keyed, and the same however many processes share a batch."""
 
+import random
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from gan.data.memory import InMemoryLoader
-from gan.noise import Noise, keyed, seed_layers
+from gan.noise import Noise, keyed, seed_all, seed_layers
 from gan.penalties import DRAGAN, R1, GradientPenalty
 
 PENALTIES = [R1(1.0), GradientPenalty(1.0), DRAGAN(1.0)]
@@ -118,3 +121,14 @@ def test_dropout_is_keyed():
     assert torch.equal(dropped(7, 0), first)
     assert not torch.equal(dropped(8, 0), first)  # another batch
     assert not torch.equal(dropped(7, 1), first)  # another process
+
+
+def test_whoever_has_no_generator_draws_by_the_key():
+    def draw(*key):
+        seed_all(keyed(42, *key))
+        return torch.rand(()).item(), float(np.random.rand()), random.random()  # noqa: NPY002
+
+    first = draw("data", 3, 0)
+    assert draw("data", 3, 0) == first
+    for other in (draw("data", 3, 1), draw("data", 4, 0)):
+        assert all(one != two for one, two in zip(first, other, strict=True))

@@ -53,6 +53,9 @@ ATTRIBUTES = {
     "_data_fetcher": (lambda trainer: trainer.fit_loop, "whether a validation is due, before a checkpoint"),
     "_should_check_val_fx": (lambda trainer: trainer.fit_loop.epoch_loop, "whether a validation is due"),
     "_batches_that_stepped": (lambda trainer: trainer.fit_loop.epoch_loop, "one number for what is logged of a batch"),
+    "_data_source": (lambda trainer: trainer.fit_loop, "any loader's batches by seed and epoch, and exact resuming"),
+    "_combined_loader": (lambda trainer: trainer.fit_loop, "a batch that was fetched too early is fetched anew"),
+    "_mode": (lambda trainer: trainer.fit_loop._combined_loader, "several loaders of a user's own"),
     "_train_time_interval": (lambda _: ModelCheckpoint(), "a setting of ModelCheckpoint that never saves is refused"),
     "_every_n_train_steps": (lambda _: ModelCheckpoint(), "whether it has been told when to save"),
     "_every_n_epochs": (lambda _: ModelCheckpoint(), "whether it has been told when to save"),
@@ -99,6 +102,8 @@ IMPORTS = {
 OVERRIDDEN = {
     "torch.utils.tensorboard.writer.SummaryWriter._get_file_writer": "charts on a disk that is full for a while",
     "lightning.pytorch.core.module.LightningModule._apply_batch_transfer_handler": "the look at the first batch",
+    "lightning.pytorch.utilities.combined_loader.CombinedLoader._state_dicts": "the place in the data, in checkpoints",
+    "lightning.pytorch.utilities.combined_loader.CombinedLoader._load_state_dicts": "likewise",
     "torchmetrics.metric.Metric._apply": "metrics stay float64",
     "torch.nn.modules.module.Module._apply": "metrics stay float64",
     "torchvision.models.inception.InceptionA._forward": "Inception as FID knows it",
