@@ -159,7 +159,7 @@ class KeyedLoaders(CombinedLoader):
         if first and not done and not (by_state and all(map(goes_on, loaders))):
             # Twice: what keeps a place of its own is somewhere else then.
             self.check([self.rehearse(epoch - 1) for _ in range(2)], first, epoch - 1)
-        self.open(epoch, states if by_state else [])
+        self.begin_epoch(epoch, states if by_state else [])
         self.index = done if by_state or lives_on else 0
         if self.index < done and self.trainer.is_global_zero:
             batches = f"{done:,} batch{'es' * (done > 1)}"
@@ -171,13 +171,13 @@ class KeyedLoaders(CombinedLoader):
                 if self.following is None:
                     raise
                 epoch, done = self.place()
-                self.open(epoch)
+                self.begin_epoch(epoch)
                 self.index = 0
             else:
                 if self.index == 1 and first:
                     self.check([self.first], first, epoch)
 
-    def open(self, epoch: int, states: Sequence[Any] = ()) -> None:
+    def begin_epoch(self, epoch: int, states: Sequence[Any] = ()) -> None:
         """Begins an epoch anew, or where states of the loaders say, with all that draws for it seeded."""
         iter(self)
         done = self.place()[1]
@@ -226,7 +226,7 @@ class KeyedLoaders(CombinedLoader):
 
     def rehearse(self, epoch: int) -> str:
         """Digest of the first batch of an epoch, if it is begun now."""
-        self.open(epoch)
+        self.begin_epoch(epoch)
         self.index = 0
         self.fetch()
         return self.first
