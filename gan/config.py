@@ -10,6 +10,7 @@ import yaml
 from gan.errors import GANError
 
 KEY = "config"  # in a checkpoint
+OF_COMMAND = ("run_dir", "resume", "config", "trust", "ckpt_path", "verbose")  # which say nothing of the run
 
 
 def config_in(checkpoint: dict[str, Any], source: str) -> dict[str, Any] | None:
@@ -20,11 +21,15 @@ def config_in(checkpoint: dict[str, Any], source: str) -> dict[str, Any] | None:
         source: What the error calls it.
 
     Raises:
-        GANError: If it is something else than settings by their names.
+        GANError: If it is something else than settings by their names, or says what is for the command to say, as
+            where to write and whom to trust.
     """
     config = checkpoint.get(KEY)
     if config is not None and not isinstance(config, dict):
         raise GANError(f"{source} is not as this project writes it: its config is a {type(config).__name__}")
+    for name in OF_COMMAND:
+        if name in (config or ()):
+            raise GANError(f"{source} is not as this project writes it: its config gives {name}")
     return config
 
 

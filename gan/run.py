@@ -24,7 +24,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from gan.callbacks import FIDTracker
 from gan.callbacks.fid_tracker import active_trackers
 from gan.checkpoints import AtomicCheckpointIO, sync
-from gan.config import as_text, remember_own
+from gan.config import OF_COMMAND, as_text, remember_own
 from gan.errors import GANError
 from gan.folder import RunFolder
 from gan.loggers import RunTensorBoard, hyperparameters, with_own
@@ -210,6 +210,8 @@ class GANCLI(LightningCLI):
                 raise GANError("--resume auto needs the run to go on with: --run_dir RUN")
             check_settings(config.trainer)
             config.trainer.callbacks = without_repeated(as_list(config.trainer.callbacks))
+            if isinstance(config.trainer.logger, list):  # by `logger+`, as callbacks: the command may be given again
+                config.trainer.logger = list({str(each): each for each in config.trainer.logger}.values())
             run_dir = config.run_dir and str(local_path(config.run_dir, "--run_dir"))
             self.folder = RunFolder(run_dir, name_of(as_list(config.config)))
             self.run_dir = self.folder.path
@@ -276,7 +278,7 @@ class GANCLI(LightningCLI):
     def config_text(self) -> str:
         """The config as YAML, without the folder and the checkpoint of this command."""
         config = self.config.clone()
-        for name in ("run_dir", "resume", "config", "trust", "ckpt_path", "verbose"):
+        for name in OF_COMMAND:
             config.pop(name, None)
         return self.parser.dump(config, skip_none=False, skip_validation=True)
 

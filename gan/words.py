@@ -13,7 +13,7 @@ from gan.errors import GANError
 from gan.paths import local_path
 from gan.trust import named_in
 
-PATHS = ("--config", "--run_dir", "--resume", "--ckpt_path")
+PATHS = ("--config", "-c", "--run_dir", "--resume", "--ckpt_path")
 
 
 def plain_paths(words: Sequence[str]) -> list[str]:
@@ -43,7 +43,7 @@ def given_by(words: Sequence[str]) -> argparse.Namespace:
         give, as the command line has them; and `rest`, the other words.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--config", action=OfConfig, dest="configs", default=[])
+    parser.add_argument("--config", "-c", action=OfConfig, dest="configs", default=[])
     parser.add_argument("--run_dir")
     parser.add_argument("--resume", default="never")
     parser.add_argument("--ckpt_path")

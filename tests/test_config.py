@@ -27,6 +27,13 @@ def test_what_is_no_config(config):
         config_in({"config": config}, "x.ckpt")
 
 
+@pytest.mark.parametrize("name", ["run_dir", "resume", "trust", "config", "ckpt_path"])
+def test_a_config_does_not_speak_for_the_command(name):
+    """Where to write, and whom to trust, is not for a file to say."""
+    with pytest.raises(GANError, match=rf"x\.ckpt is not as this project writes it: its config gives {name}$"):
+        config_in({"config": CONFIG | {name: "there"}}, "x.ckpt")
+
+
 def test_a_text_gives_the_same_again():
     assert yaml.safe_load(as_text(CONFIG)) == CONFIG
 

@@ -567,6 +567,15 @@ def test_a_logger_is_added_to_the_runs_own(tmp_path, way):
     assert sorted(rows(tmp_path / "run")) == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("name", ["test_lightning.Pictures", "conftest.TableLogger"])
+def test_a_logger_that_is_added_again_where_a_run_goes_on_is_one(tmp_path, name):
+    """The command that began a run is given again; with W&B, each would be another run there."""
+    words, watch = [f"--trainer.logger+={name}"], Watch()
+    fit(tmp_path / "run", *words)
+    resume(tmp_path / "run", *words, "--trainer.max_steps", "4", callbacks=[watch])
+    assert [type(logger).__name__ for logger in watch.trainer.loggers].count(name.rpartition(".")[2]) == 1
+
+
 @pytest.mark.parametrize("words", [["--trainer.logger", "false"], ["--trainer.barebones", "true"]])
 def test_a_run_without_loggers_says_what_it_does_not_write(tmp_path, words):
     with pytest.warns(UserWarning, match=r"there will be no metrics\.csv, and nothing to see in TensorBoard"):

@@ -85,6 +85,8 @@ def test_script_trains_on_a_data_module_of_ones_own(tmp_path):
         (["--out", "s3://bucket/own.safetensors"], "--out s3://bucket/own.safetensors is a URL"),
         (["--out", "own.pt"], "--out must end in .safetensors"),
         (["--out", "/proc/own.safetensors"], "cannot write --out /proc/own.safetensors"),
+        (["--epochs", "0", "--out", "s3://bucket/own.safetensors"], "--out s3://bucket/own.safetensors is a URL"),
+        (["--out", "~/own.pt"], "--out must end in .safetensors, got /home/of/me/own.pt"),
         (["--epochs", "0"], "--epochs must be at least 1"),
         (["--lr", "-1"], "--lr must be above 0"),
         (["--dim", "0"], "dim >= 1"),
@@ -94,6 +96,7 @@ def test_script_trains_on_a_data_module_of_ones_own(tmp_path):
 def test_refusals(tmp_path, monkeypatch, capsys, words, complaint):
     """Each is a line."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/of/me")
     if "/proc" in words[1]:
         monkeypatch.setattr(script, "train", lambda data, args: load_features("mnist_cnn"))
     threads = torch.get_num_threads()

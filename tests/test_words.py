@@ -16,7 +16,7 @@ def home(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ["--config", "--run_dir", "--resume", "--ckpt_path"])
+@pytest.mark.parametrize("name", ["--config", "-c", "--run_dir", "--resume", "--ckpt_path"])
 def test_paths_are_spelled_out(home, name):
     assert plain_paths([f"{name}=~/x", name, "$DISK/y", "--data.root", "~/z"]) == [
         *[f"{name}={home}/x", name, "/disk/y"],
@@ -43,6 +43,16 @@ def test_what_words_and_configs_give():
     }
     assert {"one", "two"} <= given.trust
     assert given_by([]).resume == "never"
+
+
+@pytest.mark.parametrize("word", ["--config", "-c"])
+@pytest.mark.parametrize(("name", "value"), [("resume", "auto"), ("ckpt_path", "a/b.ckpt"), ("run_dir", "there")])
+def test_a_config_is_read_by_either_of_its_names(word, name, value):
+    Path("a.yaml").write_text(f"{name}: {value}\ndata: {{class_path: own.Data}}\n", "utf-8")
+    given = given_by([word, "a.yaml"])
+    assert getattr(given, name) == value
+    assert given.configs == ["a.yaml"]
+    assert given.names == {name, "data"}
 
 
 IDLE = {

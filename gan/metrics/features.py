@@ -116,7 +116,7 @@ def load_features(name_or_path: str | Path) -> CNNFeatures:
         ValueError: If there is no such file, or it is damaged or something else. Nothing stands in for it.
     """
     shipped = str(name_or_path) in SHA256
-    path = FILES / f"{name_or_path}.safetensors" if shipped else local_path(name_or_path, "extractor")
+    path = file_of(name_or_path)
     if not path.is_file():
         if shipped:
             raise _damaged(path, "it is missing")
@@ -145,6 +145,13 @@ def load_features(name_or_path: str | Path) -> CNNFeatures:
     return extractor.requires_grad_(False)
 
 
+def file_of(name_or_path: str | Path) -> Path:
+    """Where an extractor is, that is given as `load_features` takes it."""
+    if str(name_or_path) in SHA256:
+        return FILES / f"{name_or_path}.safetensors"
+    return local_path(name_or_path, "extractor")
+
+
 def doubt(name_or_path: str | Path, num_classes: int) -> str | None:
     """Why an extractor is of little worth by its own card, the `.md` beside its file; None if it has none, or is good.
 
@@ -152,7 +159,7 @@ def doubt(name_or_path: str | Path, num_classes: int) -> str | None:
         name_or_path: As `load_features` takes it.
         num_classes: Classes that it tells apart.
     """
-    path = FILES / f"{name_or_path}.md" if str(name_or_path) in SHA256 else Path(name_or_path).with_suffix(".md")
+    path = file_of(name_or_path).with_suffix(".md")
     try:
         match = ACCURACY.search(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError):

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tracemalloc
 
 import pytest
 import torch
@@ -146,6 +147,18 @@ def test_test_images_that_are_training_images_are_doubted(train, test, leaked, i
     assert len(doubts) == (leaked > 1)
     if doubts:
         assert f"{leaked} of {test.stop - test.start} test images are training images" in doubts[0]
+
+
+@pytest.mark.parametrize("width", [512, 2048])
+def test_leaks_are_looked_for_in_little_memory(width):
+    """Of Inception's 2,048 features, those of 60,000 images are half a gigabyte already."""
+    evaluator = Evaluator(Pooled(), *loaders())
+    evaluator.training, evaluator.real = torch.randn(2000, width), torch.randn(500, width)
+    tracemalloc.start()  # which sees what Python holds
+    assert evaluator.leaked() == 0
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2000 * width
 
 
 def test_features_that_see_no_difference_make_no_leak():

@@ -217,6 +217,13 @@ def test_features_are_doubted_where_their_card_says_that_they_guess(tmp_path, ac
         assert f"a guess about {1 / classes:.1%}" in doubt
 
 
+@pytest.mark.parametrize("path", ["~/flowers.safetensors", "$HOME/flowers.safetensors"])
+def test_a_card_is_found_where_its_features_are(tmp_path, monkeypatch, path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "flowers.md").write_text("- Accuracy on the 900 test images: 10.00%\n", encoding="utf-8")
+    assert features.doubt(path, 10) is not None
+
+
 def test_features_without_a_card_are_not_doubted(tmp_path):
     assert features.doubt(tmp_path / "flowers.safetensors", 10) is None
     (tmp_path / "flowers.md").write_bytes(b"\xff\xfe of something else")
