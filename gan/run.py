@@ -204,14 +204,14 @@ class GANCLI(LightningCLI):
             self.config_dump = yaml.safe_load(text)
 
     def before_instantiate_classes(self) -> None:
+        config = self.config
+        config.trainer.callbacks = without_repeated(as_list(config.trainer.callbacks))
+        if isinstance(config.trainer.logger, list):  # by `logger+`, as callbacks: the command may be given again
+            config.trainer.logger = list({str(each): each for each in config.trainer.logger}.values())
         if self.command == "fit":
-            config = self.config
             if config.resume == "auto" and not config.run_dir:
                 raise GANError("--resume auto needs the run to go on with: --run_dir RUN")
             check_settings(config.trainer)
-            config.trainer.callbacks = without_repeated(as_list(config.trainer.callbacks))
-            if isinstance(config.trainer.logger, list):  # by `logger+`, as callbacks: the command may be given again
-                config.trainer.logger = list({str(each): each for each in config.trainer.logger}.values())
             run_dir = config.run_dir and str(local_path(config.run_dir, "--run_dir"))
             self.folder = RunFolder(run_dir, name_of(as_list(config.config)))
             self.run_dir = self.folder.path

@@ -57,6 +57,19 @@ def test_validate_prints_one_table(tmp_path, capsys):
     assert "no logger configured" not in errors
 
 
+@pytest.mark.parametrize("door", ["validate", "test"])
+@pytest.mark.parametrize("again", ["FIDTracker", "GradientMonitor"])
+def test_a_callback_that_the_run_had_is_given_otherwise(tmp_path, capsys, door, again):
+    """The checkpoint carries the run's: the command's stands in its place, where two are an error of Lightning's."""
+    last = fit(tmp_path / "run", *DIGITS, *TRACKED)
+    capsys.readouterr()
+    setting = {"FIDTracker": "final_samples=100", "GradientMonitor": "every=7"}[again]
+    words = [f"--trainer.callbacks+=gan.callbacks.{again}", f"--trainer.callbacks.{setting}"]
+    command(door, "--ckpt_path", last, *TRUSTED, *words)
+    number = 100 if again == "FIDTracker" else 500
+    assert f"Scores of {number} images against 512 test images" in capsys.readouterr().out
+
+
 def test_the_score_survives_resume_to_the_bit(tmp_path):
     whole = fit(tmp_path / "whole", *DIGITS, *TRACKED, "--trainer.max_steps", 8)
     fit(tmp_path / "run", *DIGITS, *TRACKED, "--trainer.max_steps", 6)
