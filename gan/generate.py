@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gan.checkpoints import check_checkpoint, checkpoint_in, read
 from gan.errors import GANError, counted
@@ -99,13 +99,16 @@ def load(ckpt: str, trust: str | list[str] | None = None) -> GAN:
     Raises:
         ValueError: If the file is missing, damaged, or not a checkpoint of this project, or names other classes.
     """
-    check_checkpoint(ckpt)
+    known = check_checkpoint(ckpt)["hyper_parameters"]
+    given = {} if "discriminator" in known else {"discriminator": nn.Identity()}  # images come without one
+    for network in given.values():
+        network.register_load_state_dict_pre_hook(lambda module, weights, *_: weights.clear())
     file = ckpt
     if Path(ckpt).is_dir():
         file = io.BytesIO()  # Lightning takes one file
         torch.save(read(ckpt), file)
         file.seek(0)
-    return GAN.load_from_checkpoint(file, map_location="cpu", weights_only=True, trust=trust).eval()
+    return GAN.load_from_checkpoint(file, map_location="cpu", weights_only=True, trust=trust, **given).eval()
 
 
 def save_array(images: Tensor, path: Path) -> None:

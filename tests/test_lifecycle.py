@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from commands import load
@@ -12,7 +13,9 @@ from torch.optim import SGD, Adam
 
 from gan import GAN
 from gan.callbacks import GeneratorEMA
+from gan.errors import GANError
 from gan.generate import export, sample
+from gan.images import to_uint8
 from gan.losses import Wasserstein
 from gan.networks import DCGANDiscriminator, DCGANGenerator, Discriminator, MLPDiscriminator, MLPGenerator
 from gan.optim import WarmupCosine
@@ -116,6 +119,32 @@ def test_unknown_network_is_named_where_it_is_needed_and_can_be_given(make_gan, 
     fresh = Mine(torch.nn.Linear(8, 784), torch.nn.Tanh(), torch.nn.Unflatten(1, SHAPE))
     loaded = GAN.load_from_checkpoint(tmp_path / "gan.ckpt", weights_only=True, generator=fresh)
     assert same_weights(gan, loaded)
+
+
+@pytest.mark.parametrize("form", ["o.npy", "o.pt2"])
+@pytest.mark.parametrize("make", ["sequence", "nested"])
+def test_images_need_no_discriminator(make_trainer, data, tmp_path, form, make):
+    """Which may be of a class that no checkpoint can name."""
+
+    class Nested(torch.nn.Module):
+        def __init__(self, body):
+            super().__init__()
+            self.body = body
+
+        def forward(self, images):
+            return self.body(images)
+
+    body = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 1), torch.nn.Flatten(0))
+    gan = GAN(MLPGenerator(image_shape=SHAPE, latent_dim=8), body if make == "sequence" else Nested(body))
+    trainer = make_trainer(max_steps=1)
+    trainer.fit(gan, data)
+    path = tmp_path / "gan.ckpt"
+    trainer.save_checkpoint(path)
+    (sample if form == "o.npy" else export)(str(path), str(tmp_path / form))
+    if form == "o.npy":
+        assert (np.load(tmp_path / form) == to_uint8(gan.sample(64))[:, 0].numpy()).all()
+    with pytest.raises(GANError, match="cannot rebuild its discriminator"):
+        GAN.load_from_checkpoint(path, weights_only=True)  # which is to train
 
 
 class Plain(torch.nn.Module):
