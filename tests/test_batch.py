@@ -7,9 +7,10 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader, TensorDataset
 
 from gan import GAN
-from gan.batch import as_pair
+from gan.batch import as_pair, check_batch
 from gan.callbacks import FIDTracker, GradientMonitor, ImageLogger, NonFiniteGuard
 from gan.data import InMemoryDataModule
+from gan.errors import GANError
 from gan.metrics import CNNFeatures
 from gan.networks import MLPDiscriminator, MLPGenerator
 

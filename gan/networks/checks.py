@@ -37,6 +37,11 @@ def check_pair(
             f"generator {type(generator).__name__} is told the class of an image, and nothing says how many there are: "
             "let it, or the data module, have num_classes"
         )
+    if is_conditional(generator) and num_classes == 1:
+        raise GANError(
+            f"generator {type(generator).__name__} is told the class of an image, and the data has one class: give the "
+            "data module labels and its num_classes, or take a generator without a condition"
+        )
     latent_dim = cast(int, generator.latent_dim)
     weight = next(generator.parameters(), torch.empty(0))
     rng = torch.Generator(weight.device).manual_seed(0)
