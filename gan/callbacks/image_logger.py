@@ -76,24 +76,25 @@ class ImageLogger(Callback):
         """Draws the images of the fixed latents, unless this batch has its picture already."""
         if trainer.global_step != self.last_drawn:
             self.last_drawn = trainer.global_step
-            images, columns = pl_module(pl_module.fixed_latents, pl_module.fixed_condition), pl_module.fixed_columns
-            save_grid(trainer, "fixed", images, columns)
-            if trainer.is_global_zero:
-                self.shown = show(to_pil(image_grid(images, columns)), self.shown)
+            images = pl_module(pl_module.fixed_latents, pl_module.fixed_condition)
+            picture = save_grid(trainer, "fixed", images, pl_module.fixed_columns)
+            if picture is not None:
+                self.shown = show(picture, self.shown)
 
 
-def save_grid(trainer: Trainer, name: str, images: Tensor, columns: int | None = None) -> None:
-    """Writes images (N, C, H, W) in [-1, 1] as one grid to `samples/`, and logs it, on the first rank.
+def save_grid(trainer: Trainer, name: str, images: Tensor, columns: int | None = None) -> Image.Image | None:
+    """Writes images (N, C, H, W) in [-1, 1] as one grid to `samples/`, logs it, and returns it, on the first rank.
 
     All ranks must have made them.
     """
     if not trainer.is_global_zero:
-        return
+        return None
     grid = to_pil(image_grid(images, columns))
     folder = Path(trainer.default_root_dir, "samples")
     number = "" if name == "real" else f"_{trainer.global_step:06d}"
     outbox(trainer).write(folder / f"{name}{number}.png", encoded(grid))
     log_image(trainer, f"samples/{name}", grid)
+    return grid
 
 
 def animate(folder: Path) -> bytes | None:
