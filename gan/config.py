@@ -29,8 +29,8 @@ def config_in(checkpoint: dict[str, Any], source: str) -> dict[str, Any] | None:
 
 
 def as_text(config: dict[str, Any]) -> str:
-    """A config as YAML, which gives the same one again."""
-    return yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    """A config as YAML in ASCII, which gives the same one again, and which no locale takes for an impossible path."""
+    return yaml.safe_dump(config, sort_keys=False)
 
 
 # ---------------------------------------------------------------------- two configs

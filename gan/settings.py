@@ -1,4 +1,4 @@
-"""A command's words as settings: a class that is swapped begins with its own defaults."""
+"""A command's words as settings: recipes by name, files in UTF-8, classes that begin with their own defaults."""
 
 import re
 import warnings

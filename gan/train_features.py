@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
-from pathlib import Path
 from pydoc import ErrorDuringImport, locate
 from typing import get_args
 
@@ -28,6 +27,7 @@ from gan.data.torchvision import Name
 from gan.errors import GANError, or_meant
 from gan.metrics import CNNFeatures, fingerprint, frechet_distance, load_features, mean_and_covariance, save_features
 from gan.metrics.damages import DAMAGES
+from gan.paths import local_path
 from gan.suggestions import Parser
 
 BATCH = 100
@@ -62,7 +62,7 @@ def train_features(words: list[str]) -> None:
     parser.add_argument("--dim", type=int, default=64, help="number of features")
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights, the order and the augmentation")
     args = parser.parse_args(words)
-    out = Path(args.out)
+    out = local_path(args.out, "--out")
     if out.suffix != ".safetensors":
         raise GANError(f"--out must end in .safetensors, got {out}")
     if not args.epochs >= 1:
@@ -270,7 +270,7 @@ def features_of(extractor: CNNFeatures, images: Tensor) -> Tensor:
 
 def card(args: Namespace, report: str) -> str:
     """The model card: everything needed to judge the weights and to train them again."""
-    out = Path(args.out)
+    out = local_path(args.out, "--out")
     command = ["python", "-m", "gan.cli", "train_features"]
     for name, value in vars(args).items():
         if value is not False:

@@ -161,7 +161,8 @@ def test_folder_that_has_no_name_in_this_locale(refused):
 
 def test_unknown_command(refused):
     for word in ("nope", "predict", "Sample"):
-        assert f"the command must be one of fit, validate, test, sample, export, lab, got {word!r}" in refused(word)
+        commands = "fit, validate, test, sample, export, train_features, lab"
+        assert f"the command must be one of {commands}, got {word!r}" in refused(word)
 
 
 # ---------------------------------------------------------------------- data

@@ -82,6 +82,7 @@ def test_script_trains_on_a_data_module_of_ones_own(tmp_path):
         (["--data", "fashionmnist"], "did you mean FashionMNIST?"),
         (["--data", "commands.Colour"], "has one class"),
         (["--data", "KMNIST"], "KMNIST could not be read"),
+        (["--out", "s3://bucket/own.safetensors"], "--out s3://bucket/own.safetensors is a URL"),
         (["--out", "own.pt"], "--out must end in .safetensors"),
         (["--out", "/proc/own.safetensors"], "cannot write --out /proc/own.safetensors"),
         (["--epochs", "0"], "--epochs must be at least 1"),
