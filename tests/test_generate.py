@@ -365,8 +365,9 @@ def test_export_takes_labels(told, form, capsys):
         ("grey", "1", "--classes 1: the generator of this checkpoint is not conditional; leave it out"),
     ],
 )
-def test_classes_that_there_are_not(request, refused, fixture, classes, message):
+def test_classes_that_there_are_not(request, refused, capsys, fixture, classes, message):
     checkpoint = request.getfixturevalue(fixture)
+    capsys.readouterr()  # of the run that made it
     assert message in refused("sample", "--ckpt", checkpoint, "--out", "x.png", "--classes", classes)
 
 
