@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gan.errors import GANError, counted
@@ -21,17 +22,18 @@ def as_pair(batch: Any) -> tuple[Any, Any]:
     return batch, None
 
 
-def check_batch(batch: Any, image_shape: tuple[int, ...], whose: str) -> None:
+def check_batch(batch: Any, image_shape: tuple[int, ...], whose: str, num_classes: int | None = None) -> None:
     """Refuses a batch that a GAN cannot be trained on.
 
     Args:
         batch: As a data loader gives it, on any device.
         image_shape: Channels, height and width that the networks are made for.
         whose: What the batch is called, as in "a training batch of Flowers".
+        num_classes: Classes that the networks are told of; None for those that are told nothing.
 
     Raises:
         ValueError: If it is not images, floating (N, *image_shape), finite and about in [-1, 1], alone or with as many
-            labels.
+            labels; or the labels are not what conditional networks take.
     """
     images, condition = as_pair(batch)
     if not isinstance(images, Tensor):
@@ -57,6 +59,33 @@ def check_batch(batch: Any, image_shape: tuple[int, ...], whose: str) -> None:
     if isinstance(condition, Tensor) and (condition.ndim == 0 or len(condition) != len(images)):
         raise GANError(
             f"{whose} has {counted(len(images), 'image')} and labels of shape {tuple(condition.shape)}: one for each"
+        )
+    if num_classes is not None:
+        check_labels(condition, num_classes, whose)
+
+
+def check_labels(labels: Any, num_classes: int, whose: str) -> None:
+    """Refuses what conditional networks cannot take as labels.
+
+    Raises:
+        ValueError: If it is not int64 (N,) from 0 to `num_classes - 1`.
+    """
+    wanted = f"int64 labels (N,) from 0 to {num_classes - 1}"
+    if not isinstance(labels, Tensor):
+        what = "images alone" if labels is None else f"images with {described(labels)}"
+        raise GANError(f"{whose} is {what}, and the networks are conditional: give {wanted} beside the images")
+    if labels.ndim == 2 and labels.shape[1] == num_classes:
+        raise GANError(
+            f"{whose} has one-hot labels {tuple(labels.shape)}: give {wanted}, as labels.argmax(1) makes them"
+        )
+    if labels.ndim != 1:
+        raise GANError(f"{whose} has labels of shape {tuple(labels.shape)}: give {wanted}")
+    if labels.dtype != torch.int64:
+        raise GANError(f"{whose} has labels of {labels.dtype}: give {wanted}, as labels.long() makes them")
+    low, high = labels.min().item(), labels.max().item()
+    if low < 0 or high >= num_classes:
+        raise GANError(
+            f"{whose} has labels from {low} to {high}, and the networks have {num_classes} classes: 0 comes first"
         )
 
 

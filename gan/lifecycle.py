@@ -1,7 +1,7 @@
 """What surrounds a GAN's two steps: checks, shards, schedules, scalars, the generator's average, checkpoints."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -20,9 +20,19 @@ from gan.config import KEY as CONFIG
 from gan.errors import GANError
 from gan.loader import KeyedLoaders, key_loaders, place_in
 from gan.loggers import number_by_batches
-from gan.networks import check_pair
+from gan.networks import check_pair, given, is_conditional
 from gan.noise import Noise, keyed, seed_layers
-from gan.optim import OPTIMIZER_ORDER, Length, Resumed, check_schedules, class_of, rates, step_plateaus, step_schedules
+from gan.optim import (
+    OPTIMIZER_ORDER,
+    Length,
+    Resumed,
+    check_schedules,
+    class_of,
+    in_passes,
+    rates,
+    step_plateaus,
+    step_schedules,
+)
 from gan.order import (
     callbacks_of,
     check_fit,
@@ -50,6 +60,8 @@ class Lifecycle(L.LightningModule):
         discriminator: The discriminator.
         generator_ema: The generator's average; set by the GeneratorEMA callback, or from a checkpoint.
         penalties: Terms of the discriminator's loss.
+        accumulate: Passes that a batch is worked through in.
+        num_classes: Classes that a conditional generator tells apart; None for one without a condition.
         fixed_latents: Latents (N, latent_dim) whose images are drawn again and again.
         seed: Of all randomness in training.
         scalars: The latest value of each scalar of training, between two log entries.
@@ -64,6 +76,8 @@ class Lifecycle(L.LightningModule):
     discriminator: nn.Module
     generator_ema: nn.Module | None
     penalties: list[Penalty]
+    accumulate: int
+    num_classes: int | None
     fixed_latents: Tensor
     seed: int
     scalars: dict[str, Tensor]
@@ -80,6 +94,25 @@ class Lifecycle(L.LightningModule):
     def latent_dim(self) -> int:
         """Size of a latent vector."""
         return cast(int, self.generator.latent_dim)
+
+    @property
+    def fixed_condition(self) -> Tensor | None:
+        """Labels (N,) for the `fixed_latents`, each class in a row, of `fixed_columns`; None without a condition."""
+        columns = self.fixed_columns
+        if self.num_classes is None or columns is None:
+            return None
+        return torch.arange(len(self.fixed_latents), device=self.fixed_latents.device) // columns % self.num_classes
+
+    @property
+    def fixed_columns(self) -> int | None:
+        """Images in a row of a picture of the `fixed_latents`, where each class has a row; else None."""
+        return None if self.num_classes is None else max(1, len(self.fixed_latents) // self.num_classes)
+
+    def classes_in_turn(self, num: int) -> Tensor | None:
+        """Labels (num,) of one class after the other; None where the generator takes no condition."""
+        if self.num_classes is None:
+            return None
+        return torch.arange(num, device=self.fixed_latents.device) % self.num_classes
 
     def optimizer(self, network: str) -> LightningOptimizer:
         """The optimizer of a network, by the network's name."""
@@ -99,6 +132,11 @@ class Lifecycle(L.LightningModule):
     def seed_layers(self, step: int) -> None:
         """Keys what layers draw by themselves, as dropout does, by the seed, the batch and the process."""
         seed_layers(self.rng("layers", step, self.global_rank))
+
+    def passes(self, condition: Tensor | None, *tensors: Tensor | None) -> Iterator[tuple[Any, ...]]:
+        """The passes of a batch: both networks, told what its images are of, and its part of each tensor (N, ...)."""
+        for part, *parts in in_passes(self.accumulate, condition, *tensors):
+            yield *given(part, self.generator, self.discriminator), *parts
 
     def step_uncounted(self, optimizer: LightningOptimizer) -> None:
         """A step that all hooks see, as any, and that `trainer.global_step` does not count."""
@@ -189,7 +227,9 @@ class Lifecycle(L.LightningModule):
         if is_sharded(self.generator):  # a second `fit`, or scores after it: neither network is new
             return
         data = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere
-        check_pair(self.generator, self.discriminator, getattr(data, "image_shape", None))
+        if is_conditional(self.generator) and self.num_classes is None:
+            self.num_classes = getattr(data, "num_classes", None)
+        check_pair(self.generator, self.discriminator, getattr(data, "image_shape", None), self.num_classes)
         if self.penalties and self.trainer.precision in ("16-true", "bf16-true"):
             raise GANError(
                 f"trainer.precision={self.trainer.precision} leaves no float32 weights to compute a penalty with: "
@@ -246,7 +286,8 @@ class Lifecycle(L.LightningModule):
             data = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere
             name = "the data loader" if data is None else type(data).__name__
             kind = "training" if self.trainer.training else "test" if self.trainer.testing else "validation"
-            check_batch(batch, self(cast(Tensor, self.fixed_latents)[:1]).shape[1:], f"a {kind} batch of {name}")
+            shape = self(cast(Tensor, self.fixed_latents)[:1]).shape[1:]
+            check_batch(batch, shape, f"a {kind} batch of {name}", self.num_classes)
         images, condition = as_pair(batch)
         return images.to(cast(torch.dtype, self.dtype)), condition
 
@@ -280,6 +321,7 @@ class Lifecycle(L.LightningModule):
         if self.run_config is not None:
             checkpoint[CONFIG] = self.run_config
         checkpoint["world_size"] = self.trainer.world_size
+        checkpoint["num_classes"] = self.num_classes  # of a generator that does not say
         checkpoint["epoch_batches"] = self.trainer.num_training_batches
         schedules = {id(config.scheduler.optimizer): config.scheduler for config in self.trainer.lr_scheduler_configs}
         checkpoint["optimizer_classes"] = {
@@ -290,6 +332,8 @@ class Lifecycle(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Brings the averaged generator of the checkpoint and that of this run together."""
+        if self.num_classes is None and is_conditional(self.generator):
+            self.num_classes = checkpoint.get("num_classes")
         names = {"loss/discriminator", "loss/generator", *(f"loss/{penalty.name}" for penalty in self.penalties)}
         scalars = checkpoint.get("scalars", {}).items()
         self.scalars = {name: value.to(self.device) for name, value in scalars if name in names}

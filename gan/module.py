@@ -15,13 +15,14 @@ from torch.optim import Adam
 from gan.errors import GANError
 from gan.lifecycle import Lifecycle
 from gan.losses import Loss, NonSaturating
-from gan.networks import evaluating, frozen, in_own_precision
+from gan.networks import classes_of, evaluating, frozen, given, in_own_precision
 from gan.noise import Noise
-from gan.optim import OPTIMIZER_ORDER, Resumed, in_passes, make_optimizers, mean, with_names
-from gan.penalties import Penalty, add_penalties, clip_weights, due
+from gan.optim import OPTIMIZER_ORDER, Resumed, make_optimizers, mean, with_names
+from gan.penalties import Penalty, add_penalties, clip_weights_after, due
 from gan.spec import save_hparams, without_parser
+from gan.terms import Classification, Terms
 
-Batch = tuple[Tensor, Tensor]  # images (N, C, H, W) and labels (N,)
+Batch = tuple[Tensor, Tensor | None]  # images (N, C, H, W), and what they are of: their condition
 Scalars = dict[str, Tensor]  # each ()
 
 SAMPLE_BATCH = 250  # images made at a time where many are asked for
@@ -34,13 +35,16 @@ class GAN(Lifecycle):
     counters of the project count training batches: `trainer.global_step`, `trainer.max_steps`, the x axis of every
     chart, `{step}` in file names, schedules and penalty intervals.
 
-    Images are float32 (N, C, H, W) in [-1, 1], latents are standard normal (N, latent_dim), logits are (N,).
+    Images are float32 (N, C, H, W) in [-1, 1], latents are standard normal (N, latent_dim), logits are (N,). What an
+    image is to be of is its `condition`: int64 labels (N,). A network is conditional if its `forward` takes one as a
+    second input: `generator(latents, condition)`, `discriminator(images, condition)`.
 
     Args:
         generator: Latents (N, latent_dim) in, images (N, C, H, W) in [-1, 1] out; has an attribute `latent_dim`.
         discriminator: Images in, logits (N,) out: positive for real, never a probability.
         loss: The adversarial objective; `NonSaturating` if not given.
         penalties: Regularisers added to the discriminator's loss, or one: R1, R2, GradientPenalty, DRAGAN.
+        classification: For class-conditional training by an auxiliary classifier: its term of both losses.
         weight_clip: Clamp every discriminator weight to [-weight_clip, weight_clip] after its step (WGAN).
         n_critic: Discriminator steps per generator step.
         accumulate: Passes that a training batch is worked through in, so that memory is needed for one of them only.
@@ -64,6 +68,7 @@ class GAN(Lifecycle):
         discriminator: nn.Module,
         loss: Loss | None = None,
         penalties: list[Penalty] | Penalty | None = None,
+        classification: Classification | None = None,
         weight_clip: float | None = None,
         n_critic: int = 1,
         accumulate: int = 1,
@@ -91,8 +96,10 @@ class GAN(Lifecycle):
         self.generator = generator
         self.discriminator = discriminator
         self.generator_ema = None
+        self.num_classes = classes_of(generator)
         self.loss = loss or NonSaturating()
         self.penalties = [penalties] if isinstance(penalties, Penalty) else penalties or []
+        self.terms = Terms(classification)
         self.weight_clip = weight_clip
         self.n_critic = n_critic
         self.accumulate = accumulate
@@ -110,55 +117,55 @@ class GAN(Lifecycle):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Trains both networks on one batch."""
-        real, _ = batch
+        real, condition = batch
         noise = self.noise("batch", self.global_step)
         self.seed_layers(self.global_step)
 
-        scalars = self.discriminator_step(real, noise)  # from here on, `global_step` counts this batch
+        scalars = self.discriminator_step(real, condition, noise)  # from here on, `global_step` counts this batch
         if self.global_step % self.n_critic == 0:
-            scalars |= self.generator_step(real, noise)
+            scalars |= self.generator_step(real, condition, noise)
         self.report(scalars)
         self.step_schedulers()
 
-    def discriminator_step(self, real: Tensor, noise: Noise) -> Scalars:
+    def discriminator_step(self, real: Tensor, condition: Tensor | None, noise: Noise) -> Scalars:
         """Moves the discriminator: real images (N, C, H, W) up, generated ones down."""
         optimizer = self.optimizer("discriminator")
         penalties = due(self.penalties, self.global_step)
 
         optimizer.zero_grad()
         passes = []
-        for x, z, *u in in_passes(
-            self.accumulate, real, noise.latents(len(real)), *noise.for_penalties(penalties, real)
+        for generate, judge, x, z, *u in self.passes(
+            condition, real, noise.latents(len(real)), *noise.for_penalties(penalties, real)
         ):
             # Sample: without a graph, so that nothing of this step reaches the generator.
             with torch.no_grad():
-                fake = self.generator(z)  # (N, C, H, W)
+                fake = generate(z)  # (N, C, H, W)
 
             # Objective.
-            loss = self.loss.discriminator(self.discriminator(x), self.discriminator(fake)).mean()
+            loss = self.loss.discriminator(judge(x), judge(fake)).mean()
             passes.append({"loss/discriminator": loss})
-            loss = add_penalties(loss, penalties, self.discriminator, x, fake, u, passes[-1])
+            loss = add_penalties(loss, penalties, judge, x, fake, u, passes[-1])
+            loss = self.terms.discriminator(loss, judge, x, fake, passes[-1])
             self.manual_backward(loss / self.accumulate)
 
         # Update. This optimizer is the one that `trainer.global_step` counts.
         optimizer.step()
-        if self.weight_clip is not None:
-            clip_weights(self.discriminator, self.weight_clip)
         return mean(passes)
 
-    def generator_step(self, real: Tensor, noise: Noise) -> Scalars:
+    def generator_step(self, real: Tensor, condition: Tensor | None, noise: Noise) -> Scalars:
         """Moves the generator so that the discriminator takes fresh images (N, C, H, W) for real."""
         optimizer = self.optimizer("generator")
 
         optimizer.zero_grad()
         passes = []
         with frozen(self.discriminator):
-            for x, z in in_passes(self.accumulate, real, noise.latents(len(real))):
+            for generate, judge, x, z in self.passes(condition, real, noise.latents(len(real))):
                 # Sample, and let the discriminator judge.
-                fake = self.generator(z)  # (N, C, H, W)
-                real_logits = self.discriminator(x) if self.loss.relativistic else None
-                loss = self.loss.generator(self.discriminator(fake), real_logits).mean()
+                fake = generate(z)  # (N, C, H, W)
+                real_logits = judge(x) if self.loss.relativistic else None
+                loss = self.loss.generator(judge(fake), real_logits).mean()
                 passes.append({"loss/generator": loss})
+                loss = self.terms.generator(loss, judge, x, fake, passes[-1])
                 self.manual_backward(loss / self.accumulate)
 
         # Update.
@@ -169,15 +176,18 @@ class GAN(Lifecycle):
         """The optimizers, the discriminator's first, and their schedules, as Lightning has them with a name."""
         networks = {name: self.get_submodule(name) for name in OPTIMIZER_ORDER}
         made = make_optimizers(networks, self.make_optimizer, self.make_scheduler, self.length(), self.resumed)
+        if self.weight_clip is not None:
+            clip_weights_after(made[0][0], self.discriminator, self.weight_clip)
         return with_names(*made)
 
     # ------------------------------------------------------------------ validation and sampling
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Scores the discriminator on images it did not train on: far worse there, and it learns by heart."""
-        real, _ = batch
-        fake = self(self.latents(len(real), self.rng("validation", batch_idx, self.global_rank)))
-        loss = self.loss.discriminator(self.discriminator(real), self.discriminator(fake)).mean()
+        real, condition = batch
+        fake = self(self.latents(len(real), self.rng("validation", batch_idx, self.global_rank)), condition)
+        (judge,) = given(condition, self.discriminator)
+        loss = self.loss.discriminator(judge(real), judge(fake)).mean()
         self.log("validation/discriminator", loss, sync_dist=True, batch_size=len(real))
 
     test_step = validation_step
@@ -188,16 +198,22 @@ class GAN(Lifecycle):
         return torch.randn(num, self.latent_dim, generator=rng, device=rng.device, dtype=dtype)
 
     @torch.no_grad()
-    def forward(self, latents: Tensor) -> Tensor:
+    def forward(self, latents: Tensor, condition: Tensor | None = None) -> Tensor:
         """Images (N, C, H, W) in [-1, 1] for latents (N, latent_dim), by the averaged generator where there is one.
 
         In evaluation mode and without a graph, whatever the mode of the module: sampling never changes training.
+
+        Args:
+            latents: (N, latent_dim).
+            condition: What the images are to be of, for a conditional generator; if not given, the classes in turn.
         """
         network = self.generator if self.generator_ema is None else self.generator_ema
+        if condition is None:
+            condition = self.classes_in_turn(len(latents))
         with evaluating(network):
-            return in_own_precision(network, latents)
+            return in_own_precision(network, latents, condition)
 
-    def sample(self, num: int, seed: int = 0) -> Tensor:
+    def sample(self, num: int, seed: int = 0, condition: Tensor | None = None) -> Tensor:
         """Images (num, C, H, W), float32 in [-1, 1] on the CPU, by the averaged generator where there is one.
 
         The same as of `python -m gan.cli sample`. Training goes on as if nothing had been drawn.
@@ -205,6 +221,7 @@ class GAN(Lifecycle):
         Args:
             num: How many, at least 1.
             seed: Of the latents: the same seed gives the same images, and a larger `num` the same ones and more.
+            condition: Labels (num,) for a conditional generator; if not given, the classes in turn.
 
         Raises:
             GANError: If there is no such number of images.
@@ -216,4 +233,6 @@ class GAN(Lifecycle):
         rng = torch.Generator().manual_seed(seed)
         latents = torch.randn(-(-num // 16) * 16, self.latent_dim, generator=rng)[:num]
         parts = latents.to(self.device, cast(torch.dtype, self.dtype)).split(SAMPLE_BATCH)
-        return torch.cat([self(part).float().cpu() for part in parts])
+        labels = self.classes_in_turn(num) if condition is None else condition.to(self.device)
+        of_parts = [None] * len(parts) if labels is None else labels.split(SAMPLE_BATCH)
+        return torch.cat([self(part, label).float().cpu() for part, label in zip(parts, of_parts, strict=True)])

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
 
 from gan.errors import GANError
 from gan.spec import Described
@@ -222,6 +223,11 @@ def clip_weights(discriminator: nn.Module, limit: float) -> None:
         raise GANError(f"clip_weights: limit must be > 0, got {limit}")
     for parameter in discriminator.parameters():
         parameter.clamp_(-limit, limit)
+
+
+def clip_weights_after(optimizer: Optimizer, discriminator: nn.Module, limit: float) -> None:
+    """Lets `clip_weights` follow each step of an optimizer."""
+    optimizer.register_step_post_hook(lambda *_: clip_weights(discriminator, limit))
 
 
 def mixes_batch(discriminator: nn.Module) -> bool:

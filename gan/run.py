@@ -167,8 +167,9 @@ class GANCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: Any) -> None:
         for network in ("generator", "discriminator"):
-            target = f"model.{network}.init_args.image_shape"
-            parser.link_arguments("data", target, compute_fn=image_shape, apply_on="instantiate")
+            arguments = f"model.{network}.init_args"
+            parser.link_arguments("data", f"{arguments}.image_shape", compute_fn=image_shape, apply_on="instantiate")
+            parser.link_arguments("data", f"{arguments}.num_classes", compute_fn=num_classes, apply_on="instantiate")
         parser.link_arguments("seed_everything", "model.seed", compute_fn=seed)
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=seed)
         if self.command == "fit":
@@ -408,6 +409,11 @@ def image_shape(data: LightningDataModule) -> tuple[int, int, int]:
             f"{type(data).__name__} must state image_shape, the channels, height and width of its images, got {shape}"
         )
     return tuple(shape)
+
+
+def num_classes(data: LightningDataModule) -> int | None:
+    """How many classes the labels of a data module tell apart, for networks that are told; None if it does not say."""
+    return getattr(data, "num_classes", None)
 
 
 def seed(seed_everything: bool | int) -> int:

@@ -211,12 +211,13 @@ def given_by_cli() -> bool:
 
 
 def drop_unknown(spec: dict[str, Any], network: nn.Module) -> None:
-    """Takes `image_shape` out of the spec of a network that has no such argument.
+    """Takes what the data has told out of the spec of a network that has no such argument.
 
     The command line fills it in where it is wanted, and notes it down everywhere.
     """
     from jsonargparse import ArgumentParser
 
     known = ArgumentParser(exit_on_error=False).add_class_arguments(type(network), fail_untyped=False)
-    if "image_shape" not in known:
-        spec.get("init_args", {}).pop("image_shape", None)
+    for name in ("image_shape", "num_classes"):
+        if name not in known:
+            spec.get("init_args", {}).pop(name, None)

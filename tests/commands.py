@@ -31,6 +31,11 @@ SMALL = ["--data", "conftest.SmallMNIST", "--data.batch_size", "8", "--data.vali
 FEW_SCORES = ["--trainer.callbacks+=gan.callbacks.FIDTracker"]
 FEW_SCORES += ["--trainer.callbacks.num_samples=100", "--trainer.callbacks.final_samples=100"]
 TRUSTED = ["--trust", "commands", "--trust", "conftest"]  # what a checkpoint of the tests' own parts needs
+CLASSES = ["--model.generator", "gan.networks.ConditionalDCGANGenerator", "--model.generator.base_channels", "4"]
+CLASSES += ["--model.generator.latent_dim", "8", "--model.discriminator.base_channels", "4"]
+PROJECTION = ["--model.discriminator", "gan.networks.ProjectionDCGANDiscriminator", *CLASSES]
+AUXILIARY = ["--model.discriminator", "gan.networks.AuxiliaryDCGANDiscriminator", *CLASSES]
+AUXILIARY += ["--model.classification", "gan.terms.Classification"]
 SHORT = ["--config", FAST, *MLPS, *SMALL, "--trainer.max_steps", "3", "--trainer.log_every_n_steps", "1"]
 
 

@@ -7,9 +7,10 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader, TensorDataset
 
 from gan import GAN
-from gan.batch import as_pair
+from gan.batch import as_pair, check_batch
 from gan.callbacks import FIDTracker, GradientMonitor, ImageLogger, NonFiniteGuard
 from gan.data import InMemoryDataModule
+from gan.errors import GANError
 from gan.metrics import CNNFeatures
 from gan.networks import MLPDiscriminator, MLPGenerator
 
@@ -171,3 +172,31 @@ class Shapeless(LightningDataModule):
 class ShapelessInMemory(InMemoryDataModule):
     def load(self, train):
         return BYTES
+
+
+# ---------------------------------------------------------------------- labels of conditional networks
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (None, "is images alone, and the networks are conditional: give int64 labels"),
+        (["cat", "dog"], "is images with a list of str, str, and the networks are conditional"),
+        (torch.eye(10)[:2], r"has one-hot labels \(2, 10\): .* labels.argmax\(1\)"),
+        (torch.zeros(2, 3, dtype=torch.int64), r"has labels of shape \(2, 3\)"),
+        (torch.zeros(2), r"has labels of torch.float32: .* labels.long\(\)"),
+        (torch.zeros(2, dtype=torch.int32), r"has labels of torch.int32"),
+        (torch.tensor([1, 10]), "has labels from 1 to 10, and the networks have 10 classes: 0 comes first"),
+        (torch.tensor([-1, 3]), "has labels from -1 to 3"),
+    ],
+)
+def test_labels_that_conditional_networks_cannot_take(labels, message):
+    images = torch.zeros(2, 1, 8, 8)
+    batch = images if labels is None else (images, labels)
+    with pytest.raises(GANError, match=message):
+        check_batch(batch, (1, 8, 8), "a training batch of X", num_classes=10)
+    check_batch(batch, (1, 8, 8), "a training batch of X")  # to others they mean nothing
+
+
+def test_labels_as_they_should_be():
+    check_batch((torch.zeros(2, 1, 8, 8), torch.tensor([0, 9])), (1, 8, 8), "a training batch of X", num_classes=10)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import TRUSTED, command, fit, load
+from commands import PROJECTION, TRUSTED, command, fit, load
 from conftest import same_weights
 from lightning import Callback
 from PIL import Image
@@ -17,7 +17,7 @@ from torch import Tensor
 from gan import GAN
 from gan.callbacks import GeneratorEMA
 from gan.errors import GANError
-from gan.networks import DCGANGenerator, MLPDiscriminator, MLPGenerator
+from gan.networks import ConditionalDCGANGenerator, DCGANGenerator, MLPDiscriminator, MLPGenerator
 
 
 @pytest.fixture(autouse=True)
@@ -287,6 +287,88 @@ def test_onnx(request, fixture, capfd):
         latents = torch.randn(80, 8, generator=torch.Generator().manual_seed(5))[:num]
         (images,) = session.run(["images"], {"latents": latents.numpy()})
         torch.testing.assert_close(torch.from_numpy(images), by_hand(checkpoint, num, seed=5), rtol=0, atol=1e-5)
+
+
+# ---------------------------------------------------------------------- classes
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory) -> Path:
+    return fit(tmp_path_factory.mktemp("told") / "run", *PROJECTION, "--trainer.max_steps", "12")
+
+
+def of_classes(checkpoint: Path, num: int, labels: Tensor, seed: int = 0) -> Tensor:
+    state = load(checkpoint)["state_dict"]
+    network = ConditionalDCGANGenerator((1, 28, 28), 10, 8, base_channels=4)
+    prefix = "generator_ema."
+    network.load_state_dict({key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)})
+    latents = torch.randn(80, 8, generator=torch.Generator().manual_seed(seed))[:num]
+    with torch.no_grad():
+        return network.eval()(latents, labels)
+
+
+@pytest.mark.parametrize(
+    ("words", "classes"), [([], range(10)), (["--classes", "3"], [3]), (["--classes", "7,0"], [7, 0])]
+)
+def test_classes_in_turn_with_their_labels_beside(told, words, classes, capsys):
+    labels = torch.tensor([*classes])[torch.arange(23) % len(classes)]
+    array = sample(told, "out.npy", "--num", "23", "--seed", "4", *words)
+    np.testing.assert_array_equal(array, in_bytes(of_classes(told, 23, labels, 4))[..., 0])
+    np.testing.assert_array_equal(np.load("out.labels.npy"), labels.numpy())
+    assert np.load("out.labels.npy").dtype == np.int64
+    of_classes_said = f"class{'es' * (len(classes) > 1)} {', '.join(map(str, classes))} in turn"
+    assert f"(seed 4, {of_classes_said}): out.npy" in capsys.readouterr().out
+
+
+def test_grid_of_classes_has_a_column_for_each_and_files_are_called_by_them(told):
+    sample(told, "out.png", "--num", "20")
+    assert Image.open("out.png").size == (10 * 30 + 2, 2 * 30 + 2)
+    sample(told, "folder", "--num", "3", "--classes", "4,2")
+    assert sorted(path.name for path in Path("folder").iterdir()) == ["000000_4.png", "000001_2.png", "000002_4.png"]
+
+
+def test_python_draws_the_classes_that_it_is_given(told):
+    gan = GAN.load_from_checkpoint(told, weights_only=True)
+    labels = torch.tensor([5, 5, 1])
+    torch.testing.assert_close(gan.sample(3, seed=2, condition=labels), of_classes(told, 3, labels, 2))
+    torch.testing.assert_close(gan.sample(3, seed=2), of_classes(told, 3, torch.arange(3), 2))
+
+
+@pytest.mark.parametrize("form", ["pt2", "onnx"])
+def test_export_takes_labels(told, form, capsys):
+    out = f"generator.{form}"
+    command("export", "--ckpt", told, "--out", out)
+    assert "  labels   int64 (batch,), the class of each image, 0 to 9" in capsys.readouterr().out
+    for num in (1, 2, 5, 64):
+        latents = torch.randn(80, 8, generator=torch.Generator().manual_seed(0))[:num]
+        labels = torch.arange(num) * 3 % 10
+        if form == "pt2":
+            images = torch.export.load(out).module()(latents, labels)
+        else:
+            onnxruntime = pytest.importorskip("onnxruntime")
+            session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
+            assert [(tensor.name, tensor.shape[0]) for tensor in session.get_inputs()] == [
+                ("latents", "batch"),
+                ("labels", "batch"),
+            ]
+            inputs = {"latents": latents.numpy(), "labels": labels.numpy()}
+            images = torch.from_numpy(session.run(["images"], inputs)[0])
+        torch.testing.assert_close(images, of_classes(told, num, labels), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("fixture", "classes", "message"),
+    [
+        ("told", "12", "--classes 12: this generator has the classes 0 to 9"),
+        ("told", "0,-1", "--classes 0,-1: this generator has the classes 0 to 9"),
+        ("told", "three", "--classes three: give numbers, such as 3 or 0,1,2"),
+        ("grey", "1", "--classes 1: the generator of this checkpoint is not conditional; leave it out"),
+    ],
+)
+def test_classes_that_there_are_not(request, refused, capsys, fixture, classes, message):
+    checkpoint = request.getfixturevalue(fixture)
+    capsys.readouterr()  # of the run that made it
+    assert message in refused("sample", "--ckpt", checkpoint, "--out", "x.png", "--classes", classes)
 
 
 # ---------------------------------------------------------------------- refused

@@ -17,8 +17,15 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from gan import GAN
 from gan.callbacks import GeneratorEMA
 from gan.losses import NonSaturating, RelativisticPaired, Wasserstein
-from gan.networks import DCGANDiscriminator, DCGANGenerator
+from gan.networks import (
+    AuxiliaryDCGANDiscriminator,
+    ConditionalDCGANGenerator,
+    DCGANDiscriminator,
+    DCGANGenerator,
+    ProjectionDCGANDiscriminator,
+)
 from gan.penalties import DRAGAN, R1, GradientPenalty
+from gan.terms import Classification
 
 SHAPE = (1, 28, 28)
 
@@ -85,6 +92,63 @@ def test_equals_a_loop_written_by_hand(make_gan, make_trainer, data, n_critic):
     by_hand(other.double(), SmallMNIST(batch_size=16, validation_size=0), 7, n_critic)
     for trained, expected in zip(gan.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(trained, expected, rtol=0, atol=1e-12)
+
+
+def conditional_pair(cls, **settings) -> GAN:
+    torch.manual_seed(0)
+    generator = ConditionalDCGANGenerator(SHAPE, num_classes=10, latent_dim=8, base_channels=4)
+    return GAN(generator, cls(SHAPE, num_classes=10, base_channels=4), **settings).double()
+
+
+@pytest.mark.parametrize("cls", [ProjectionDCGANDiscriminator, AuxiliaryDCGANDiscriminator])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_conditional_step_equals_one_written_by_hand(make_trainer, cls, accumulate):
+    """Both players see the labels of the batch: the generator's images, the judge's, the penalty's."""
+    auxiliary = cls is AuxiliaryDCGANDiscriminator
+    settings = {"penalties": [R1(0.3, every=2)], "classification": Classification(0.7) if auxiliary else None}
+    rates = {f"{name}_optimizer": partial(SGD, lr=0.1) for name in ("generator", "discriminator")}
+    gan, other = (conditional_pair(cls, **settings, **rates) for _ in range(2))
+    gan.accumulate = accumulate
+    size = 16 // accumulate
+    make_trainer(max_steps=4, precision="64-true").fit(gan, SmallMNIST(batch_size=size, validation_size=0))
+
+    data = SmallMNIST(batch_size=16, validation_size=0)
+    data.setup("fit")
+    generator, discriminator = other.generator, other.discriminator
+
+    def passes(value):
+        return value.chunk(accumulate)
+
+    def judged(images, labels):
+        return discriminator(images) if auxiliary else discriminator(images, labels)
+
+    def surprise(images, labels):
+        logits = discriminator.classify(images)
+        return 0.7 * (logits.logsumexp(1) - logits[torch.arange(len(labels)), labels]).mean()
+
+    for step, (real, labels) in zip(range(4), data.train_dataloader(), strict=False):
+        rng = other.rng("batch", step)
+        latents = [torch.randn(16, 8, generator=rng, dtype=torch.float64) for _ in range(2)]
+        loss = torch.zeros(())
+        for x, y, z in zip(passes(real.double()), passes(labels), passes(latents[0]), strict=True):
+            fake = generator(z, y).detach()
+            part = (softplus(-judged(x, y)) + softplus(judged(fake, y))).mean()
+            if step % 2 == 0:
+                x = x.clone().requires_grad_()
+                (gradient,) = torch.autograd.grad(judged(x, y).sum(), x, create_graph=True)
+                part = part + 2 * 0.3 * 0.5 * gradient.pow(2).sum((1, 2, 3)).mean()
+            if auxiliary:
+                part = part + surprise(x, y) + surprise(fake, y)
+            loss = loss + part / accumulate
+        descend(discriminator, loss, 0.1)
+        loss = torch.zeros(())
+        for y, z in zip(passes(labels), passes(latents[1]), strict=True):
+            fake = generator(z, y)
+            part = softplus(-judged(fake, y)).mean()
+            loss = loss + (part + surprise(fake, y) if auxiliary else part) / accumulate
+        descend(generator, loss, 0.1)
+    for (name, value), expected in zip(gan.named_parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(value, expected, msg=name)
 
 
 def test_no_gradient_leaks_into_the_other_network(make_gan, make_trainer, data):

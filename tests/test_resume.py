@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from commands import SHORT, SMALL, TRUSTED, command, equal, fit, load, process, resume, table
+from commands import AUXILIARY, PROJECTION, SHORT, SMALL, TRUSTED, command, equal, fit, load, process, resume, table
 from conftest import ROOT, SmallMNIST
 from lightning import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -138,6 +138,17 @@ def test_killed_and_resumed_equals_uninterrupted(batch):
     content = load("parts/checkpoints/last.ckpt")
     assert {"optimizer_states", "lr_schedulers", "loops", "callbacks", "scalars", "world_size"} <= content.keys()
     assert content["loops"]["fit_loop"]["state_dict"]["combined_loader"] == [{}]  # the order is a matter of the batch
+
+
+@pytest.mark.parametrize("words", [PROJECTION, AUXILIARY], ids=["projection", "auxiliary"])
+def test_killed_in_mid_epoch_with_labels(words):
+    """Each batch's labels belong to its images again; the averages of the conditional norms go on."""
+    words = [*RUN, *words, *every(3), "--trainer.max_steps", "8"]
+    fit("whole", *words)
+    killed(lambda: fit("parts", *words, callbacks=[KillAt(START, 5)]))
+    age("parts")
+    resume("parts")
+    check_same("whole", "parts")
 
 
 class Dropout(MLPDiscriminator):

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, Literal
 
+import torch
 from lightning import Callback, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_warn
@@ -201,6 +202,7 @@ class FIDTracker(Callback):
         if generated is None:
             return
         scores = self.evaluator.scores(generated) | {"fid_floor": mean(self.evaluator.floor(self.num_samples))}
+        scores |= self.condition_scores(pl_module, generated)
         scores = trainer.strategy.broadcast(scores)  # processors of two kinds may round otherwise
         self.latest = {"step": trainer.global_step, **scores}
         if self.best is None or scores["fid"] < self.best:
@@ -212,7 +214,7 @@ class FIDTracker(Callback):
         """Images and their features; None, with a warning, where they have none. Warns of scores that are too good."""
         share_buffers(pl_module)
         try:
-            generated = self.evaluator.generate(lambda number: pl_module(latents(pl_module, noise, number)), num)
+            generated = self.evaluator.generate(lambda number: self.make(pl_module, noise, number), num)
         except NotFinite as error:
             rank_zero_warn(f"no FID of batch {pl_module.global_step:,}: {error}")
             return None
@@ -224,6 +226,25 @@ class FIDTracker(Callback):
                 "images are among those it trains on"
             )
         return generated
+
+    def make(self, pl_module: GAN, noise: str, number: int) -> Tensor:
+        """Images (CHUNK, C, H, W): by the run's seed, `noise` and the chunk's number alone."""
+        return pl_module(latents(pl_module, noise, number), self.asked(pl_module, number))
+
+    def asked(self, pl_module: GAN, number: int) -> Tensor | None:
+        """Labels (CHUNK,) that the images of a chunk are to be of: those of the test images, else the classes in turn.
+
+        None for a generator without a condition.
+        """
+        real = self.evaluator.labels
+        if pl_module.num_classes is None or real is None:
+            return pl_module.classes_in_turn(CHUNK)
+        return real[torch.arange(number * CHUNK, (number + 1) * CHUNK) % len(real)].to(pl_module.device)
+
+    def asked_of(self, pl_module: GAN, num: int) -> Tensor | None:
+        """The labels (num,) of so many images, or None."""
+        chunks = [self.asked(pl_module, number) for number in range(-(-num // CHUNK))]
+        return torch.cat([chunk for chunk in chunks if chunk is not None])[:num] if chunks[0] is not None else None
 
     def draw_classes(self, trainer: Trainer, generated: Generated) -> None:
         """Draws how many of the generated images the extractor's classifier takes for each class."""
@@ -245,7 +266,7 @@ class FIDTracker(Callback):
             generated = self.generate(pl_module, self.final_samples, "report")
             if generated is None:
                 return
-            sheet = self.evaluator.nearest_images(pl_module(latents(pl_module, "report", 0)[:16]))
+            sheet = self.evaluator.nearest_images(self.make(pl_module, "report", 0)[:16])
         fid, best = generated.fid, step == self.best_step
         if best:
             for logger in trainer.loggers:
@@ -264,7 +285,7 @@ class FIDTracker(Callback):
         generated = self.generate(pl_module, self.final_samples, "report")
         if generated is None:
             return
-        scores = self.evaluator.scores(generated)
+        scores = self.evaluator.scores(generated) | self.condition_scores(pl_module, generated)
         more = {
             "fid_infinity": self.evaluator.fid_infinity(generated),
             "accuracy_score": self.accuracy_score(pl_module),
@@ -276,20 +297,22 @@ class FIDTracker(Callback):
     on_test_epoch_end = on_validation_epoch_end  # pyright: ignore[reportAssignmentType] # a GAN, see pyproject
 
     def accuracy_score(self, pl_module: GAN) -> float | None:
-        """CAS; None for a generator without a method `labels(latents) -> int64 (N,)`, which says what images are of."""
-        generator: Any = pl_module.generator
-        if not hasattr(generator, "labels"):
+        """CAS; None for a generator that is not told the class."""
+        if pl_module.num_classes is None:
             return None
 
         def make(number: int) -> tuple[Tensor, Tensor]:
-            given = latents(pl_module, "report", number)
-            return pl_module(given), generator.labels(given)
+            labels = self.asked(pl_module, number)
+            assert labels is not None  # since there are classes
+            return self.make(pl_module, "report", number), labels
 
         share_buffers(pl_module)
-        try:
-            return self.evaluator.accuracy_score(make, self.final_samples)
-        except ValueError as error:
-            raise GANError(f"{type(generator).__name__}.labels: {error}") from error
+        return self.evaluator.accuracy_score(make, self.final_samples)
+
+    def condition_scores(self, pl_module: GAN, generated: Generated) -> dict[str, float]:
+        """What is scored of a generator that is told the class, beside its images."""
+        labels = self.asked_of(pl_module, len(generated.features))
+        return {} if labels is None else self.evaluator.condition_scores(generated.features, labels)
 
     def on_validation_end(self, trainer: Trainer, pl_module: GAN) -> None:
         trackers = active_trackers(trainer) or callbacks_of(trainer, FIDTracker)

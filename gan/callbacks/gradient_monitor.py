@@ -20,6 +20,7 @@ from gan.gradients.norms import OverProcesses, total_norm
 from gan.images import encoded
 from gan.loggers import log_histogram, log_image, takers, tensorboards
 from gan.module import GAN
+from gan.networks import given
 from gan.optim import OPTIMIZER_ORDER, network_of
 from gan.order import callbacks_of
 from gan.outbox import outbox
@@ -84,6 +85,8 @@ class GradientMonitor(Callback):
         step = pl_module.global_step
         # No more than a pass of training has, for which there is memory.
         real = batch[0][: max(2, min(self.images // trainer.world_size, len(batch[0]) // pl_module.accumulate))]
+        condition = None if batch[1] is None else batch[1][: len(real)]
+        generate, judge = given(condition, pl_module.generator, pl_module.discriminator)
         noise = pl_module.noise("monitor", step)
         penalties = [penalty for penalty in pl_module.penalties if penalty.weight > 0]
         self._norms: dict[str, float] = {}
@@ -99,6 +102,8 @@ class GradientMonitor(Callback):
                 step=step + 1,
                 seed=pl_module.rng("monitor layers", step, trainer.global_rank).initial_seed(),
                 over_processes=self.over_processes(trainer),
+                generate=generate,
+                judge=judge,
             )
         except RuntimeError as error:
             alone = trainer.world_size > 1 and isinstance(error, torch.OutOfMemoryError)
@@ -155,7 +160,8 @@ class GradientMonitor(Callback):
         """
         before = self.pictures
         with torch.no_grad(), state_restored([pl_module.generator], pl_module.device, seed=0):
-            images = pl_module.generator(pl_module.fixed_latents)
+            (generate,) = given(pl_module.fixed_condition, pl_module.generator)
+            images = generate(pl_module.fixed_latents)
         size = [min(16, side) for side in images.shape[2:]]
         self.pictures = nn.functional.interpolate(images.float(), size=size, mode="area").cpu()
         if before is None:

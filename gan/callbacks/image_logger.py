@@ -25,7 +25,8 @@ class ImageLogger(Callback):
     Writes PNGs to `samples/` in the run's folder, and logs them, both numbered by training batches:
     `samples/fixed` (from the module's `fixed_latents`) at the start, every `every` batches and at the end,
     `samples/real` once, and `samples/interpolation` at the end. At the end, `samples/training.gif` shows all fixed
-    grids in turn. The averaged generator is drawn where there is one. In a notebook, the latest fixed grid is shown
+    grids in turn. Of a conditional generator each row of the fixed grid shows one class, and `samples/classes.txt` says
+    which. The averaged generator is drawn where there is one. In a notebook, the latest fixed grid is shown
     inline. Nothing here touches training.
 
     Args:
@@ -43,6 +44,13 @@ class ImageLogger(Callback):
         self.shown = None  # by another `fit`
         if trainer.global_step == 0:  # a resumed run has its first picture
             self.draw_fixed(trainer, pl_module)
+            labels = pl_module.fixed_condition
+            if labels is not None and trainer.is_global_zero:
+                of_rows = labels[:: pl_module.fixed_columns].tolist()
+                text = "".join(
+                    f"row {row} of fixed_*.png: class {label}\n" for row, label in enumerate(of_rows, start=1)
+                )
+                outbox(trainer).write(Path(trainer.default_root_dir, "samples", "classes.txt"), text.encode())
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: GAN, batch: Any, batch_idx: int) -> None:
         if trainer.global_step == 0:
@@ -57,7 +65,9 @@ class ImageLogger(Callback):
         first, second = pl_module.fixed_latents[:8], pl_module.fixed_latents[-8:]
         steps = torch.linspace(0, 1, 8, device=first.device, dtype=first.dtype)
         path = torch.stack([slerp(first, second, t) for t in steps], dim=1)  # (rows, 8, latent_dim)
-        save_grid(trainer, "interpolation", pl_module(path.flatten(0, 1)))
+        classes = pl_module.classes_in_turn(len(path))  # of a row
+        labels = None if classes is None else classes.repeat_interleave(len(steps))
+        save_grid(trainer, "interpolation", pl_module(path.flatten(0, 1), labels))
         folder = Path(trainer.default_root_dir, "samples")
         if trainer.is_global_zero and (animation := animate(folder)):
             outbox(trainer).write(folder / "training.gif", animation)
@@ -66,7 +76,8 @@ class ImageLogger(Callback):
         """Draws the images of the fixed latents, unless this batch has its picture already."""
         if trainer.global_step != self.last_drawn:
             self.last_drawn = trainer.global_step
-            picture = save_grid(trainer, "fixed", pl_module(pl_module.fixed_latents))
+            images = pl_module(pl_module.fixed_latents, pl_module.fixed_condition)
+            picture = save_grid(trainer, "fixed", images, pl_module.fixed_columns)
             if picture is not None:
                 self.shown = show(picture, self.shown)
 

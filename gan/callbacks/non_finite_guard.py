@@ -267,7 +267,7 @@ class NonFiniteGuard(Callback):
                 pl_module.seed_layers(self.batch - 1)
                 for call in calls:
                     with torch.autocast(device.type, call.dtype, enabled=call.autocast):
-                        networks[call.network](call.inputs)
+                        networks[call.network](*call.inputs)
         finally:
             for handle in handles:
                 handle.remove()
@@ -321,7 +321,7 @@ class Call(NamedTuple):
     """A forward pass of training."""
 
     network: str
-    inputs: Tensor
+    inputs: tuple[Tensor, ...]
     autocast: bool
     dtype: torch.dtype
 
@@ -333,7 +333,8 @@ def record(network: nn.Module, name: str, calls: list[Call]) -> Any:
         if module is network and module.training:  # a copy of it has the hook too
             device = inputs[0].device.type
             autocast = torch.is_autocast_enabled(device)
-            calls.append(Call(name, inputs[0].detach(), autocast, torch.get_autocast_dtype(device)))
+            detached = tuple(tensor.detach() for tensor in inputs)
+            calls.append(Call(name, detached, autocast, torch.get_autocast_dtype(device)))
 
     return network.register_forward_pre_hook(before)
 

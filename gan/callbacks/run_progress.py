@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from gan.errors import GANError, counted
 from gan.loggers import CHARTS_PAGE, RunTensorBoard
 from gan.module import GAN
-from gan.networks import evaluating
+from gan.networks import evaluating, given
 from gan.order import callbacks_of
 from gan.parallel import class_name
 
@@ -133,6 +133,7 @@ class RunProgress(ProgressBar):
 
 def report(trainer: Trainer, gan: GAN) -> list[str]:
     """What will run, in five lines."""
+    condition = gan.classes_in_turn(1)
     folder, data = trainer.default_root_dir, trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue] # as above
     name = "given data loaders" if data is None else type(data).__name__
     shape = "x".join(map(str, getattr(data, "image_shape", ())))
@@ -142,8 +143,8 @@ def report(trainer: Trainer, gan: GAN) -> list[str]:
     return [
         f"device         {device_name(trainer)}, precision {trainer.precision}",
         f"data           {name} {shape}, {epoch} an epoch",
-        f"generator      {describe(gan.generator, gan.fixed_latents[:1])}",
-        f"discriminator  {describe(gan.discriminator, gan(gan.fixed_latents[:1]))}",
+        f"generator      {describe(gan.generator, gan.fixed_latents[:1], condition)}",
+        f"discriminator  {describe(gan.discriminator, gan(gan.fixed_latents[:1]), condition)}",
         f"run            {folder}{page}   (watch: tensorboard --logdir {shlex.quote(str(folder))})"
         if not trainer.fast_dev_run  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere
         else "run            one batch to try, of which nothing is kept",
@@ -160,10 +161,11 @@ def device_name(trainer: Trainer) -> str:
     return name if trainer.world_size == 1 else f"{trainer.world_size} x {name}"
 
 
-def describe(network: nn.Module, inputs: Tensor) -> str:
-    """Class, parameters and multiply-adds for one input (1, ...)."""
+def describe(network: nn.Module, inputs: Tensor, condition: Tensor | None) -> str:
+    """Class, parameters and multiply-adds for one input (1, ...), and its condition (1, ...) if there is one."""
+    (told,) = given(condition, network)
     with torch.no_grad(), evaluating(network), FlopCounterMode(display=False) as counter:
-        network(inputs)
+        told(inputs)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     multiply_adds = counter.get_total_flops() // 2
     return (

@@ -1,6 +1,6 @@
 """A generator and a discriminator, measured beside their training."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import reduce
 from typing import Any
@@ -12,6 +12,8 @@ from gan.gradients.norms import OverProcesses, by_layer, one_process, parameter_
 from gan.gradients.places import Places
 from gan.gradients.probe import SATURATED, Probe, row_norms
 from gan.gradients.stats import GradientStats, NetworkStats
+
+Network = Callable[[Tensor], Tensor]
 
 BINS = torch.linspace(-12, 4, 65, dtype=torch.float64)  # edges of the histograms, log10
 
@@ -27,6 +29,8 @@ def measure(
     step: int = 0,
     seed: int = 0,
     over_processes: OverProcesses = one_process,
+    generate: Network | None = None,
+    judge: Network | None = None,
 ) -> GradientStats:
     """Measures two networks, in the mode that they are in, and leaves all as it was.
 
@@ -45,14 +49,19 @@ def measure(
         step: Training batches completed, for the record.
         seed: Of what layers draw by themselves, as dropout does.
         over_processes: The mean, sum or maximum of a tensor over all processes.
+        generate: Calls the generator with its latents, where it takes more than these.
+        judge: Calls the discriminator with its images, likewise.
     """
     networks = generator, discriminator
+    generate, judge = generate or generator, judge or discriminator
     autocast_off = torch.autocast(real.device.type, enabled=False)
     with state_restored(networks, real.device, seed), autocast_off, torch.enable_grad():
-        of_generator, fake, at_images = measure_generator(*networks, loss, real, latents, over_processes)
-        of_discriminator, logits = measure_discriminator(*networks, loss, real, fake, penalties, over_processes)
+        of_generator, fake, at_images = measure_generator(
+            *networks, generate, judge, loss, real, latents, over_processes
+        )
+        of_discriminator, logits = measure_discriminator(*networks, judge, loss, real, fake, penalties, over_processes)
         between = mix * real + (1 - mix) * fake
-        steepness = [slopes(discriminator, images) for images in (real, fake, between)]
+        steepness = [slopes(judge, images) for images in (real, fake, between)]
     of_images = measure_images(real, fake, logits, at_images, steepness, over_processes)
     return GradientStats(step=step, generator=of_generator, discriminator=of_discriminator, **of_images)
 
@@ -60,6 +69,8 @@ def measure(
 def measure_generator(
     generator: nn.Module,
     discriminator: nn.Module,
+    generate: Network,
+    judge: Network,
     loss: Any,
     real: Tensor,
     latents: Tensor,
@@ -68,10 +79,10 @@ def measure_generator(
     """The generator's loss: what flows back, the images (N, C, H, W), and N norms ||dl/dx|| of what comes to them."""
     at_images = []
     with Probe(generator, len(real)) as probe:
-        fake = generator(latents)
+        fake = generate(latents)
     fake.register_hook(lambda gradient: at_images.append(len(real) * row_norms(gradient)))
-    real_logits = discriminator(real) if loss.relativistic else None
-    objective = loss.generator(discriminator(fake), real_logits).mean()
+    real_logits = judge(real) if loss.relativistic else None
+    objective = loss.generator(judge(fake), real_logits).mean()
     gradients = parameter_gradients(objective, generator, (generator, discriminator), over_processes)
     stats = network_stats(generator, probe, {"adversarial": gradients}, over_processes)
     return stats, fake.detach(), at_images[0]
@@ -80,6 +91,7 @@ def measure_generator(
 def measure_discriminator(
     generator: nn.Module,
     discriminator: nn.Module,
+    judge: Network,
     loss: Any,
     real: Tensor,
     fake: Tensor,
@@ -88,10 +100,10 @@ def measure_discriminator(
 ) -> tuple[NetworkStats, tuple[Tensor, Tensor]]:
     """The discriminator's loss, term by term: what flows back, and the logits (N,) of real and of generated images."""
     with Probe(discriminator, len(real)) as probe:
-        logits = discriminator(real), discriminator(fake)
+        logits = judge(real), judge(fake)
     objectives = {"adversarial": loss.discriminator(*logits).mean()}
     for penalty, noise in penalties:
-        value = penalty.weight * penalty(discriminator, real, fake, noise).mean()
+        value = penalty.weight * penalty(judge, real, fake, noise).mean()
         objectives[penalty.name] = objectives.get(penalty.name, 0) + value
     gradients = {
         name: parameter_gradients(objective, discriminator, (generator, discriminator), over_processes)
@@ -209,12 +221,12 @@ def saturated_values(probe: Probe, over_processes: OverProcesses) -> tuple[dict[
     return dict(zip(probe.saturated_counts, shares, strict=True)), saturated / values
 
 
-def slopes(discriminator: nn.Module, images: Tensor) -> Tensor:
+def slopes(judge: Network, images: Tensor) -> Tensor:
     """||dD/dx|| at each of the images (N, C, H, W), D being the logit: float64 (N,), on the CPU."""
     images = images.detach().requires_grad_()
     # Of every second logit the negative: the sum of all is constant behind a batch norm, whatever the images.
     signs = 1 - 2 * (torch.arange(len(images), device=images.device) % 2)
-    (gradient,) = torch.autograd.grad((signs * discriminator(images)).sum(), images)
+    (gradient,) = torch.autograd.grad((signs * judge(images)).sum(), images)
     return row_norms(gradient)
 
 

@@ -21,6 +21,7 @@ from gan.metrics.feature_cache import (
     gather,
     images_at,
     in_memory,
+    labels_of,
     processes,
     real_features,
     turns,
@@ -88,6 +89,7 @@ class Evaluator:
             if not features.isfinite().all():
                 name = type(extractor).__name__
                 raise GANError(f"FIDTracker's extractor {name} makes features of {split} images that are not finite")
+        self.labels = labels_of(test, self.test_order)
         # All processes hold all features: there is nothing to sync.
         self.dim, settings = self.real.shape[1], {"sync_on_compute": False}
         self._fid = FID(self.dim, reset_real_features=False, **settings).to(device)
@@ -208,6 +210,31 @@ class Evaluator:
         self._classes.update(logits)
         return {name: value.item() for name, value in self._classes.compute().items()}
 
+    def condition_scores(self, features: Tensor, labels: Tensor) -> dict[str, float]:
+        """How many images are of the class that was asked for, and the mean of the FIDs within the classes.
+
+        The second for classes with more images than features, real and generated; both, where there is what tells them.
+
+        Args:
+            features: (N, D), of generated or of real images.
+            labels: int64 (N,), what was asked for.
+        """
+        scores, logits, labels = {}, self.logits(features), labels.to(features.device)
+        if logits is not None and logits.shape[1] > int(labels.max()):
+            scores["class_accuracy"] = (logits.argmax(1) == labels).double().mean().item()
+        if self.labels is None:
+            return scores
+        real, fids = self.labels.to(features.device), []
+        for label in labels.unique().tolist():
+            parts = self.real[real == label], features[labels == label]
+            if min(map(len, parts)) <= self.dim:
+                return scores
+            fid = FID(self.dim, sync_on_compute=False).to(self.device)
+            for part, is_real in zip(parts, (True, False), strict=True):
+                fid.update(part, real=is_real)
+            fids.append(fid.compute().item())
+        return scores | {"fid_within_classes": mean(fids)}
+
     def logits(self, features: Tensor) -> Tensor | None:
         """What the extractor's classifier makes of features: (N, K), or None where it has none."""
         if not hasattr(self.extractor, "classify"):
@@ -217,7 +244,9 @@ class Evaluator:
 
     def real_scores(self, num: int) -> dict[str, float]:
         """The scores of `num` training images: what a generator can hope for."""
-        return self.scores(Generated(self.training[:num], mean(self.floor(num))))
+        training, labels = self.training[:num], labels_of(self.train, self.order[:num])
+        scores = self.scores(Generated(training, mean(self.floor(num))))
+        return scores if labels is None else scores | self.condition_scores(training, labels)
 
     def fid_infinity(self, generated: Generated) -> float | None:
         """The FID that infinitely many images would have; None where there are too few to tell."""

@@ -86,6 +86,14 @@ def in_memory(loader: Any) -> Tensor | None:
     return images if isinstance(images, Tensor) and images.dtype == torch.uint8 and images.ndim == 4 else None
 
 
+def labels_of(loader: Any, indices: Tensor) -> Tensor | None:
+    """The labels int64 (N,) of a loader's images at indices (N,), if it has them at hand as it has the images."""
+    labels = getattr(loader, "labels", None)
+    if in_memory(loader) is None or not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.ndim != 1:
+        return None
+    return labels.index_select(0, indices.to(labels.device))
+
+
 def images_at(loader: Any, chunks: Sequence[Tensor]) -> Iterator[Tensor]:
     """uint8 images (B, C, H, W) of a loader's data, for each chunk of indices (B,)."""
     images = in_memory(loader)

@@ -13,6 +13,8 @@ ROWS = {  # of the table: a score, what it is called, and how it is written
     "modes_covered": ("classes covered", "{:.0f}"),
     "entropy": ("entropy of the classes, nats", "{:.3f}"),
     "inception_score": ("inception score", "{:.3f}"),
+    "fid_within_classes": ("FID within the classes, mean", "{:.3f}"),
+    "class_accuracy": ("of the class asked for", "{:.3f}"),
     "accuracy_score": ("accuracy of a classifier trained on it", "{:.3f}"),
 }
 

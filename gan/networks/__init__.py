@@ -1,15 +1,29 @@
 """Generators and discriminators: read `mlp` first, then `dcgan` and `resnet`; `network` is the contract."""
 
 from gan.networks.checks import check_pair
+from gan.networks.conditional import (
+    AuxiliaryDCGANDiscriminator,
+    AuxiliaryResNetDiscriminator,
+    ClassNorm,
+    ConditionalDCGANGenerator,
+    ConditionalResNetGenerator,
+    ProjectionDCGANDiscriminator,
+    ProjectionResNetDiscriminator,
+)
 from gan.networks.dcgan import DCGANDiscriminator, DCGANGenerator
 from gan.networks.deep import DeepMLPDiscriminator, DeepMLPGenerator, hidden_layers
 from gan.networks.layers import Norm
 from gan.networks.mlp import MLPDiscriminator, MLPGenerator
 from gan.networks.modes import evaluating, frozen, in_own_precision
-from gan.networks.network import Discriminator, Generator, Network, slerp
+from gan.networks.network import Discriminator, Generator, Network, classes_of, given, is_conditional, slerp
 from gan.networks.resnet import ResidualBlock, ResNetDiscriminator, ResNetGenerator
 
 __all__ = [
+    "AuxiliaryDCGANDiscriminator",
+    "AuxiliaryResNetDiscriminator",
+    "ClassNorm",
+    "ConditionalDCGANGenerator",
+    "ConditionalResNetGenerator",
     "DCGANDiscriminator",
     "DCGANGenerator",
     "DeepMLPDiscriminator",
@@ -20,13 +34,18 @@ __all__ = [
     "MLPGenerator",
     "Network",
     "Norm",
+    "ProjectionDCGANDiscriminator",
+    "ProjectionResNetDiscriminator",
     "ResNetDiscriminator",
     "ResNetGenerator",
     "ResidualBlock",
     "check_pair",
+    "classes_of",
     "evaluating",
     "frozen",
+    "given",
     "hidden_layers",
     "in_own_precision",
+    "is_conditional",
     "slerp",
 ]

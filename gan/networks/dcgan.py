@@ -90,12 +90,16 @@ class DCGANDiscriminator(Discriminator):
         self.to(memory_format=torch.channels_last)  # faster convolutions on CPUs and tensor cores
 
     def forward(self, images: Tensor) -> Tensor:
+        return self.output(self.features(images)).squeeze(1)  # (N,)
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the last layer judges by: (N, features)."""
         x = F.leaky_relu(self.down1(images), 0.2)  # (N, B, H/2, W/2)
         x = self.norm2(self.down2(x))  # (N, 2B, H/4, W/4)
         x = F.leaky_relu(x, 0.2)
         x = self.norm3(self.down3(x))  # (N, 4B, H/8, W/8), rounded down: 28 -> 14 -> 7 -> 3
         x = F.leaky_relu(x, 0.2)
-        return self.output(x.flatten(1)).squeeze(1)  # (N,)
+        return x.flatten(1)  # (N, 4B * H/8 * W/8)
 
 
 def initialize(network: nn.Module) -> None:

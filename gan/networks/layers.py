@@ -11,8 +11,10 @@ from gan.errors import GANError
 Norm = Literal["batch", "layer", "group", "spectral", "none"]
 
 
-def normalization(norm: Norm, channels: int) -> nn.Module:
+def normalization(norm: Norm, channels: int, affine: bool = True) -> nn.Module:
     """A layer that normalises `(N, channels, H, W)`; the identity for "spectral" and "none".
+
+    If `affine`, it then scales and shifts each channel.
 
     - "batch": over the batch and the positions, per channel (Ioffe & Szegedy 2015, arXiv:1502.03167). The
       only one under which, in training mode, an image's output depends on the rest of its batch.
@@ -25,18 +27,18 @@ def normalization(norm: Norm, channels: int) -> nn.Module:
     """
     match norm:
         case "batch":
-            return nn.BatchNorm2d(channels)
+            return nn.BatchNorm2d(channels, affine=affine)
         case "layer":
-            return nn.GroupNorm(1, channels)
+            return nn.GroupNorm(1, channels, affine=affine)
         case "group":
-            return nn.GroupNorm(max(1, math.gcd(16, channels) // 2), channels)
+            return nn.GroupNorm(max(1, math.gcd(16, channels) // 2), channels, affine=affine)
         case "spectral" | "none":
             return nn.Identity()
     raise GANError(f"norm must be one of {', '.join(get_args(Norm))}, got {norm!r}")
 
 
 def normalize_weights(network: nn.Module, norm: Norm) -> None:
-    """Under "spectral", divide the weight of each convolution and linear layer by its largest singular value.
+    """Under "spectral", divide the weight of each layer, embeddings included, by its largest singular value.
 
     Miyato et al. 2018 (arXiv:1802.05957): a discriminator whose layers stretch little has bounded gradients.
     A convolution's weight counts as the matrix `(out, in * kernel area)`. Each forward in training mode
@@ -45,7 +47,7 @@ def normalize_weights(network: nn.Module, norm: Norm) -> None:
     if norm != "spectral":
         return
     for layer in list(network.modules()):
-        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.Embedding):
             spectral_norm(layer)  # the parametrization: torch.nn.utils.spectral_norm breaks deepcopy, hence EMA
 
 

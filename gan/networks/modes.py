@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from gan.networks.network import given
+
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
@@ -32,7 +34,8 @@ def frozen(network: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def in_own_precision(network: nn.Module, inputs: Tensor) -> Tensor:
+def in_own_precision(network: nn.Module, inputs: Tensor, condition: Tensor | None = None) -> Tensor:
     """What `network` makes of `inputs`, in their precision, where its own is higher, as an average's may be."""
+    (generate,) = given(condition, network)
     dtype = torch.promote_types(inputs.dtype, next(network.parameters(), inputs).dtype)
-    return network(inputs) if dtype == inputs.dtype else network(inputs.to(dtype)).to(inputs.dtype)
+    return generate(inputs) if dtype == inputs.dtype else generate(inputs.to(dtype)).to(inputs.dtype)

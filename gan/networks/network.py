@@ -5,13 +5,15 @@ Neither is required of your own networks. Any `nn.Module` that keeps the contrac
 described again.
 """
 
+import inspect
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gan.errors import GANError
-from gan.spec import of_call, plain
+from gan.spec import of_call, plain, uncompiled
 
 
 class Network(nn.Module):
@@ -56,6 +58,8 @@ class Network(nn.Module):
 class Generator(Network):
     """Turns latents `(N, latent_dim)`, float32, into images `(N, C, H, W)` in [-1, 1].
 
+    A conditional one is `forward(self, z, condition)`, with labels `(N,)` from 0 to its `num_classes - 1`.
+
     Args:
         image_shape: Channels, height and width of an image, each at least 1.
         latent_dim: Size of a latent vector, at least 1.
@@ -74,6 +78,8 @@ class Generator(Network):
 
 class Discriminator(Network):
     """Turns images `(N, C, H, W)` in [-1, 1] into logits `(N,)`: positive means real; no probabilities.
+
+    A conditional one is `forward(self, images, condition)`.
 
     Args:
         image_shape: Channels, height and width of an image, each at least 1.
@@ -95,3 +101,46 @@ def slerp(start: Tensor, end: Tensor, t: Tensor | float) -> Tensor:
     straight = torch.lerp(start, end, t)
     arc = (torch.sin((1 - t) * angle) * start + torch.sin(t * angle) * end) / torch.sin(angle)
     return torch.where(torch.sin(angle).abs() < 1e-6, straight, arc)
+
+
+# ---------------------------------------------------------------------- what a network is told
+
+
+@cache
+def takes_condition(network: type[nn.Module]) -> bool:
+    """Whether networks of a class are conditional: whether `forward` has a second input, and no default for it."""
+    inputs = list(inspect.signature(network.forward).parameters.values())[1:]  # without self
+    positional = [one for one in inputs if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
+    return len(positional) > 1 and positional[1].default is positional[1].empty
+
+
+def is_conditional(network: nn.Module) -> bool:
+    """Whether a network is told what an image is, or is to be, of."""
+    return takes_condition(type(uncompiled(network)))
+
+
+def classes_of(generator: nn.Module) -> int | None:
+    """How many classes a conditional generator tells apart, if it says so by `num_classes`; None for any other."""
+    return getattr(generator, "num_classes", None) if is_conditional(generator) else None
+
+
+class Told:
+    """A network as a function of its first input alone: a conditional one is told the condition.
+
+    Args:
+        network: The network.
+        condition: What the images of a batch are of: int64 labels (N,), or None where there is nothing.
+    """
+
+    def __init__(self, network: nn.Module, condition: Tensor | None) -> None:
+        self.network = network
+        self.condition = condition
+        self.others = (condition,) if is_conditional(network) else ()
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        return self.network(inputs, *self.others)
+
+
+def given(condition: Tensor | None, *networks: nn.Module) -> list[Told]:
+    """Networks that are told what the images of a batch are of."""
+    return [Told(network, condition) for network in networks]

@@ -30,6 +30,8 @@ class ResidualBlock(nn.Module):
             convolution, else the identity.
         norm: Normalisation after each convolution.
         slope: Slope of the (leaky) ReLU for negative inputs.
+
+    `condition` is what its normalisations take beside `x`: nothing, or labels (N,).
     """
 
     def __init__(self, in_channels: int, out_channels: int, norm: Norm, slope: float = 0.0) -> None:
@@ -46,10 +48,10 @@ class ResidualBlock(nn.Module):
                 nn.Conv2d(in_channels, out_channels, 1, bias=bias), normalization(norm, out_channels)
             )
 
-    def forward(self, x: Tensor) -> Tensor:
-        residual = self.norm1(self.conv1(x))  # (N, out_channels, H, W)
+    def forward(self, x: Tensor, *condition: Tensor) -> Tensor:
+        residual = self.norm1(self.conv1(x), *condition)  # (N, out_channels, H, W)
         residual = F.leaky_relu(residual, self.slope)
-        residual = self.norm2(self.conv2(residual))  # (N, out_channels, H, W)
+        residual = self.norm2(self.conv2(residual), *condition)  # (N, out_channels, H, W)
         return F.leaky_relu(self.shortcut(x) + residual, self.slope)
 
 
@@ -125,11 +127,15 @@ class ResNetDiscriminator(Discriminator):
         self.to(memory_format=torch.channels_last)  # faster convolutions on CPUs and tensor cores
 
     def forward(self, images: Tensor) -> Tensor:
+        return self.output(self.features(images)).squeeze(1)  # (N,)
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the last layer judges by: (N, features)."""
         x = F.leaky_relu(self.stem(images), 0.2)  # (N, B, H/2, W/2)
         x = self.block1(x)  # (N, B, H/2, W/2)
         x = F.avg_pool2d(x, 2)  # (N, B, H/4, W/4)
         x = self.block2(x)  # (N, 2B, H/4, W/4)
-        return self.output(x.flatten(1)).squeeze(1)  # (N,)
+        return x.flatten(1)  # (N, 2B * H/4 * W/4)
 
 
 def initialize(network: ResNetGenerator | ResNetDiscriminator, norm: Norm, slope: float) -> None:

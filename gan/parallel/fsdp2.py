@@ -13,7 +13,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
@@ -223,6 +223,8 @@ def shard(networks: Iterable[nn.Module], mesh: DeviceMesh, device: torch.device)
             distributed.broadcast(tensor.detach(), 0)
         # Frozen and unfrozen between two passes: only weights that are gathered anew see it, hence the resharding.
         fully_shard(network, mesh=mesh["data_parallel"], reshard_after_forward=True)
+        if hasattr(network, "classify"):  # a second way through a discriminator, see `gan.terms`
+            register_fsdp_forward_method(network, "classify")
 
 
 def is_sharded(network: nn.Module) -> bool:

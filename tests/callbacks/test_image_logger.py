@@ -15,7 +15,12 @@ from gan import GAN
 from gan.callbacks import GeneratorEMA, ImageLogger
 from gan.callbacks.image_logger import animate
 from gan.images import image_grid, to_pil
-from gan.networks import DCGANDiscriminator, DCGANGenerator
+from gan.networks import (
+    ConditionalDCGANGenerator,
+    DCGANDiscriminator,
+    DCGANGenerator,
+    ProjectionDCGANDiscriminator,
+)
 
 
 def dcgan() -> GAN:
@@ -33,6 +38,20 @@ def test_training_is_bit_identical_with_and_without(make_trainer, data):
     make_trainer(callbacks=[ImageLogger(every=2)]).fit(one, data)
     make_trainer().fit(two, data)
     assert same_weights(one, two)
+
+
+def test_each_row_of_the_fixed_grid_is_a_class(make_trainer, data, tmp_path):
+    torch.manual_seed(0)
+    shape, classes = (1, 28, 28), {"num_classes": 10, "base_channels": 4}
+    networks = ConditionalDCGANGenerator(shape, latent_dim=8, **classes), ProjectionDCGANDiscriminator(shape, **classes)
+    gan = GAN(*networks, num_fixed_latents=33)
+    make_trainer(max_steps=2, callbacks=[ImageLogger(every=2)]).fit(gan, data)
+    assert gan.fixed_condition.tolist() == [*[label for label in range(10) for _ in range(3)], 0, 0, 0]
+    expected = image_grid(gan(gan.fixed_latents, gan.fixed_condition), columns=3)
+    picture = np.asarray(Image.open(tmp_path / "samples" / "fixed_000002.png"))
+    np.testing.assert_array_equal(picture, expected[0].numpy())
+    said = (tmp_path / "samples" / "classes.txt").read_text(encoding="utf-8").splitlines()
+    assert said == [f"row {row + 1} of fixed_*.png: class {row % 10}" for row in range(11)]
 
 
 def test_files_and_tensorboard(make_trainer, data, tmp_path):

@@ -63,6 +63,42 @@ def test_scores_are_those_of_the_functions(in_memory):
     assert evaluator.generate(make, 300).fid == generated.fid
 
 
+def test_scores_of_what_was_asked_for():
+    """By hand: the classifier's hits; and the mean of the FIDs of each class, where there are images enough."""
+    evaluator = Evaluator(Few(), *loaders())
+    real, labels = evaluator.real, mnist()[1][256:][evaluator.test_order]
+    assert torch.equal(evaluator.labels, labels)
+    generated, asked = evaluator.generate(make, 500), torch.arange(500) % 10
+    scores = evaluator.condition_scores(generated.features, asked)
+    hits = (evaluator.logits(generated.features).argmax(1) == asked).double().mean().item()
+    fids = [
+        frechet_distance(
+            *mean_and_covariance(generated.features[asked == label]), *mean_and_covariance(real[labels == label])
+        )
+        for label in range(10)
+    ]
+    assert scores == {"class_accuracy": hits, "fid_within_classes": pytest.approx(sum(fids) / 10, rel=1e-9)}
+    assert {"class_accuracy", "fid_within_classes"} <= evaluator.real_scores(256).keys()
+    assert evaluator.condition_scores(generated.features[:30], asked[:30]).keys() == {"class_accuracy"}  # 3 of each
+
+
+def test_what_nothing_tells_of_the_classes_has_no_score():
+    evaluator = Evaluator(Pooled(), *loaders(in_memory=False))  # no labels at hand
+    generated = evaluator.generate(make, 300)
+    assert evaluator.labels is None
+    assert evaluator.condition_scores(generated.features, torch.arange(300) % 10).keys() == {"class_accuracy"}
+
+
+class Few(Pooled):
+    """Features of four dimensions."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images)[:, ::4]
+
+    def classify(self, features: torch.Tensor) -> torch.Tensor:
+        return features @ torch.linspace(-1, 1, 40).view(4, 10)
+
+
 def test_the_floor_is_of_training_images_and_leaves_the_scores_alone():
     evaluator = Evaluator(Pooled(), *loaders())
     first = evaluator.generate(make, 300).fid

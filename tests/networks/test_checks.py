@@ -4,7 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from gan.networks import DCGANDiscriminator, DCGANGenerator, MLPDiscriminator, MLPGenerator, check_pair
+from gan.networks import (
+    ConditionalDCGANGenerator,
+    DCGANDiscriminator,
+    DCGANGenerator,
+    MLPDiscriminator,
+    MLPGenerator,
+    ProjectionDCGANDiscriminator,
+    check_pair,
+)
 
 MNIST = (1, 28, 28)
 
@@ -24,6 +32,9 @@ class Lying(MLPGenerator):
         self.latent_dim = 9
 
 
+TOLD = ConditionalDCGANGenerator(MNIST, 3, 8, 4)
+
+
 @pytest.mark.parametrize(
     ("generator", "discriminator", "image_shape", "message"),
     [
@@ -41,6 +52,24 @@ class Lying(MLPGenerator):
 def test_what_does_not_fit_is_named(generator, discriminator, image_shape, message):
     with pytest.raises(ValueError, match=message):
         check_pair(generator, discriminator, image_shape)
+
+
+@pytest.mark.parametrize(
+    ("generator", "discriminator", "num_classes", "message"),
+    [
+        (DCGANGenerator(MNIST, 8, 4), ProjectionDCGANDiscriminator(MNIST, 3, 4), None, "DCGANGenerator is not"),
+        (TOLD, DCGANDiscriminator(MNIST, 4), None, "nothing says how many there are: let it, or the data module"),
+        (TOLD, ProjectionDCGANDiscriminator(MNIST, 3, 4), 1, "the data has one class: give the data module labels"),
+    ],
+)
+def test_classes_that_do_not_fit_are_named(generator, discriminator, num_classes, message):
+    with pytest.raises(ValueError, match=message):
+        check_pair(generator, discriminator, MNIST, num_classes)
+
+
+def test_conditional_pairs_fit():
+    check_pair(TOLD, ProjectionDCGANDiscriminator(MNIST, 3, 4), MNIST, 3)
+    check_pair(TOLD, DCGANDiscriminator(MNIST, 4), MNIST, 2)
 
 
 def test_leaves_no_trace():

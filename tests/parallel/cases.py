@@ -19,8 +19,17 @@ from torch.optim import Adam
 from gan import GAN, losses, penalties
 from gan.callbacks import GeneratorEMA
 from gan.cli import keep_memory
-from gan.networks import DCGANDiscriminator, DCGANGenerator, MLPDiscriminator, MLPGenerator
+from gan.networks import (
+    AuxiliaryDCGANDiscriminator,
+    ConditionalDCGANGenerator,
+    DCGANDiscriminator,
+    DCGANGenerator,
+    MLPDiscriminator,
+    MLPGenerator,
+    ProjectionDCGANDiscriminator,
+)
 from gan.parallel import DDP
+from gan.terms import Classification
 
 SHAPE = (1, 28, 28)
 BATCH = 16  # images over all processes
@@ -38,6 +47,11 @@ def convolutions(norm: str) -> tuple[torch.nn.Module, torch.nn.Module]:
 
 
 small = partial(convolutions, "none")
+
+
+def conditional(judge: type[torch.nn.Module]) -> tuple[torch.nn.Module, torch.nn.Module]:
+    return ConditionalDCGANGenerator(SHAPE, 10, 8, 4, norm="layer"), judge(SHAPE, 10, 4)
+
 
 LOSSES = (
     losses.NonSaturating,
@@ -65,6 +79,15 @@ CASES |= {
         "n_critic": 2,
     },
     "fully connected": {"networks": mlps},
+    "projection": {
+        "networks": partial(conditional, ProjectionDCGANDiscriminator),
+        "penalties": [penalties.R1(1.0, every=2)],
+        "accumulate": 2,
+    },
+    "auxiliary classifier": {
+        "networks": partial(conditional, AuxiliaryDCGANDiscriminator),
+        "classification": Classification(),
+    },
 }
 
 # What cannot equal one process: batch norm sees one process's images, and bfloat16 rounds.

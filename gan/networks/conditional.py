@@ -1,0 +1,268 @@
+"""Convolutional pairs that are told the class of an image, by int64 labels `(N,)`.
+
+The generator scales and shifts its normalised channels by the class: conditional batch norm (Dumoulin et al. 2017,
+arXiv:1610.07629; de Vries et al. 2017, arXiv:1707.00683), or the same behind group or layer norm. The discriminator is
+either of the field's two:
+
+- projection (Miyato & Koyama 2018, arXiv:1802.05637): a logit is what the image is worth by itself, and the inner
+  product of its features with a vector of the class;
+- auxiliary classifier (AC-GAN, Odena et al. 2017, arXiv:1610.09585): a logit that knows no class, and beside it the
+  logits of the classes, by which a term of both players' losses is computed.
+
+Initialisation: that of the pair that they come from; scales of a class N(1, 0.02), shifts 0, vectors of a class
+and weights of the classifier N(0, 0.02).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gan.errors import GANError
+from gan.networks.dcgan import DCGANDiscriminator, DCGANGenerator
+from gan.networks.layers import Norm, normalization, normalize_weights
+from gan.networks.resnet import ResNetDiscriminator, ResNetGenerator
+
+
+class ClassNorm(nn.Module):
+    """A normalisation of `(N, channels, H, W)`, then a scale and a shift for each channel and class.
+
+    Args:
+        norm: "batch", "layer" or "group".
+        channels: Channels.
+        num_classes: Classes, at least 1.
+
+    Raises:
+        ValueError: If `norm` is another, or `num_classes` below 1.
+    """
+
+    def __init__(self, norm: Norm, channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.norm = normalization(norm, channels, affine=False)
+        if isinstance(self.norm, nn.Identity):
+            raise GANError(f"norm must be one of batch, layer, group, whose channels a class can scale, got {norm!r}")
+        self.scale = nn.Embedding(at_least_one(num_classes), channels)
+        self.shift = nn.Embedding(num_classes, channels)
+        nn.init.normal_(self.scale.weight, 1.0, 0.02)
+        nn.init.zeros_(self.shift.weight)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        scale, shift = self.scale(condition), self.shift(condition)  # (N, channels)
+        return self.norm(x) * scale[:, :, None, None] + shift[:, :, None, None]
+
+
+# ---------------------------------------------------------------------- generators
+
+
+class ConditionalDCGANGenerator(DCGANGenerator):
+    """Latents `(N, latent_dim)` and labels `(N,)` to images `(N, C, H, W)` in [-1, 1].
+
+    Args:
+        image_shape: Channels, height and width of an image; height and width multiples of 4, at least 8.
+        num_classes: Labels are 0 to `num_classes - 1`.
+        latent_dim: Size of a latent vector, at least 1.
+        base_channels: Channels at half the image's resolution; twice as many at a quarter of it.
+        norm: Normalisation before each ReLU, whose scales and shifts are a class's own: "batch", "layer" or "group".
+
+    Raises:
+        ValueError: If `image_shape` cannot be halved twice, `norm` is another, or `num_classes` is below 1.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        num_classes: int,
+        latent_dim: int = 100,
+        base_channels: int = 32,
+        norm: Norm = "batch",
+    ) -> None:
+        super().__init__(image_shape, latent_dim, base_channels, norm)
+        self.num_classes = num_classes
+        self.norm1 = ClassNorm(norm, 2 * base_channels, num_classes)
+        self.norm2 = ClassNorm(norm, base_channels, num_classes)
+
+    def forward(self, z: Tensor, condition: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x = self.project(z).unflatten(1, self.grid)  # (N, 2B, H/4, W/4)
+        x = F.relu(self.norm1(x, condition))
+        x = self.up1(x)  # (N, B, H/2, W/2)
+        x = F.relu(self.norm2(x, condition))
+        x = self.up2(x)  # (N, C, H, W)
+        return torch.tanh(x)
+
+
+class ConditionalResNetGenerator(ResNetGenerator):
+    """Latents `(N, latent_dim)` and labels `(N,)` to images `(N, C, H, W)` in [-1, 1].
+
+    The classes scale and shift what comes into the two residual blocks, and what the second makes.
+
+    Args:
+        image_shape: Channels, height and width of an image; height and width multiples of 4, at least 8.
+        num_classes: Labels are 0 to `num_classes - 1`.
+        latent_dim: Size of a latent vector, at least 1.
+        base_channels: Channels at half the image's resolution; twice as many at a quarter of it.
+        norm: Normalisation after each layer but the last: "batch", "layer" or "group".
+
+    Raises:
+        ValueError: If `image_shape` cannot be halved twice, `norm` is another, or `num_classes` is below 1.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        num_classes: int,
+        latent_dim: int = 100,
+        base_channels: int = 32,
+        norm: Norm = "batch",
+    ) -> None:
+        super().__init__(image_shape, latent_dim, base_channels, norm)
+        self.num_classes = num_classes
+        self.norm = ClassNorm(norm, 2 * base_channels, num_classes)
+        for block, channels in ((self.block1, 2 * base_channels), (self.block2, base_channels)):
+            block.norm1 = ClassNorm(norm, channels, num_classes)
+            block.norm2 = ClassNorm(norm, channels, num_classes)
+
+    def forward(self, z: Tensor, condition: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x = self.project(z).unflatten(1, self.grid)  # (N, 2B, H/4, W/4)
+        x = F.relu(self.norm(x, condition))
+        x = self.block1(x, condition)  # (N, 2B, H/4, W/4)
+        x = F.interpolate(x, scale_factor=2)  # (N, 2B, H/2, W/2), nearest neighbour
+        x = self.block2(x, condition)  # (N, B, H/2, W/2)
+        x = F.interpolate(x, scale_factor=2)  # (N, B, H, W)
+        x = self.output(x)  # (N, C, H, W)
+        return torch.tanh(x)
+
+
+# ---------------------------------------------------------------------- discriminators
+
+
+class Projection(nn.Module):
+    """What a class adds to the logits: features `(N, F)` and labels `(N,)` to inner products `(N,)`."""
+
+    def __init__(self, num_classes: int, features: int, norm: Norm) -> None:
+        super().__init__()
+        self.vectors = nn.Embedding(at_least_one(num_classes), features)
+        nn.init.normal_(self.vectors.weight, 0.0, 0.02)
+        normalize_weights(self, norm)
+
+    def forward(self, features: Tensor, condition: Tensor) -> Tensor:
+        return (features * self.vectors(condition)).sum(1)
+
+
+class ProjectionDCGANDiscriminator(DCGANDiscriminator):
+    """Images `(N, C, H, W)` in [-1, 1] and their labels `(N,)` to logits `(N,)`.
+
+    Args:
+        image_shape: Channels, height and width of an image; height and width multiples of 4, at least 8.
+        num_classes: Labels are 0 to `num_classes - 1`.
+        base_channels: Channels at half the image's resolution; doubled at each further halving.
+        norm: Normalisation before each LeakyReLU except the first, see `DCGANDiscriminator`.
+
+    Raises:
+        ValueError: If `image_shape` cannot be halved twice, `norm` is unknown, or `num_classes` is below 1.
+    """
+
+    def __init__(
+        self, image_shape: tuple[int, int, int], num_classes: int, base_channels: int = 32, norm: Norm = "none"
+    ) -> None:
+        super().__init__(image_shape, base_channels, norm)
+        self.projection = Projection(num_classes, self.output.in_features, norm)
+
+    def forward(self, images: Tensor, condition: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        features = self.features(images)  # (N, F)
+        return self.output(features).squeeze(1) + self.projection(features, condition)  # (N,)
+
+
+class ProjectionResNetDiscriminator(ResNetDiscriminator):
+    """Images `(N, C, H, W)` in [-1, 1] and their labels `(N,)` to logits `(N,)`.
+
+    Args:
+        image_shape: Channels, height and width of an image; height and width multiples of 4, at least 8.
+        num_classes: Labels are 0 to `num_classes - 1`.
+        base_channels: Channels at half the image's resolution; twice as many at a quarter of it.
+        norm: Normalisation after each convolution but the first, see `ResNetDiscriminator`.
+
+    Raises:
+        ValueError: If `image_shape` cannot be halved twice, `norm` is unknown, or `num_classes` is below 1.
+    """
+
+    def __init__(
+        self, image_shape: tuple[int, int, int], num_classes: int, base_channels: int = 32, norm: Norm = "none"
+    ) -> None:
+        super().__init__(image_shape, base_channels, norm)
+        self.projection = Projection(num_classes, self.output.in_features, norm)
+
+    def forward(self, images: Tensor, condition: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        features = self.features(images)  # (N, F)
+        return self.output(features).squeeze(1) + self.projection(features, condition)  # (N,)
+
+
+class AuxiliaryDCGANDiscriminator(DCGANDiscriminator):
+    """Images `(N, C, H, W)` in [-1, 1] to logits `(N,)`, and by `classify` to logits `(N, num_classes)` of the classes.
+
+    Args:
+        image_shape: Channels, height and width of an image; height and width multiples of 4, at least 8.
+        num_classes: Labels are 0 to `num_classes - 1`.
+        base_channels: Channels at half the image's resolution; doubled at each further halving.
+        norm: Normalisation before each LeakyReLU except the first, see `DCGANDiscriminator`.
+
+    Raises:
+        ValueError: If `image_shape` cannot be halved twice, `norm` is unknown, or `num_classes` is below 1.
+    """
+
+    def __init__(
+        self, image_shape: tuple[int, int, int], num_classes: int, base_channels: int = 32, norm: Norm = "none"
+    ) -> None:
+        super().__init__(image_shape, base_channels, norm)
+        self.classes = Classes(num_classes, self.output.in_features, norm)
+
+    def classify(self, images: Tensor) -> Tensor:
+        """Logits (N, num_classes) of the classes of images (N, C, H, W)."""
+        return self.classes(self.features(images))
+
+
+class AuxiliaryResNetDiscriminator(ResNetDiscriminator):
+    """Images `(N, C, H, W)` in [-1, 1] to logits `(N,)`, and by `classify` to logits `(N, num_classes)` of the classes.
+
+    Args:
+        image_shape: Channels, height and width of an image; height and width multiples of 4, at least 8.
+        num_classes: Labels are 0 to `num_classes - 1`.
+        base_channels: Channels at half the image's resolution; twice as many at a quarter of it.
+        norm: Normalisation after each convolution but the first, see `ResNetDiscriminator`.
+
+    Raises:
+        ValueError: If `image_shape` cannot be halved twice, `norm` is unknown, or `num_classes` is below 1.
+    """
+
+    def __init__(
+        self, image_shape: tuple[int, int, int], num_classes: int, base_channels: int = 32, norm: Norm = "none"
+    ) -> None:
+        super().__init__(image_shape, base_channels, norm)
+        self.classes = Classes(num_classes, self.output.in_features, norm)
+
+    def classify(self, images: Tensor) -> Tensor:
+        """Logits (N, num_classes) of the classes of images (N, C, H, W)."""
+        return self.classes(self.features(images))
+
+
+class Classes(nn.Module):
+    """The classifier on top of a discriminator: features `(N, F)` to logits `(N, num_classes)`."""
+
+    def __init__(self, num_classes: int, features: int, norm: Norm) -> None:
+        super().__init__()
+        self.output = nn.Linear(features, at_least_one(num_classes))
+        nn.init.normal_(self.output.weight, 0.0, 0.02)
+        nn.init.zeros_(self.output.bias)
+        normalize_weights(self, norm)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.output(features)
+
+
+def at_least_one(num_classes: int | None) -> int:
+    """The number of classes.
+
+    Raises:
+        ValueError: If there are none, or nobody has stated how many.
+    """
+    if num_classes is None or not num_classes >= 1:
+        raise GANError(f"num_classes must be at least 1, got {num_classes}: let the data module state it")
+    return num_classes
