@@ -225,7 +225,7 @@ def test_archive_that_would_fill_the_memory(tmp_path):
     path = tmp_path / "a.ckpt"
     with (
         zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
-        archive.open("a/data.pkl", "w", encoding="utf-8") as record,
+        archive.open("a/data.pkl", "w") as record,
     ):
         for _ in range(64):
             record.write(bytes(1 << 20))
