@@ -5,6 +5,7 @@ again on the same machine and with the same versions, it writes the same bytes.
 """
 
 import hashlib
+import inspect
 import math
 import platform
 import shlex
@@ -120,7 +121,8 @@ def make_data(args: Namespace) -> InMemoryDataModule:
             f"--data {args.data} is neither a data set's name nor the class path of an InMemoryDataModule"
             f"{or_meant(args.data, ['MNIST', *get_args(Name)])}"
         )
-    data = cls(**settings)
+    taken = inspect.signature(cls).parameters  # an `__init__` of one's own may leave some out
+    data = cls(**{name: value for name, value in settings.items() if name in taken})
     if data.num_classes < 2:
         raise GANError(f"--data {args.data} has one class: features come from telling classes apart")
     return data
@@ -137,7 +139,7 @@ def train(data: InMemoryDataModule, args: Namespace) -> CNNFeatures:
     steps = args.epochs * len(loader)
     step = 0
     for epoch in range(args.epochs):
-        total, correct = 0.0, 0
+        total, correct, seen = 0.0, 0, 0
         for images, labels in loader:
             for group in optimizer.param_groups:
                 group["lr"] = args.lr * schedule(step / steps)
@@ -148,8 +150,9 @@ def train(data: InMemoryDataModule, args: Namespace) -> CNNFeatures:
             optimizer.step()
             total += loss.item()
             correct += (logits.argmax(1) == labels).sum().item()
+            seen += len(images)
             step += 1
-        accuracy = correct / (len(loader) * BATCH)
+        accuracy = correct / seen
         print(f"epoch {epoch + 1:2}/{args.epochs}  loss {total / len(loader):.4f}  ", end="")
         print(f"accuracy on augmented training images {accuracy:.2%}", flush=True)
     fold_norms(normed.eval(), extractor.layers)

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,26 @@ from gan.metrics import CNNFeatures, load_features
 def write_idx(path: Path, values: torch.Tensor) -> None:
     sizes = b"".join(n.to_bytes(4, "big") for n in values.shape)
     path.write_bytes(bytes([0, 0, 8, values.ndim]) + sizes + values.to(torch.uint8).numpy().tobytes())
+
+
+class FewArguments(ColourDigits):
+    """An `__init__` of its own, as people write it."""
+
+    def __init__(self, root: str = "x", batch_size: int = 32):
+        super().__init__(batch_size, 100)
+
+
+class NoArguments(ColourDigits):
+    def __init__(self):
+        super().__init__(8, 16, seed=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "batch_size", "validation_size"), [("FewArguments", 100, 100), ("NoArguments", 8, 16)]
+)
+def test_a_data_module_is_given_what_it_takes(name, batch_size, validation_size):
+    data = script.make_data(Namespace(data=f"test_train_features.{name}", seed=0))
+    assert (data.batch_size, data.validation_size) == (batch_size, validation_size)
 
 
 @pytest.mark.slow
