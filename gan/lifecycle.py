@@ -50,6 +50,7 @@ from gan.spec import is_compiled, uncompiled
 from gan.trust import Trust, check_hyper_parameters, imports_of
 
 COMPILED = "._orig_mod"  # what `torch.compile` puts into the names of a network's weights
+ON_BAR = ("loss/", "fid/", "images_per_second")  # what any progress bar has room for
 
 
 class Lifecycle(L.LightningModule):
@@ -166,7 +167,9 @@ class Lifecycle(L.LightningModule):
 
         Lightning would log them after the batch's checkpoint is saved, and a run that goes on from there never would.
         """
-        self.log_dict(dict(scalars), prog_bar=True, logger=False)
+        for shown in (True, False):
+            some = {name: value for name, value in scalars.items() if name.startswith(ON_BAR) == shown}
+            self.log_dict(some, prog_bar=shown, logger=False)
         values = {name: float(value) for name, value in scalars.items()}
         for logger in self.loggers:
             logger.log_metrics(values, step=self.global_step)
@@ -388,8 +391,8 @@ class Lifecycle(L.LightningModule):
         for name in ("generator", "discriminator"):
             if name not in checkpoint["hyper_parameters"] and name not in kwargs:
                 raise GANError(
-                    f"{checkpoint_path} cannot rebuild its {name}, which was made in Python: give it by "
-                    f"GAN.load_from_checkpoint(path, {name}=...)"
+                    f"{checkpoint_path} cannot rebuild its {name}, which was made in Python and keeps no attributes "
+                    f"named as its arguments: give it by GAN.load_from_checkpoint(path, {name}=...)"
                 )
         with imports_of(trust):
             return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)

@@ -235,8 +235,9 @@ class KeyedLoaders(CombinedLoader):
         """Warns if the first batch of an epoch is not what it was before the run was stopped."""
         if any(digest != before for digest in now):
             rank_zero_warn(
-                f"this run goes on, but not bit for bit: the first batch of epoch {epoch} is not what it was. The data "
-                "draws from something that cannot be seeded, or it keeps a place of its own without a state_dict"
+                f"this run goes on, but not bit for bit: the first batch of epoch {epoch} is not what it was. The "
+                "seed, the data's settings or its workers are others, or the data draws from something that cannot be "
+                "seeded, or it keeps a place of its own without a state_dict"
             )
 
     # ------------------------------------------------------------------ checkpoints

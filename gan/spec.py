@@ -78,37 +78,47 @@ def without_parser(make: Callable[..., Any] | None) -> Callable[..., Any] | None
 def of_module(network: nn.Module) -> dict[str, Any]:
     """The spec of any module that its class makes again from what it keeps: arguments as attributes of their names.
 
+    Of an argument that is not kept, it is tried whether its default makes the same module.
+
     Raises:
         TypeError: If it does not, with the reason.
     """
     network = uncompiled(network)
     if isinstance(getattr(type(network), "spec", None), property):
         return described(network)
-    cls, init_args = type(network), {}
+    cls, init_args, guessed = type(network), {}, False
     names = {} if cls.__init__ is nn.Module.__init__ else inspect.signature(cls).parameters
     for parameter in names.values():
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             raise TypeError(f"{cls.__qualname__} takes *{parameter.name}")
-        if not hasattr(network, parameter.name):
+        if not hasattr(network, parameter.name) and parameter.default is parameter.empty:
             raise TypeError(f"{cls.__qualname__} has no attribute {parameter.name}, as its argument is called")
-        init_args[parameter.name] = plain(getattr(network, parameter.name))
+        guessed = guessed or not hasattr(network, parameter.name)
+        init_args[parameter.name] = plain(getattr(network, parameter.name, parameter.default))
     spec = {"class_path": class_path(cls), "init_args": init_args}
     with torch.random.fork_rng(devices=[]):
         again = cls(**init_args)
-    if anatomy(again) != anatomy(network):
+    if anatomy(again, guessed) != anatomy(network, guessed):
         raise TypeError(f"{cls.__qualname__} makes another network of {init_args}")
     return spec
 
 
-def anatomy(network: nn.Module) -> list[Any]:
-    """What makes two modules the same but for their weights: their parts, with their settings and shapes."""
+def anatomy(network: nn.Module, strict: bool) -> list[Any]:
+    """What makes two modules the same but for their weights: their parts, with their settings and shapes.
+
+    Args:
+        network: Either of the two.
+        strict: Whether a setting that cannot be compared makes them differ.
+    """
     parts, state = [], network.state_dict()
     for name, module in network.named_modules():
         settings = {}
         for key in vars(module).keys() - NOT_SETTINGS:
             value = vars(module)[key]
-            with suppress(TypeError):
+            try:
                 settings[key] = value if callable(value) else plain(value)
+            except TypeError:
+                settings[key] = object() if strict else None
         parts.append((name, type(module), settings, module.extra_repr()))
     shapes = {key: tuple(value.shape) for key, value in state.items()}
     kept_out = {key: value.tolist() for key, value in network.named_buffers() if key not in state}

@@ -22,11 +22,41 @@ class Suggesting:
             ArgumentError: If called.
         """
         hint = "" if "did you mean" in message else suggestion(message, self)  # one within this has given it
-        super().error(message + hint, ex)  # pyright: ignore[reportAttributeAccessIssue] # of the parser
+        super().error(plainly(message) + hint, ex)  # pyright: ignore[reportAttributeAccessIssue] # of the parser
 
 
 class Parser(Suggesting, ArgumentParser):
     """The parser of a command of our own."""
+
+
+PROBLEM = r"Problem with given class_path '([^']+)':\s+(.*?)(?=\n *- |\n *Given value|\Z)"
+OF_CALLABLE = r"expects a function or a callable class: (.*?)\.? Got value: Namespace\(class_path='([^']+)'"
+VALUE = r"(?:(?:Given|Got) value:|Import path|path string:) (\S+)$|Import path (\S+) does not"
+KIND = r"Expected an? (?:<class '([\w.]+)'>|typing.Literal\[(.*?)\])"
+DERIVE = "is no {base}: give a class that derives from it"
+REASONS = {  # of jsonargparse's, which stand in a list of all that a value might have been
+    r"Import path(?: \S+)? does not correspond to a subclass of|to be a (?:subclass of|function that returns)": DERIVE,
+    r"Expected an instantiatable class, but is abstract": "is abstract: give a class that derives from it",
+    r"Expected a dot import path string": "is no class known by that name: give its path, as in package.module.Class",
+}
+
+
+def plainly(message: str) -> str:
+    """A complaint of jsonargparse about one value in a few words, where it lists all that the value might have been."""
+    key = re.match(r'Parser key "([\w.]+)":', message)
+    if not key:
+        return message
+    if problem := re.search(PROBLEM, message, re.DOTALL):
+        return f"{key[1]}: {problem[1]}: {plainly(problem[2])}"
+    found = re.search(VALUE, message)
+    value = found and (found[1] or found[2])
+    for words, reason in REASONS.items():
+        if value and key[1] in BASES and re.search(words, message):
+            return f"{key[1]}={value} {reason.format(base=BASES[key[1]])}"
+    if problem := re.search(OF_CALLABLE, message):
+        return f"{key[1]}: {problem[2]}: {problem[1]}"
+    wanted = [kind or f"one of {names}" for kind, names in re.findall(KIND, message) if kind != "NoneType"]
+    return f"{key[1]} must be {' or '.join(wanted)}, got {value}" if value and wanted else message
 
 
 def suggestion(message: str, parser: Any) -> str:
@@ -36,6 +66,8 @@ def suggestion(message: str, parser: Any) -> str:
         message: The complaint.
         parser: Which says what settings there are.
     """
+    if "unrecognized arguments: --ckpt_path" in message:  # which Lightning's fit takes, and ours does not
+        return "; did you mean --resume?"
     if found := re.search(r"unrecognized arguments: .*?--([\w.]+)", message):
         return like_setting(found[1], parser, "--")
     if found := re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message):
@@ -46,7 +78,9 @@ def suggestion(message: str, parser: Any) -> str:
         return or_meant(found[2], vars(sys.modules[found[1]])) if found[1] in sys.modules else ""
     if found := re.search(r"dot import path string: (\w+)", message):
         base = BASES.get("".join(re.findall(r'Parser key "([\w.]+)"', message)[:1]))
-        kinds = [*ours(), *(subclasses(locate(base)) if base else ())]
+        if base is None and "<class 'float'>" in message:
+            return ""  # a number, which may be a tensor too
+        kinds = subclasses(locate(base)) if base else ours()
         return or_meant(found[1], [kind.__name__ for kind in kinds if not kind.__name__.startswith("_")])
     if found := re.search(r"(?:Got|Given) value: (\S+)$", message):
         literals = " ".join(re.findall(r"Literal\[(.*?)\]", message))

@@ -63,18 +63,42 @@ class OfConfig(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, value: Any, *_: Any) -> None:
         namespace.configs = [*namespace.configs, value]
-        try:
-            content = yaml.safe_load(Path(value).read_text("utf-8"))
-        except (OSError, ValueError, yaml.YAMLError):
-            return  # the command's own parser says what is wrong with it
-        if not isinstance(content, dict):
-            return
+        content = content_of(value)
         namespace.names |= names_in(content)
         for name in ("run_dir", "resume", "ckpt_path"):
             if isinstance(content.get(name), str):
                 setattr(namespace, name, content[name])
         trust = content.get("trust") or []
         namespace.trust = [*namespace.trust, *([trust] if isinstance(trust, str) else trust)]
+
+
+def content_of(config: str) -> dict[str, Any]:
+    """What a config says; nothing where it cannot be read: the command's own parser says what is wrong with it."""
+    try:
+        content = yaml.safe_load(Path(config).read_text("utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def check_order(words: Sequence[str]) -> None:
+    """Refuses settings that stand before a config which sets them anew.
+
+    Raises:
+        GANError: If there is one.
+    """
+    before: dict[str, str] = {}
+    for word, after in pairwise([*words, ""]):
+        name, sign, value = word.partition("=")
+        if name == "--config":
+            config = value if sign else after
+            for key in sorted(names_in(content_of(config))):
+                if found := before.get(key):
+                    raise GANError(
+                        f"{found} would do nothing before --config {config}, which sets it too: put it behind"
+                    )
+        elif word.startswith("--"):
+            before[name.removeprefix("--").removesuffix("+").replace(".init_args", "")] = name
 
 
 def read(value: str) -> Any:

@@ -212,3 +212,30 @@ def test_shape_is_dropped_where_it_is_no_argument(network, kept):
     bare = {"class_path": "a.B"}
     drop_unknown(bare, network)
     assert bare == {"class_path": "a.B"}
+
+
+class Widths(nn.Module):
+    """Keeps no argument."""
+
+    def __init__(self, width: int = 3, depth: int = 1):
+        super().__init__()
+        self.layers = nn.Sequential(*[nn.Linear(width, width) for _ in range(depth)])
+
+
+class Scaled(nn.Module):
+    """Keeps its argument where no one can compare it."""
+
+    def __init__(self, scale: float = 1.0):
+        super().__init__()
+        self.after = [lambda images: scale * images]
+
+
+@pytest.mark.parametrize("network", [Widths(), Widths(3, 1)])
+def test_arguments_that_are_not_kept_may_be_the_defaults(network):
+    assert described(network) == {"class_path": "test_spec.Widths", "init_args": {"width": 3, "depth": 1}}
+
+
+@pytest.mark.parametrize("network", [Widths(4), Widths(depth=2), Scaled(), Scaled(2.0)])
+def test_other_arguments_that_are_not_kept(network):
+    with pytest.raises(TypeError, match="makes another network of"):
+        described(network)

@@ -70,6 +70,7 @@ def test_settings(capsys, word, meant):
         (["fitt"], "fit"),
         (["train_feature"], "train_features"),
         (["validate", "--ckptpath", "x"], "--ckpt_path"),
+        (["fit", "--ckpt_path", "x"], "--resume"),
         (["sample", "--ckpt", "x", "--out", "y", "--sed", "1"], "--seed"),
         (["export", "--chkpt", "x", "--out", "y"], "--ckpt"),
         (["lab", "dirac", "--sed", "3"], "--seed"),
@@ -83,3 +84,43 @@ def test_other_commands(capsys, words, meant):
 @pytest.mark.parametrize("word", ["--model.generator=Zzz", "--zzz=1", "--data=nowhere.Flowers"])
 def test_where_nothing_is_like_it(capsys, word):
     assert "did you mean" not in refused(capsys, "fit", *SHORT, word)
+
+
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        (
+            "--data=torch.nn.Linear",
+            "data=torch.nn.Linear is no lightning.LightningDataModule: give a class that derives",
+        ),
+        (
+            "--model.loss=torch.nn.BCELoss",
+            "model.loss=torch.nn.BCELoss is no gan.losses.Loss: give a class that derives",
+        ),
+        ("--model.generator=torch.optim.Adam", "model.generator=torch.optim.Adam is no torch.nn.Module: give a class"),
+        ("--model.penalties+=gan.losses.Hinge", "model.penalties=gan.losses.Hinge is no gan.penalties.Penalty: give"),
+        ("--model.loss=gan.losses.Loss", "model.loss=gan.losses.Loss is abstract: give a class that derives from it"),
+        ("--model.generator_optimizer=torch.relu", "model.generator_optimizer=torch.relu is no torch.optim.Optimizer"),
+        (
+            "--config=trainer: {callbacks: [torch.nn.Linear]}",
+            "trainer.callbacks=torch.nn.Linear is no lightning.Callback",
+        ),
+        ("--data=Zzz", "data=Zzz is no class known by that name: give its path, as in package.module.Class"),
+        ("--data=gan.data.Zzz", "data: gan.data.Zzz: module 'gan.data' has no attribute 'Zzz'"),
+        (
+            "--model.penalties=gan.penalties.R1",
+            "model.penalties: gan.penalties.R1: the following arguments are required: w",
+        ),
+        ("--data.batch_size=x", "data: conftest.SmallMNIST: batch_size must be int, got x"),
+        (
+            "--model.generator_optimizer.lr=abc",
+            "model.generator_optimizer: torch.optim.Adam: lr must be float, got abc",
+        ),
+        ("--trainer.limit_val_batches=x", "trainer.limit_val_batches must be int or float, got x"),
+    ],
+)
+def test_complaints_say_what_is_wanted(capsys, word, line):
+    """In one short line, without the parser's list of all that a value might have been."""
+    complaint = refused(capsys, "fit", *SHORT, word)
+    assert complaint.startswith(f"error: {line}")
+    assert not any(word in complaint for word in ("Parser key", "subtypes", "Namespace", "NoneType"))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from gan.errors import GANError
-from gan.words import check_given, given_by, plain_paths
+from gan.words import check_given, check_order, given_by, plain_paths
 
 
 @pytest.fixture(autouse=True)
@@ -91,3 +91,32 @@ def test_what_would_do_nothing_in_a_config(text):
 def test_what_does_something():
     Path("a.yaml").write_text("seed_everything: 7\ntrainer: {default_root_dir: null}\ndata: {class_path: X}\n", "utf-8")
     check_given(given_by(["--config", "a.yaml", "--model.generator.seed", "3"]).names, "fit")
+
+
+@pytest.mark.parametrize(
+    ("words", "refused"),
+    [
+        (["--trainer.max_steps", "7", "--config", "a.yaml"], "--trainer.max_steps"),
+        (["--trainer.max_steps=7", "--config=a.yaml"], "--trainer.max_steps"),
+        (["--data", "other.Data", "--config", "a.yaml"], "--data"),
+        (["--data.init_args.size", "3", "--config", "a.yaml"], "--data.init_args.size"),
+        (["--trainer.callbacks+=Timer", "--config", "a.yaml"], "--trainer.callbacks+"),
+        (["--config", "a.yaml", "--trainer.max_steps", "7"], None),
+        (["--model.n_critic", "7", "--config", "a.yaml"], None),
+        (["--data.size", "3", "--config", "b.yaml"], None),
+        (["--trainer.callbacks+=Timer", "--config", "b.yaml"], None),
+        (["--trainer.max_steps", "7", "--config", "nowhere.yaml"], None),
+    ],
+)
+def test_what_a_later_config_sets_anew(words, refused):
+    """The parser takes what comes last."""
+    Path("a.yaml").write_text(
+        "data: {class_path: own.Data, init_args: {size: 3}}\ntrainer: {max_steps: 3, callbacks: []}\n", "utf-8"
+    )
+    Path("b.yaml").write_text("trainer: {callbacks+: []}\n", "utf-8")
+    if refused is None:
+        check_order(words)
+        return
+    with pytest.raises(GANError) as error:
+        check_order(words)
+    assert str(error.value) == f"{refused} would do nothing before --config a.yaml, which sets it too: put it behind"

@@ -195,14 +195,14 @@ def why_ended(trainer: Trainer) -> str:
     for stopper in callbacks_of(trainer, EarlyStopping):
         if stopper.stopping_reason_message:
             return f"EarlyStopping, {' '.join(stopper.stopping_reason_message.split())}"
-    if any(
-        left is not None and left <= 0 for left in (timer.time_remaining() for timer in callbacks_of(trainer, Timer))
-    ):
-        return "trainer.max_time"
     if 0 <= trainer.max_steps <= step:
         return f"trainer.max_steps {trainer.max_steps:,}"
     if trainer.max_epochs is not None and 0 <= trainer.max_epochs <= epochs:
         return f"trainer.max_epochs {trainer.max_epochs:,}"
+    if any(
+        left is not None and left <= 0 for left in (timer.time_remaining() for timer in callbacks_of(trainer, Timer))
+    ):
+        return "its time is over (trainer.max_time, or a Timer)"
     return "a callback asked for it" if trainer.should_stop else "there were no more batches"
 
 

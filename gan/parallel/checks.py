@@ -62,6 +62,8 @@ def check_devices(trainer: Any) -> None:
 def check_manual(trainer: Any) -> None:
     """Refuses settings of `trainer` that are for one optimizer, which Lightning drops or refuses with other words.
 
+    And intervals of 0, by which it divides.
+
     Raises:
         ValueError: If there is one, with the way out.
     """
@@ -72,6 +74,11 @@ def check_manual(trainer: Any) -> None:
             raise GANError(
                 f"trainer.{name} is for one optimizer, and does nothing for a GAN: "
                 "add the callback GradientClipping, which clips either network"
+            )
+    for name in ("check_val_every_n_epoch", "val_check_interval"):
+        if getattr(trainer, name, None) == 0:
+            raise GANError(
+                f"trainer.{name} must be above 0, got 0; --trainer.limit_val_batches 0 leaves validation out"
             )
 
 

@@ -9,11 +9,13 @@ import pytest
 import torch
 from commands import fit, table
 from lightning import Callback
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import Logger
 from rich.console import Console
 
 from gan.callbacks import ImageLogger, RunCheckpoint, RunProgress
 from gan.callbacks.run_progress import scalars, total_batches
+from gan.optim import WarmupCosine
 
 
 class Clock:
@@ -268,6 +270,23 @@ def test_run_without_an_end(make_gan, make_trainer, data):
     settings = {"max_steps": -1, "max_epochs": -1}
     assert "batch 3/?" in plain_text(run_in_terminal(make_gan, make_trainer, data, callbacks=[Stop()], **settings))
     make_trainer(enable_progress_bar=True, callbacks=[Stop(), RunProgress()], **settings).fit(make_gan(), data)
+
+
+def test_any_bar_shows_the_losses_and_the_speed_alone(make_gan, make_trainer, data):
+    """A chart holds dozens of scalars, and a bar has one line."""
+    trainer = make_trainer(max_steps=3, log_every_n_steps=1, enable_progress_bar=True, callbacks=[RunProgress()])
+    trainer.fit(make_gan(generator_scheduler=WarmupCosine), data)
+    assert {"lr/generator", "loss/generator"} <= set(trainer.callback_metrics)
+    assert {name.partition("/")[0] for name in trainer.progress_bar_metrics} == {"loss", "images_per_second"}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "reason"), [(0, r"its time is over \(trainer\.max_time, or a Timer\)"), (1000, r"trainer\.max_steps 3")]
+)
+def test_a_timer_that_has_ended_a_run_is_named(make_gan, make_trainer, data, capsys, seconds, reason):
+    timer = Timer({"seconds": seconds}, interval="step")
+    make_trainer(max_steps=3, enable_progress_bar=True, callbacks=[RunProgress(), timer]).fit(make_gan(), data)
+    assert re.search(rf"ended +after batch \d: {reason}\n", capsys.readouterr().out)
 
 
 def test_scalars_is_one_short_line():

@@ -71,6 +71,8 @@ def test_command_line_refuses(tmp_path, capsys, strategy):
         *((["--trainer.devices", devices], f"trainer.devices={devices} must be") for devices in ("-1", "0", "0,1")),
         (["--trainer.devices", "-1", "--trainer.accelerator", "auto"], "trainer.devices=-1 must be"),
         (["--trainer.accumulate_grad_batches", "2"], "use model.accumulate"),
+        (["--trainer.check_val_every_n_epoch", "0"], "trainer.check_val_every_n_epoch must be above 0, got 0"),
+        (["--trainer.val_check_interval", "0.0"], "trainer.val_check_interval must be above 0, got 0"),
         (["--trainer.sync_batchnorm", "true", "--trainer.strategy", "ddp"], "needs GPUs"),
         (["--model.accumulate", "0"], "model.accumulate must be at least 1"),
     ],
