@@ -90,13 +90,11 @@ def check_order(words: Sequence[str]) -> None:
     before: dict[str, str] = {}
     for word, after in pairwise([*words, ""]):
         name, sign, value = word.partition("=")
-        if name == "--config":
+        if name in ("--config", "-c"):
             config = value if sign else after
             for key in sorted(names_in(content_of(config))):
                 if found := before.get(key):
-                    raise GANError(
-                        f"{found} would do nothing before --config {config}, which sets it too: put it behind"
-                    )
+                    raise GANError(f"{found} would do nothing before {name} {config}, which sets it too: put it behind")
         elif word.startswith("--"):
             before[name.removeprefix("--").removesuffix("+").replace(".init_args", "")] = name
 
