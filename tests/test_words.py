@@ -122,5 +122,5 @@ def test_what_a_later_config_sets_anew(words, refused):
     assert str(error.value) == f"{refused} would do nothing before --config a.yaml, which sets it too: put it behind"
     short = ["-c" if word == "--config" else word for word in words]
     if short != words:
-        with pytest.raises(GANError, match="before -c a.yaml, which sets it too"):
+        with pytest.raises(GANError, match=r"before -c a\.yaml, which sets it too"):
             check_order(short)
