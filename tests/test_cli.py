@@ -146,7 +146,7 @@ def callbacks_of(run_dir) -> list[str]:
     return [callback["class_path"] for callback in saved_config(run_dir)["trainer"]["callbacks"]]
 
 
-@pytest.mark.parametrize("package", ["", "gan.callbacks."], ids=["short", "full"])
+@pytest.mark.parametrize("package", ["", pytest.param("gan.callbacks.", marks=pytest.mark.slow)], ids=["short", "full"])
 def test_what_a_run_has_one_of_is_replaced(package, monkeypatch):
     """In its place. Lightning refuses a second progress bar, and a second ImageLogger would draw all pictures twice."""
     drawn = []

@@ -88,6 +88,7 @@ def test_texts_are_utf_8_in_any_locale(here):
     assert "Scores of 500 images" in ran(*GAN, "validate", "--ckpt_path", "run", *own, **ASCII)
 
 
+@pytest.mark.slow
 def test_words_are_utf_8_in_any_locale(here):
     folder = Path("Läufe", "第一")
     assert ascii(str(folder))[1:-1] in ran(*fast("größe.yaml"), "--run_dir", folder, **ASCII)
@@ -183,6 +184,7 @@ class Folder(MNISTDataModule):
 """
 
 
+@pytest.mark.slow
 def test_from_a_wheel(copy, tmp_path, monkeypatch):
     """Installed in an environment of its own, by the console script and by `python -m`, from an empty folder."""
     pytest.importorskip("hatchling")

@@ -328,6 +328,7 @@ def test_workers_that_persist(make_trainer, tmp_path, moment, exact, recwarn):
     assert any("persistent_workers" in line for line in said(recwarn)) != exact
 
 
+@pytest.mark.slow
 def test_workers_of_a_loader_that_goes_on_by_its_state(make_trainer, tmp_path, recwarn):
     def loader():
         return stateful(Drawn(of_torch), shuffle=True, num_workers=1, **SIX)
