@@ -18,7 +18,7 @@ import yaml
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import LambdaCallback, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from gan.callbacks import FIDTracker
@@ -37,7 +37,7 @@ from gan.resume import Source, check_fits, check_source, in_its_folder, other_co
 from gan.settings import CONFIGS, classes, own_defaults, taken, texts_in_utf8, with_recipes
 from gan.suggestions import Suggesting
 from gan.trust import imports_of, named_in
-from gan.words import check_given, check_order, given_by, plain_paths
+from gan.words import check_given, given_by, overridden, plain_paths
 
 
 def run(args: list[str], callbacks: Sequence[Callback] = ()) -> None:
@@ -50,7 +50,8 @@ def run(args: list[str], callbacks: Sequence[Callback] = ()) -> None:
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
     command, *words = args
     words = with_recipes(plain_paths(words))
-    check_order(words)
+    for line in overridden(words):
+        rank_zero_warn(line)
     given = given_by(words)
     check_given(given.names, command)
     source = source_of(command, given)

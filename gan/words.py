@@ -1,7 +1,7 @@
 """A command's words: the paths among them, spelled out, and what they say of the run that they belong to."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -81,20 +81,15 @@ def content_of(config: str) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def check_order(words: Sequence[str]) -> None:
-    """Refuses settings that stand before a config which sets them anew.
-
-    Raises:
-        GANError: If there is one.
-    """
+def overridden(words: Sequence[str]) -> Iterator[str]:
+    """What to say of each setting that stands before a config which sets it anew: the parser takes what comes last."""
     before: dict[str, str] = {}
     for word, after in pairwise([*words, ""]):
         name, sign, value = word.partition("=")
         if name in ("--config", "-c"):
             config = value if sign else after
-            for key in sorted(names_in(content_of(config))):
-                if found := before.get(key):
-                    raise GANError(f"{found} would do nothing before {name} {config}, which sets it too: put it behind")
+            for key in sorted(names_in(content_of(config)) & before.keys()):
+                yield f"{before.pop(key)} does nothing before {name} {config}, which sets it too: put it behind"
         elif word.startswith("--"):
             before[name.removeprefix("--").removesuffix("+").replace(".init_args", "")] = name
 
