@@ -56,7 +56,7 @@ def plainly(message: str) -> str:
     if problem := re.search(OF_CALLABLE, message):
         return f"{key[1]}: {problem[2]}: {problem[1]}"
     wanted = [kind or f"one of {names}" for kind, names in re.findall(KIND, message) if kind != "NoneType"]
-    return f"{key[1]} must be {' or '.join(wanted)}, got {value}" if value and wanted else message
+    return f'"{key[1]}" must be {" or ".join(wanted)}, got {value}' if value and wanted else message
 
 
 def suggestion(message: str, parser: Any) -> str:

@@ -111,12 +111,12 @@ def test_where_nothing_is_like_it(capsys, word):
             "--model.penalties=gan.penalties.R1",
             "model.penalties: gan.penalties.R1: the following arguments are required: w",
         ),
-        ("--data.batch_size=x", "data: conftest.SmallMNIST: batch_size must be int, got x"),
+        ("--data.batch_size=x", 'data: conftest.SmallMNIST: "batch_size" must be int, got x'),
         (
             "--model.generator_optimizer.lr=abc",
-            "model.generator_optimizer: torch.optim.Adam: lr must be float, got abc",
+            'model.generator_optimizer: torch.optim.Adam: "lr" must be float, got abc',
         ),
-        ("--trainer.limit_val_batches=x", "trainer.limit_val_batches must be int or float, got x"),
+        ("--trainer.limit_val_batches=x", '"trainer.limit_val_batches" must be int or float, got x'),
     ],
 )
 def test_complaints_say_what_is_wanted(capsys, word, line):
