@@ -161,7 +161,7 @@ def device_name(trainer: Trainer) -> str:
     return name if trainer.world_size == 1 else f"{trainer.world_size} x {name}"
 
 
-def describe(network: nn.Module, inputs: Tensor, condition: Tensor | None) -> str:
+def describe(network: nn.Module, inputs: Tensor, condition: Tensor | None = None) -> str:
     """Class, parameters and multiply-adds for one input (1, ...), and its condition (1, ...) if there is one."""
     (told,) = given(condition, network)
     with torch.no_grad(), evaluating(network), FlopCounterMode(display=False) as counter:

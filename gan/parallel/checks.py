@@ -103,7 +103,8 @@ def check_strategy(trainer: Trainer, penalties: Iterable[Any]) -> None:
         if trainer.state.fn == "fit" and due:
             raise GANError(
                 f"model.penalties=[{', '.join(due)}] differentiate twice, which fails under trainer.strategy=fsdp2: "
-                "set trainer.strategy to ddp, or model.penalties to []; --config hinge_sn is a recipe without"
+                "set trainer.strategy to ddp, or model.penalties to []; --config hinge_sn (configs/hinge_sn.yaml) is a "
+                "recipe without"
             )
     elif getattr(strategy, "_layer_sync", None) and strategy.root_device.type == "cpu":
         raise GANError(
