@@ -55,7 +55,7 @@ def score(name: str, folder: Path, strategy) -> None:
         gan.to(memory_format=torch.contiguous_format)  # as shards are, and other convolutions round otherwise
     scores = tracker()
     make_trainer(folder, sharded.PROCESSES, [scores], strategy=strategy).validate(gan, make_data(), verbose=False)
-    torch.save(scores.table[0], folder / f"{name}-{sharded.PROCESSES}-{sharded.RANK}.pt")
+    torch.save(scores.scores, folder / f"{name}-{sharded.PROCESSES}-{sharded.RANK}.pt")
 
 
 def train(name: str, folder: Path, strategy, networks: str = "dcgan", **settings) -> None:
