@@ -13,6 +13,8 @@ Initialisation: that of the pair that they come from; scales of a class N(1, 0.0
 and weights of the classifier N(0, 0.02).
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -147,100 +149,17 @@ class Projection(nn.Module):
         return (features * self.vectors(condition)).sum(1)
 
 
-class ProjectionDCGANDiscriminator(DCGANDiscriminator):
-    """Images `(N, C, H, W)` in [-1, 1] and their labels `(N,)` to logits `(N,)`.
+class ByProjection:
+    """Judges images by themselves, and by their features and the vector of their class."""
 
-    Args:
-        image_shape: Channels, height and width of an image; height and width multiples of 4, at least 8.
-        num_classes: Labels are 0 to `num_classes - 1`.
-        base_channels: Channels at half the image's resolution; doubled at each further halving.
-        norm: Normalisation before each LeakyReLU except the first, see `DCGANDiscriminator`.
+    features: Callable[[Tensor], Tensor]
+    output: nn.Linear
+    projection: Projection
 
-    Raises:
-        ValueError: If `image_shape` cannot be halved twice, `norm` is unknown, or `num_classes` is below 1.
-    """
-
-    def __init__(
-        self, image_shape: tuple[int, int, int], num_classes: int, base_channels: int = 32, norm: Norm = "none"
-    ) -> None:
-        super().__init__(image_shape, base_channels, norm)
-        self.projection = Projection(num_classes, self.output.in_features, norm)
-
-    def forward(self, images: Tensor, condition: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(self, images: Tensor, condition: Tensor) -> Tensor:
+        """Logits (N,) of images (N, C, H, W) and their labels (N,)."""
         features = self.features(images)  # (N, F)
         return self.output(features).squeeze(1) + self.projection(features, condition)  # (N,)
-
-
-class ProjectionResNetDiscriminator(ResNetDiscriminator):
-    """Images `(N, C, H, W)` in [-1, 1] and their labels `(N,)` to logits `(N,)`.
-
-    Args:
-        image_shape: Channels, height and width of an image; height and width multiples of 4, at least 8.
-        num_classes: Labels are 0 to `num_classes - 1`.
-        base_channels: Channels at half the image's resolution; twice as many at a quarter of it.
-        norm: Normalisation after each convolution but the first, see `ResNetDiscriminator`.
-
-    Raises:
-        ValueError: If `image_shape` cannot be halved twice, `norm` is unknown, or `num_classes` is below 1.
-    """
-
-    def __init__(
-        self, image_shape: tuple[int, int, int], num_classes: int, base_channels: int = 32, norm: Norm = "none"
-    ) -> None:
-        super().__init__(image_shape, base_channels, norm)
-        self.projection = Projection(num_classes, self.output.in_features, norm)
-
-    def forward(self, images: Tensor, condition: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        features = self.features(images)  # (N, F)
-        return self.output(features).squeeze(1) + self.projection(features, condition)  # (N,)
-
-
-class AuxiliaryDCGANDiscriminator(DCGANDiscriminator):
-    """Images `(N, C, H, W)` in [-1, 1] to logits `(N,)`, and by `classify` to logits `(N, num_classes)` of the classes.
-
-    Args:
-        image_shape: Channels, height and width of an image; height and width multiples of 4, at least 8.
-        num_classes: Labels are 0 to `num_classes - 1`.
-        base_channels: Channels at half the image's resolution; doubled at each further halving.
-        norm: Normalisation before each LeakyReLU except the first, see `DCGANDiscriminator`.
-
-    Raises:
-        ValueError: If `image_shape` cannot be halved twice, `norm` is unknown, or `num_classes` is below 1.
-    """
-
-    def __init__(
-        self, image_shape: tuple[int, int, int], num_classes: int, base_channels: int = 32, norm: Norm = "none"
-    ) -> None:
-        super().__init__(image_shape, base_channels, norm)
-        self.classes = Classes(num_classes, self.output.in_features, norm)
-
-    def classify(self, images: Tensor) -> Tensor:
-        """Logits (N, num_classes) of the classes of images (N, C, H, W)."""
-        return self.classes(self.features(images))
-
-
-class AuxiliaryResNetDiscriminator(ResNetDiscriminator):
-    """Images `(N, C, H, W)` in [-1, 1] to logits `(N,)`, and by `classify` to logits `(N, num_classes)` of the classes.
-
-    Args:
-        image_shape: Channels, height and width of an image; height and width multiples of 4, at least 8.
-        num_classes: Labels are 0 to `num_classes - 1`.
-        base_channels: Channels at half the image's resolution; twice as many at a quarter of it.
-        norm: Normalisation after each convolution but the first, see `ResNetDiscriminator`.
-
-    Raises:
-        ValueError: If `image_shape` cannot be halved twice, `norm` is unknown, or `num_classes` is below 1.
-    """
-
-    def __init__(
-        self, image_shape: tuple[int, int, int], num_classes: int, base_channels: int = 32, norm: Norm = "none"
-    ) -> None:
-        super().__init__(image_shape, base_channels, norm)
-        self.classes = Classes(num_classes, self.output.in_features, norm)
-
-    def classify(self, images: Tensor) -> Tensor:
-        """Logits (N, num_classes) of the classes of images (N, C, H, W)."""
-        return self.classes(self.features(images))
 
 
 class Classes(nn.Module):
@@ -255,6 +174,97 @@ class Classes(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         return self.output(features)
+
+
+class ByClassifier:
+    """Judges images without their class, and tells the classes apart."""
+
+    features: Callable[[Tensor], Tensor]
+    classes: Classes
+
+    def classify(self, images: Tensor) -> Tensor:
+        """Logits (N, num_classes) of the classes of images (N, C, H, W)."""
+        return self.classes(self.features(images))
+
+
+class ProjectionDCGANDiscriminator(ByProjection, DCGANDiscriminator):  # pyright: ignore[reportIncompatibleMethodOverride]
+    """Images `(N, C, H, W)` in [-1, 1] and their labels `(N,)` to logits `(N,)`.
+
+    Args:
+        image_shape: Channels, height and width of an image; height and width multiples of 4, at least 8.
+        num_classes: Labels are 0 to `num_classes - 1`.
+        base_channels: Channels at half the image's resolution; doubled at each further halving.
+        norm: Normalisation before each LeakyReLU except the first, see `DCGANDiscriminator`.
+
+    Raises:
+        ValueError: If `image_shape` cannot be halved twice, `norm` is unknown, or `num_classes` is below 1.
+    """
+
+    def __init__(
+        self, image_shape: tuple[int, int, int], num_classes: int, base_channels: int = 32, norm: Norm = "none"
+    ) -> None:
+        super().__init__(image_shape, base_channels, norm)
+        self.projection = Projection(num_classes, self.output.in_features, norm)
+
+
+class ProjectionResNetDiscriminator(ByProjection, ResNetDiscriminator):  # pyright: ignore[reportIncompatibleMethodOverride]
+    """Images `(N, C, H, W)` in [-1, 1] and their labels `(N,)` to logits `(N,)`.
+
+    Args:
+        image_shape: Channels, height and width of an image; height and width multiples of 4, at least 8.
+        num_classes: Labels are 0 to `num_classes - 1`.
+        base_channels: Channels at half the image's resolution; twice as many at a quarter of it.
+        norm: Normalisation after each convolution but the first, see `ResNetDiscriminator`.
+
+    Raises:
+        ValueError: If `image_shape` cannot be halved twice, `norm` is unknown, or `num_classes` is below 1.
+    """
+
+    def __init__(
+        self, image_shape: tuple[int, int, int], num_classes: int, base_channels: int = 32, norm: Norm = "none"
+    ) -> None:
+        super().__init__(image_shape, base_channels, norm)
+        self.projection = Projection(num_classes, self.output.in_features, norm)
+
+
+class AuxiliaryDCGANDiscriminator(ByClassifier, DCGANDiscriminator):
+    """Images `(N, C, H, W)` in [-1, 1] to logits `(N,)`, and by `classify` to logits `(N, num_classes)` of the classes.
+
+    Args:
+        image_shape: Channels, height and width of an image; height and width multiples of 4, at least 8.
+        num_classes: Labels are 0 to `num_classes - 1`.
+        base_channels: Channels at half the image's resolution; doubled at each further halving.
+        norm: Normalisation before each LeakyReLU except the first, see `DCGANDiscriminator`.
+
+    Raises:
+        ValueError: If `image_shape` cannot be halved twice, `norm` is unknown, or `num_classes` is below 1.
+    """
+
+    def __init__(
+        self, image_shape: tuple[int, int, int], num_classes: int, base_channels: int = 32, norm: Norm = "none"
+    ) -> None:
+        super().__init__(image_shape, base_channels, norm)
+        self.classes = Classes(num_classes, self.output.in_features, norm)
+
+
+class AuxiliaryResNetDiscriminator(ByClassifier, ResNetDiscriminator):
+    """Images `(N, C, H, W)` in [-1, 1] to logits `(N,)`, and by `classify` to logits `(N, num_classes)` of the classes.
+
+    Args:
+        image_shape: Channels, height and width of an image; height and width multiples of 4, at least 8.
+        num_classes: Labels are 0 to `num_classes - 1`.
+        base_channels: Channels at half the image's resolution; twice as many at a quarter of it.
+        norm: Normalisation after each convolution but the first, see `ResNetDiscriminator`.
+
+    Raises:
+        ValueError: If `image_shape` cannot be halved twice, `norm` is unknown, or `num_classes` is below 1.
+    """
+
+    def __init__(
+        self, image_shape: tuple[int, int, int], num_classes: int, base_channels: int = 32, norm: Norm = "none"
+    ) -> None:
+        super().__init__(image_shape, base_channels, norm)
+        self.classes = Classes(num_classes, self.output.in_features, norm)
 
 
 def at_least_one(num_classes: int | None) -> int:
