@@ -50,7 +50,7 @@ class ImageLogger(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:
         self.shown = None  # by another `fit`
-        if not self.draws(pl_module):
+        if not can_draw(pl_module):
             rank_zero_warn(
                 "no pictures of what the generator makes: it is told source images, and there are none to draw. Give a "
                 "data module with test or validation images"
@@ -58,7 +58,7 @@ class ImageLogger(Callback):
         if trainer.global_step == 0:  # a resumed run has its first picture
             self.draw_fixed(trainer, pl_module)
             labels = pl_module.fixed_condition
-            if labels is not None and trainer.is_global_zero:
+            if pl_module.num_classes is not None and labels is not None and trainer.is_global_zero:
                 of_rows = labels[:: pl_module.fixed_columns].tolist()
                 text = "".join(
                     f"row {row} of fixed_*.png: class {label}\n" for row, label in enumerate(of_rows, start=1)
@@ -75,7 +75,7 @@ class ImageLogger(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: GAN) -> None:
         self.draw_fixed(trainer, pl_module)
-        if not self.draws(pl_module):
+        if not can_draw(pl_module):
             return
         first, second = pl_module.fixed_latents[:8], pl_module.fixed_latents[-8:]
         steps = torch.linspace(0, 1, 8, device=first.device, dtype=first.dtype)
@@ -89,13 +89,9 @@ class ImageLogger(Callback):
         if trainer.is_global_zero and (animation := animate(folder, name)):
             outbox(trainer).write(folder / "training.gif", animation)
 
-    def draws(self, pl_module: GAN) -> bool:
-        """Whether there is what the fixed images are to be made of, if anything."""
-        return pl_module.condition_shape is None or pl_module.fixed_condition is not None
-
     def draw_fixed(self, trainer: Trainer, pl_module: GAN) -> None:
         """Draws the images of the fixed latents, unless this batch has its picture already."""
-        if trainer.global_step != self.last_drawn and self.draws(pl_module):
+        if trainer.global_step != self.last_drawn and can_draw(pl_module):
             self.last_drawn = trainer.global_step
             condition = pl_module.fixed_condition
             images = pl_module(pl_module.fixed_latents, condition)
@@ -134,6 +130,11 @@ def with_channels(images: Tensor, channels: int) -> Tensor:
         images = images.expand(-1, 3, -1, -1)
     missing = channels - images.shape[1]
     return torch.cat([images, torch.ones_like(images[:, :1]).expand(-1, missing, -1, -1)], dim=1)
+
+
+def can_draw(gan: GAN) -> bool:
+    """Whether there is what its images are to be made of: source images, for a generator that is told them."""
+    return gan.condition_shape is None or gan.fixed_sources is not None
 
 
 def save_grid(trainer: Trainer, name: str, images: Tensor, columns: int | None = None) -> Image.Image | None:

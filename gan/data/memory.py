@@ -21,7 +21,7 @@ class InMemoryLoader:
     """Batches of a uint8 image tensor, normalised to float32 in [-1, 1], on the device where the images are.
 
     Iterating yields `(images, labels)`: float32 `(B, C, H, W)`, 0 becoming -1 and 255 becoming 1 (to 1.2e-7),
-    and int64 `(B,)`.
+    and int64 `(B,)`; or `(images, sources)`, both normalised, where there are sources in the place of labels.
 
     With `drop_last`, the global batch b of an epoch is `order[b*B*W : (b+1)*B*W]` for W = `world_size`, and a
     rank gets its slice of B images of it: W processes with batch B see the same global batches as one process
@@ -35,7 +35,8 @@ class InMemoryLoader:
 
     Args:
         images: uint8 `(N, C, H, W)`.
-        labels: int64 `(N,)`, on the same device.
+        labels: int64 `(N,)`, on the same device; or sources, what the images are to be made from: uint8
+            `(N, C', H', W')`.
         batch_size: Images per process and batch.
         shuffle: Whether each epoch has its own random order.
         drop_last: Whether to leave out the images at the end of an epoch that do not fill a global batch.
@@ -113,16 +114,21 @@ class InMemoryLoader:
         length = int(min(length, len(self)))
         for epoch in range(done // length, -(-done // length) + 1):  # two, where it begins in the middle of one
             mine = self._mine(self._order(epoch)).to(self.images.device)
-            labels = self.labels.index_select(0, mine)
+            # Of sources, a copy in the epoch's order would be as large as the data.
+            labels = self.labels.index_select(0, mine) if self.labels.ndim == 1 else None
             bounds = [*range(0, len(mine), self.batch_size), len(mine)]
             if len(bounds) <= len(self):
                 bounds.insert(-1, len(mine) - 1)  # another rank has an image more, and a batch more for it
             first = done - epoch * length  # of the iteration, seen from this epoch
             for index in range(max(first, 0), min(first + length, length)):
                 batch = slice(bounds[index], bounds[index + 1])
-                images = self.images.index_select(0, mine[batch])
-                yield torch.add(self._minus_one, images, alpha=SCALE), labels[batch]
+                condition = self._normalised(self.labels, mine[batch]) if labels is None else labels[batch]
+                yield self._normalised(self.images, mine[batch]), condition
         self._epochs = done // length + 1
+
+    def _normalised(self, images: Tensor, index: Tensor) -> Tensor:
+        """Some of uint8 images as float32 in [-1, 1]."""
+        return torch.add(self._minus_one, images.index_select(0, index), alpha=SCALE)
 
     def _order(self, epoch: int) -> Tensor:
         """The images of one epoch over all ranks: int64 `(N,)`."""
@@ -155,9 +161,11 @@ class InMemoryDataModule(L.LightningDataModule):
                 data = torch.load("train.pt" if train else "test.pt")
                 return data["images"], data["labels"]  # uint8 (N, 3, 64, 64), int64 (N,) of 0 to 4
 
-    Of images without classes, `load` returns the images alone, and their labels are zeros. The validation images are
-    split from the training images by a permutation that is the same for every run. The test images are loaded only
-    for testing. All batches are float32 in [-1, 1] with their int64 labels, see `InMemoryLoader`.
+    Of images without classes, `load` returns the images alone, and their labels are zeros. Where images are to be
+    made from others, their sources, state the shape of these as `condition_shape` and return them in the place of
+    labels: uint8 `(N, *condition_shape)`. The validation images are split from the training images by a permutation
+    that is the same for every run. The test images are loaded only for testing. All batches are float32 in [-1, 1]
+    with their int64 labels or their sources, see `InMemoryLoader`.
 
     Args:
         batch_size: Training images per process and pass; a batch is one pass unless `model.accumulate` is set.
@@ -174,6 +182,9 @@ class InMemoryDataModule(L.LightningDataModule):
     num_classes: int = 1
     """Labels are 0 to `num_classes - 1`."""
 
+    condition_shape: tuple[int, int, int] | None = None
+    """Channels, height and width of a source; None of images that are not made from others."""
+
     extractor: str | None = None
     """The features shipped with this package that can judge such images, see `gan.metrics.load_features`."""
 
@@ -189,13 +200,14 @@ class InMemoryDataModule(L.LightningDataModule):
         self._subsets: dict[str, tuple[Tensor, Tensor]] = {}
 
     def load(self, train: bool) -> tuple[Tensor, Tensor] | Tensor:
-        """The images and labels of the training set or the test set; a subclass implements it.
+        """The images and labels, or sources, of the training set or the test set; a subclass implements it.
 
         Args:
             train: Whether the training set is wanted.
 
         Returns:
-            uint8 images `(N, *image_shape)` and int64 labels `(N,)` from 0 to `num_classes - 1`; or images alone.
+            uint8 images `(N, *image_shape)` and int64 labels `(N,)` from 0 to `num_classes - 1`; or images alone; or
+            images and their sources, uint8 `(N, *condition_shape)`.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement load(train), see InMemoryDataModule")
 
@@ -218,8 +230,7 @@ class InMemoryDataModule(L.LightningDataModule):
                     f"validation_size={self.validation_size} leaves {left} of "
                     f"{counted(len(images), 'image')} to train on: data.validation_size can be lower, and 0"
                 )
-            order = torch.randperm(len(images), generator=torch.Generator().manual_seed(SPLIT_SEED))
-            order = order.to(images.device)
+            order = self.validation_first(len(images)).to(images.device)
             subsets = {"validation": order[: self.validation_size], "train": order[self.validation_size :]}
             for name, index in subsets.items():
                 self._subsets[name] = images.index_select(0, index), labels.index_select(0, index)
@@ -232,6 +243,10 @@ class InMemoryDataModule(L.LightningDataModule):
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         for name, (images, labels) in self._subsets.items():
             self._subsets[name] = images.to(device), labels.to(device)
+
+    def validation_first(self, num: int) -> Tensor:
+        """An order of the training images, int64 `(num,)`, of which the first `validation_size` are for validation."""
+        return torch.randperm(num, generator=torch.Generator().manual_seed(SPLIT_SEED))
 
     def train_dataloader(self) -> InMemoryLoader:
         """Batches of `batch_size` times the passes of a model that accumulates, in a new order each epoch.
@@ -267,36 +282,51 @@ class InMemoryDataModule(L.LightningDataModule):
         return InMemoryLoader(images, labels, batch_size, seed=self.seed, rank=rank, world_size=world_size, **options)
 
     def load_checked(self, train: bool) -> tuple[Tensor, Tensor]:
-        """What `load` returns, refused if it is not what `load` promises."""
+        """What `load` returns, with zeros for labels of images alone; refused if it is not what `load` promises."""
         what = f"{type(self).__name__}.load(train={train})"
-        if len(getattr(self, "image_shape", None) or ()) != 3:
-            raise GANError(f"{type(self).__name__} must state image_shape, the channels, height and width of an image")
+        for kind in ("image", "condition"):
+            shape = getattr(self, f"{kind}_shape", None)
+            if len(shape or ()) != 3 and (kind == "image" or shape is not None):
+                raise GANError(
+                    f"{type(self).__name__} must state {kind}_shape, the channels, height and width of an image"
+                )
+        conditions, dtype = ("labels", torch.int64) if self.condition_shape is None else ("sources", torch.uint8)
         match self.load(train):
-            case Tensor() as images:
+            case Tensor() as images if self.condition_shape is None:
                 labels = torch.zeros(len(images), dtype=torch.int64)
             case (images, labels):
                 pass
             case other:
-                raise GANError(f"{what} must return (images, labels), or images alone, and returns {described(other)}")
-        for name, value, dtype in (("images", images, torch.uint8), ("labels", labels, torch.int64)):
-            if not isinstance(value, Tensor) or value.dtype != dtype:
+                alone = ", or images alone," if self.condition_shape is None else ", since it states condition_shape,"
+                raise GANError(f"{what} must return (images, {conditions}){alone} and returns {described(other)}")
+        for name, value, kind in (("images", images, torch.uint8), (conditions, labels, dtype)):
+            if not isinstance(value, Tensor) or value.dtype != kind:
                 got = value.dtype if isinstance(value, Tensor) else type(value).__name__
-                raise GANError(f"{what} must return {name} as a tensor of {dtype}, got {got}")
-        if images.ndim != 4 or tuple(images.shape[1:]) != tuple(self.image_shape):
-            raise GANError(
-                f"{what} must return images of shape (N, *image_shape) with "
-                f"image_shape={tuple(self.image_shape)}, got {tuple(images.shape)}"
-            )
-        if labels.shape != images.shape[:1]:
-            raise GANError(
-                f"{what} must return one label per image, got labels of shape {tuple(labels.shape)} "
-                f"for {counted(len(images), 'image')}"
-            )
+                sources = isinstance(value, Tensor) and value.ndim == 4 and name == "labels"
+                way = "; for images in their place, state condition_shape" if sources else ""
+                raise GANError(f"{what} must return {name} as a tensor of {kind}, got {got}{way}")
+        self._check_shape(images, "image", what)
         if len(images) == 0:
             raise GANError(f"{what} returned no images")
+        if labels.shape[:1] != images.shape[:1] or (self.condition_shape is None and labels.ndim != 1):
+            raise GANError(
+                f"{what} must return one {conditions[:-1]} per image, got {conditions} of shape {tuple(labels.shape)} "
+                f"for {counted(len(images), 'image')}"
+            )
+        if self.condition_shape is not None:
+            self._check_shape(labels, "condition", what)
+            return images.contiguous(), labels.contiguous()
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= self.num_classes:
             raise GANError(
                 f"{what} must return labels of at least 0 and below num_classes={self.num_classes}, got {low} to {high}"
             )
         return images.contiguous(), labels
+
+    def _check_shape(self, images: Tensor, kind: str, what: str) -> None:
+        shape = tuple(getattr(self, f"{kind}_shape"))
+        if images.ndim != 4 or tuple(images.shape[1:]) != shape:
+            raise GANError(
+                f"{what} must return {'images' if kind == 'image' else 'sources'} of shape (N, *{kind}_shape) with "
+                f"{kind}_shape={shape}, got {tuple(images.shape)}"
+            )

@@ -176,6 +176,41 @@ def test_data_is_loaded_once_and_only_when_needed():
     assert data.loads == 2
 
 
+class Pairs(Numbers):
+    """Numbers of which image i is to be made from a source of 2 channels and 3 by 2 pixels, all 200 - i."""
+
+    condition_shape = (2, 3, 2)
+
+    def load(self, train: bool) -> tuple[Tensor, Tensor]:
+        images, _ = super().load(train)
+        return images, (200 - images).expand(-1, 2, 3, 2)
+
+
+@pytest.mark.parametrize("counter", [None, lambda: (9, 4)])
+def test_each_image_keeps_its_source(counter):
+    images, sources = Pairs().load(train=True)
+    options = {"shuffle": True, "drop_last": True, "counter": counter}
+    batches = list(InMemoryLoader(images, sources, 8, **options))
+    for x, y in batches:
+        assert (x.dtype, y.dtype, y.shape) == (torch.float32, torch.float32, (8, 2, 3, 2))
+        assert ((y + 1) * 127.5).round().eq(200 - ((x + 1) * 127.5).round()).all()
+    labelled = list(InMemoryLoader(images, torch.arange(52), 8, **options))
+    assert all(torch.equal(x, other) for (x, _), (other, _) in zip(batches, labelled, strict=True)), "another order"
+
+
+def test_sources_are_normalised_as_images_are():
+    levels = torch.arange(256, dtype=torch.uint8).view(256, 1, 1, 1)
+    [(x, y)] = InMemoryLoader(levels, levels.clone(), 256)
+    assert torch.equal(x, y)
+
+
+def test_sources_are_split_with_their_images():
+    data = Pairs(8, 12)
+    for batches, count in ((data.train_dataloader(), 40), (data.val_dataloader(), 12), (data.test_dataloader(), 7)):
+        assert sum(len(x) for x, _ in batches) == count
+        assert all(((y[:, :1, :1, :1] + x) * 127.5).round().eq(200 - 255).all() for x, y in batches)
+
+
 def test_device_rank_and_passes_are_the_trainers():
     data = Numbers(8, 4)
     data.trainer = SimpleNamespace(
@@ -194,10 +229,13 @@ def test_device_rank_and_passes_are_the_trainers():
     assert train.batch_size == 2 * data.batch_size
 
 
-def made(images, labels):
+def made(images, labels, condition_shape=None):
+    shape = condition_shape
+
     class Made(InMemoryDataModule):
         image_shape = (1, 4, 4)
         num_classes = 3
+        condition_shape = shape
 
         def load(self, train):
             return images, labels
@@ -214,7 +252,8 @@ ZEROS = torch.zeros(6, dtype=torch.int64)
     [
         (GOOD.float(), ZEROS, "images as a tensor of torch.uint8, got torch.float32"),
         (GOOD.numpy(), ZEROS, "images as a tensor of torch.uint8, got ndarray"),
-        (GOOD, ZEROS.int(), "labels as a tensor of torch.int64, got torch.int32"),
+        (GOOD, ZEROS.int(), "labels as a tensor of torch.int64, got torch.int32$"),
+        (GOOD, GOOD, "torch.int64, got torch.uint8; for images in their place, state condition_shape"),
         (GOOD.squeeze(1), ZEROS, r"image_shape=\(1, 4, 4\), got \(6, 4, 4\)"),
         (GOOD[..., :3], ZEROS, r"image_shape=\(1, 4, 4\), got \(6, 1, 4, 3\)"),
         (GOOD, ZEROS[:5], r"one label per image, got labels of shape \(5,\) for 6 images"),
@@ -231,6 +270,33 @@ ZEROS = torch.zeros(6, dtype=torch.int64)
 def test_what_load_gets_wrong_is_said(images, labels, message):
     with pytest.raises(ValueError, match=message):
         made(images, labels).setup("fit")
+
+
+@pytest.mark.parametrize(
+    ("sources", "message"),
+    [
+        (GOOD.float(), "sources as a tensor of torch.uint8, got torch.float32"),
+        (ZEROS, "sources as a tensor of torch.uint8, got torch.int64"),
+        (GOOD[:5], r"one source per image, got sources of shape \(5, 1, 4, 4\) for 6 images"),
+        (
+            GOOD[..., :3],
+            r"sources of shape \(N, \*condition_shape\) with condition_shape=\(1, 4, 4\), got \(6, 1, 4, 3\)",
+        ),
+        (GOOD.squeeze(1), r"condition_shape=\(1, 4, 4\), got \(6, 4, 4\)"),
+    ],
+)
+def test_what_load_gets_wrong_of_sources_is_said(sources, message):
+    with pytest.raises(ValueError, match=message):
+        made(GOOD, sources, (1, 4, 4)).setup("fit")
+
+
+def test_images_alone_where_sources_are_stated_are_refused():
+    data = made(GOOD, GOOD, (1, 4, 4))
+    data.load = lambda train: GOOD
+    with pytest.raises(ValueError, match=r"\(images, sources\), since it states condition_shape, and returns a Tensor"):
+        data.setup("fit")
+    with pytest.raises(ValueError, match="must state condition_shape, the channels, height and width"):
+        made(GOOD, GOOD, (4, 4)).setup("fit")
 
 
 @pytest.mark.parametrize("setting", [{"batch_size": 0}, {"validation_size": -1}])
