@@ -114,7 +114,7 @@ class Mask(Degradation):
         top = torch.tensor([int.from_bytes(number[:8], "big") % (height - self.size + 1) for number in numbers])
         left = torch.tensor([int.from_bytes(number[8:16], "big") % (width - self.size + 1) for number in numbers])
         rows, columns = torch.arange(height) - top[:, None], torch.arange(width) - left[:, None]  # (N, H), (N, W)
-        in_rows, in_columns = (0 <= rows) & (rows < self.size), (0 <= columns) & (columns < self.size)
+        in_rows, in_columns = (rows >= 0) & (rows < self.size), (columns >= 0) & (columns < self.size)
         hole = (in_rows[:, None, :, None] & in_columns[:, None, None, :]).to(images.device)  # (N, 1, H, W)
         alpha = torch.full_like(images[:, :1], 255).masked_fill(hole, 0)
         return torch.cat([images.masked_fill(hole, MID_GREY), alpha], 1)
@@ -133,7 +133,7 @@ class Grey(Degradation):
     def degrade(self, images: Tensor, keys: Sequence[str]) -> Tensor:
         """Grey images."""
         weights = torch.tensor([19595, 38470, 7471], device=images.device).view(1, 3, 1, 1)  # of 65536
-        return ((images.int() * weights).sum(1, keepdim=True) + 32768).div(65536, rounding_mode="floor").to(torch.uint8)
+        return ((images.int() * weights).sum(1, keepdim=True) + 32768 >> 16).to(torch.uint8)
 
 
 class DegradedDataModule(InMemoryDataModule):
@@ -199,9 +199,10 @@ class DegradedDataModule(InMemoryDataModule):
         self.of.trainer = self.trainer
         images, _ = self.of.load_checked(train)
         sources = []
-        for part in torch.arange(len(images)).split(CHUNK):
-            keys = [f"{'train' if train else 'test'} {number}" for number in part.tolist()]
-            sources.append(self.degradation.degrade(images[part[0] : part[-1] + 1], keys))
+        for first in range(0, len(images), CHUNK):
+            part = images[first : first + CHUNK]
+            keys = [f"{'train' if train else 'test'} {first + number}" for number in range(len(part))]
+            sources.append(self.degradation.degrade(part, keys))
         return images, torch.cat(sources)
 
     def validation_first(self, num: int) -> Tensor:
