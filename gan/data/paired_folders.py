@@ -64,6 +64,8 @@ class PairedFolders(InMemoryDataModule):
         self.test_share = test_share
 
         from_, to = named_images(Path(self.sources), "data.sources"), named_images(Path(self.targets), "data.targets")
+        if Path(self.sources).samefile(self.targets):
+            raise GANError(f"data.sources and data.targets are both {self.sources}: give two folders")
         check_paired(from_, to)
         self._sources, self._targets = [*from_.values()], [to[name] for name in from_]
         self._source_mode: Mode = mode_of(self._sources, "data.sources")

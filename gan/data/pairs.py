@@ -1,6 +1,7 @@
 """Pairs to learn a translation from, made of any images: each with a source that is itself made worse."""
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from inspect import Parameter, signature
 
@@ -23,20 +24,21 @@ BATCH_HOOKS = (  # which say what a batch is
 )
 
 
-class Degradation:
+class Degradation(ABC):
     """What makes the source of an image: the image made worse in a way that a generator is to undo.
 
     What is left to chance is keyed by the image, so that it has the same source in every epoch and every run.
     """
 
+    @abstractmethod
     def shape(self, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
         """Channels, height and width of the sources of images of a shape.
 
         Raises:
             ValueError: If it cannot be done to such images.
         """
-        raise NotImplementedError(f"{type(self).__name__} must implement shape(image_shape), see Degradation")
 
+    @abstractmethod
     def degrade(self, images: Tensor, keys: Sequence[str]) -> Tensor:
         """The sources of images.
 
@@ -47,7 +49,6 @@ class Degradation:
         Returns:
             uint8 `(N, *shape((C, H, W)))`.
         """
-        raise NotImplementedError(f"{type(self).__name__} must implement degrade(images, keys), see Degradation")
 
 
 class Downsample(Degradation):
