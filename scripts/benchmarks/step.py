@@ -23,6 +23,7 @@ from benchmarks.bare_loop import bare_loop
 from benchmarks.report import ratios, spread
 from gan import GAN
 from gan.callbacks import FIDTracker, GradientMonitor, ImageLogger
+from gan.callbacks.generator_ema import average, tensors
 from gan.cli import keep_memory
 from gan.gradients import measure as measure_gradients
 from gan.metrics.feature_cache import CHUNK
@@ -92,15 +93,15 @@ def all_arithmetic(
     generator: nn.Module, discriminator: nn.Module, trainer: Trainer, pl_module: GAN
 ) -> Iterator[Tensor]:
     """The loop that does all the arithmetic of a run's training and callbacks."""
-    average = deepcopy(generator).requires_grad_(False)
-    weights = list(average.parameters()), list(generator.parameters())
+    mean = deepcopy(generator)
+    weights = tensors(mean), tensors(generator)
     data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
     monitors, loggers = callbacks_of(trainer, GradientMonitor), callbacks_of(trainer, ImageLogger)
     trackers = callbacks_of(trainer, FIDTracker)
     penalties = [(penalty, None) for penalty in pl_module.penalties]
     loop = bare_loop(generator, discriminator, data, one_pass=False, reduce=check_finite)
     for step, real in enumerate(loop, start=1):
-        torch._foreach_lerp_(*weights, 0.01)  # pyright: ignore[reportPrivateImportUsage] # no public name
+        average(*weights, decay=0.99)
         for monitor in monitors:
             if step % monitor.every == 0:
                 images = real[: monitor.images]
@@ -109,12 +110,12 @@ def all_arithmetic(
                 measure_gradients(generator, discriminator, pl_module.loss, images, latents, mix, penalties)
         for logger in loggers:
             if step % logger.every == 0:
-                draw(average, pl_module.fixed_latents)
+                draw(mean, pl_module.fixed_latents)
         for tracker in trackers:
             if tracker.active and step % tracker.every == 0:
                 latents = pl_module.latents(CHUNK, pl_module.rng("benchmark"))
                 tracker.evaluator.scores(
-                    tracker.evaluator.generate(lambda number, z=latents: draw(average, z), tracker.num_samples)
+                    tracker.evaluator.generate(lambda number, z=latents: draw(mean, z), tracker.num_samples)
                 )
         yield real
 
