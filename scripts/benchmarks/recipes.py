@@ -12,7 +12,19 @@ from statistics import mean
 from gan.run import CONFIGS
 
 DOOR = Path(__file__).parents[1] / "benchmark.py"
-RECIPES = ["default", "article", "dcgan", "resnet", "wgan_gp", "r3gan", "hinge_sn", "conditional", "acgan"]
+RECIPES = [
+    "default",
+    "article",
+    "dcgan",
+    "resnet",
+    "wgan_gp",
+    "r3gan",
+    "hinge_sn",
+    "conditional",
+    "acgan",
+    "superres",
+    "inpaint",
+]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

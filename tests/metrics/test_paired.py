@@ -1,6 +1,7 @@
 """PSNR, SSIM and LPIPS: by closed forms, by torchmetrics' own classes, and by what is refused."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -118,11 +119,11 @@ def test_lpips_of_small_grey_images(weights):
 
 
 def test_files_that_are_no_alexnet(tmp_path, weights):
-    with pytest.raises(ValueError, match="there is no file .*nowhere.pth with AlexNet's weights"):
+    with pytest.raises(ValueError, match=r"there is no file .*nowhere\.pth with AlexNet's weights"):
         LPIPS(str(tmp_path / "nowhere.pth"))
     damaged = tmp_path / "damaged.pth"
-    damaged.write_bytes(open(weights, "rb").read()[:1000])
-    with pytest.raises(ValueError, match="damaged.pth cannot be read as weights .*Nothing here downloads"):
+    damaged.write_bytes(Path(weights).read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"damaged\.pth cannot be read as weights .*Nothing here downloads"):
         LPIPS(str(damaged))
     other, lacking = tmp_path / "other.pth", tmp_path / "lacking.pth"
     torch.save(torch.nn.Linear(3, 3).state_dict(), other)
