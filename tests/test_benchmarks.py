@@ -1,5 +1,6 @@
 """The measurements can be made, as the pages write them, and measure what they say."""
 
+import json
 import re
 import shlex
 import sys
@@ -57,11 +58,28 @@ def test_step(capsys):
     fit = ["--config", str(ROOT / "configs" / "debug" / "fast.yaml"), "--data.batch_size", "8", *FEW_SCORES]
     benchmark.main(["step", "--rounds", "2", "--batches", "3", "--", *fit])
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
-    assert len(lines) == 5
+    assert len(lines) == 1 + 2 * len(step.LOOPS)
     for line, who in zip(lines, ("run", *step.LOOPS, *step.LOOPS), strict=True):
         assert who in line
         median, least, most = map(float, re.search(r"([\d.]+) \(([\d.]+) to ([\d.]+)\)", line).groups())
         assert 0 < least <= median <= most
+
+
+def test_the_loop_of_all_arithmetic_does_what_the_callbacks_do_as_often_as_they_do_it(monkeypatch):
+    """Measurements, pictures and scores of a run, counted in the loop beside it."""
+    done = []
+    for name in ("measure_gradients", "draw", "check_finite"):
+        real = getattr(step, name)
+        monkeypatch.setattr(step, name, lambda *inputs, real=real, name=name: done.append(name) or real(*inputs))
+    # In place of the default's, which are of the same kinds.
+    every = {"ImageLogger": {"every": 2}, "GradientMonitor": {"every": 3}, "FIDTracker": {"every": 6}}
+    every["FIDTracker"] |= {"num_samples": 100, "final_samples": 100}
+    callbacks = [{"class_path": f"gan.callbacks.{kind}", "init_args": given} for kind, given in every.items()]
+    fit = ["--data.batch_size", "8", f"--trainer.callbacks={json.dumps(callbacks)}"]
+    benchmark.main(["step", "--rounds", "1", "--batches", "6", "--", *fit])
+    assert done.count("check_finite") == 2 * 12  # both networks, two turns of six batches
+    assert done.count("measure_gradients") == 4
+    assert done.count("draw") == 6 + 2  # the fixed images, and one chunk for each score
 
 
 def test_the_door_runs_as_a_script():

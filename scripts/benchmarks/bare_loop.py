@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from gan.data import MNISTDataModule
@@ -17,8 +17,8 @@ def bare_loop(
     one_pass: bool,
     wrap: Callable[[nn.Module], nn.Module] = lambda network: network,
     reduce: Callable[[nn.Module], None] = lambda network: None,
-) -> Iterator[None]:
-    """Trains both networks by a batch at each `next`.
+) -> Iterator[Tensor]:
+    """Trains both networks by a batch at each `next`, and gives its images.
 
     Args:
         generator: Of the default.
@@ -60,4 +60,4 @@ def bare_loop(
             of_generator.step()
             discriminator.requires_grad_(True)
             step += 1
-            yield
+            yield real

@@ -19,7 +19,7 @@ from statistics import harmonic_mean, median
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -117,7 +117,7 @@ def compare_reductions(rank: int, base_channels: int, rounds: int, store: str) -
     dist.destroy_process_group()
 
 
-def time_batches(loop: Iterator[None], batches: int) -> float:
+def time_batches(loop: Iterator[Tensor], batches: int) -> float:
     """Seconds until both processes have done so many."""
     dist.barrier()
     start = time.perf_counter()
@@ -138,7 +138,7 @@ def average_gradients(network: nn.Module) -> None:
     torch._foreach_copy_(gradients, shaped)  # pyright: ignore[reportPrivateImportUsage] # no public name
 
 
-def flat(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
+def flat(tensors: Iterable[Tensor]) -> Tensor:
     return torch.cat([tensor.detach().flatten() for tensor in tensors])
 
 

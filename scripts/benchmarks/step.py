@@ -1,25 +1,36 @@
 """A training step of the default, all its callbacks at work, against hand-written loops on copies of its networks.
 
-The three take turns, each for so many batches, so that the machine's moods hit all alike. One loop judges real and
-generated images in one pass and one in two; the one to hold the run against is that which judges as the run does.
+The loops take turns with the run, each for so many batches, so that the machine's moods hit all alike. The first two
+train, and do nothing else: one judges real and generated images in one pass, one in two, as the run does. The third
+does all the arithmetic of the run, called directly: it trains as the second, keeps the generator's average, looks at
+each gradient for infinity and NaN, and as often as the run's callbacks do it measures the gradients, makes the fixed
+images and scores. Against it stands what a run costs beyond its arithmetic: Lightning, hooks, logs, pictures, files.
 """
 
 import argparse
+import math
 import tempfile
 import time
 from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any
 
+import torch
 from lightning import Callback, Trainer
+from torch import Tensor, nn
 
 from benchmarks.bare_loop import bare_loop
 from benchmarks.report import ratios, spread
 from gan import GAN
+from gan.callbacks import FIDTracker, GradientMonitor, ImageLogger
+from gan.callbacks.generator_ema import average, tensors
 from gan.cli import keep_memory
+from gan.gradients import measure as measure_gradients
+from gan.metrics.feature_cache import CHUNK
+from gan.order import callbacks_of
 from gan.run import run
 
-LOOPS = {"loop of one pass": True, "loop of two passes": False}
+LOOPS = ("one pass", "two passes", "all arithmetic")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,9 +48,9 @@ def measure(settings: argparse.Namespace) -> None:
         run(fit, callbacks=[turns])
     seconds = {who: turns.seconds[who][1:] for who in turns.seconds}
     for who, of_turns in seconds.items():
-        print(f"step      {who:18} {spread((1e3 * turn / settings.batches for turn in of_turns), '{:.2f}')} ms")
+        print(f"step      {who:14} {spread((1e3 * turn / settings.batches for turn in of_turns), '{:.2f}')} ms")
     for loop in LOOPS:
-        print(f"step      run against {loop:18} {spread(ratios(seconds['run'], seconds[loop]))}")
+        print(f"step      run against loop of {loop:14} {spread(ratios(seconds['run'], seconds[loop]))}")
 
 
 class Turns(Callback):
@@ -52,11 +63,14 @@ class Turns(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:
         data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
 
-        def loop(one_pass: bool) -> Iterator[None]:
-            networks = deepcopy(pl_module.generator), deepcopy(pl_module.discriminator)
-            return bare_loop(*networks, data, one_pass)
+        def copies() -> tuple[nn.Module, nn.Module]:
+            return deepcopy(pl_module.generator), deepcopy(pl_module.discriminator)
 
-        self.loops = {who: loop(one_pass) for who, one_pass in LOOPS.items()}
+        self.loops = {
+            "one pass": bare_loop(*copies(), data, one_pass=True),
+            "two passes": bare_loop(*copies(), data, one_pass=False),
+            "all arithmetic": all_arithmetic(*copies(), trainer, pl_module),
+        }
         self.since = time.perf_counter()
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
@@ -73,3 +87,47 @@ class Turns(Callback):
         now = time.perf_counter()
         self.seconds[who].append(now - self.since)
         self.since = now
+
+
+def all_arithmetic(
+    generator: nn.Module, discriminator: nn.Module, trainer: Trainer, pl_module: GAN
+) -> Iterator[Tensor]:
+    """The loop that does all the arithmetic of a run's training and callbacks."""
+    mean = deepcopy(generator)
+    weights = tensors(mean), tensors(generator)
+    data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+    monitors, loggers = callbacks_of(trainer, GradientMonitor), callbacks_of(trainer, ImageLogger)
+    trackers = callbacks_of(trainer, FIDTracker)
+    penalties = [(penalty, None) for penalty in pl_module.penalties]
+    loop = bare_loop(generator, discriminator, data, one_pass=False, reduce=check_finite)
+    for step, real in enumerate(loop, start=1):
+        average(*weights, decay=0.99)
+        for monitor in monitors:
+            if step % monitor.every == 0:
+                images = real[: monitor.images]
+                mix = torch.rand(len(images), 1, 1, 1)
+                latents = pl_module.latents(len(images), pl_module.rng("benchmark"))
+                measure_gradients(generator, discriminator, pl_module.loss, images, latents, mix, penalties)
+        for logger in loggers:
+            if step % logger.every == 0:
+                draw(mean, pl_module.fixed_latents)
+        for tracker in trackers:
+            if tracker.active and step % tracker.every == 0:
+                latents = pl_module.latents(CHUNK, pl_module.rng("benchmark"))
+                tracker.evaluator.scores(
+                    tracker.evaluator.generate(lambda number, z=latents: draw(mean, z), tracker.num_samples)
+                )
+        yield real
+
+
+def check_finite(network: nn.Module) -> None:
+    """Ends the loop at a gradient that is not finite."""
+    sums = [parameter.grad.sum() for parameter in network.parameters() if parameter.grad is not None]
+    if not math.isfinite(torch.stack(sums).sum()):
+        raise ArithmeticError("the loop's gradient is not finite")
+
+
+@torch.no_grad()
+def draw(network: nn.Module, latents: Tensor) -> Tensor:
+    """Images (N, C, H, W), in evaluation mode."""
+    return network.eval()(latents)
