@@ -22,6 +22,11 @@ def as_pair(batch: Any) -> tuple[Any, Any]:
     return batch, None
 
 
+def of_samples(values: Tensor) -> Tensor:
+    """Of each sample, the mean of its values: (N, ...) to (N,)."""
+    return values if values.ndim == 1 else values.flatten(1).mean(1)
+
+
 def check_batch(
     batch: Any,
     image_shape: tuple[int, ...],

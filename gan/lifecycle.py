@@ -350,7 +350,11 @@ class Lifecycle(L.LightningModule):
             )
         images, condition = as_pair(batch)
         dtype = cast(torch.dtype, self.dtype)
-        return images.to(dtype), condition if self.condition_shape is None else condition.to(dtype)
+        if not isinstance(condition, Tensor):  # names, say: nothing that a network could be told
+            condition = None
+        elif self.condition_shape is not None:
+            condition = condition.to(dtype)
+        return images.to(dtype), condition
 
     def look_at(self, batch: Any, kind: str) -> None:
         """Refuses a batch that the networks cannot take."""
