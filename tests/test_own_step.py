@@ -119,15 +119,28 @@ def test_its_checkpoint_is_loaded_by_its_class(cyclegan, tmp_path):
     assert model.sample(3, 0, sources).shape == (3, 1, 8, 8)
 
 
+def trained(steps, folder, monkeypatch):
+    """What the page's second block leaves, after so many steps."""
+    monkeypatch.chdir(folder)
+    names = {"__name__": "block"}
+    exec(compile(TRAINING.replace("max_steps=300", f"max_steps={steps}, accelerator='cpu'"), "page", "exec"), names)
+    return names
+
+
+def test_it_trains_with_all_that_watches_a_run(cyclegan, tmp_path, monkeypatch):
+    trained(2, tmp_path, monkeypatch)
+    run = tmp_path / "runs" / "cyclegan"
+    left = {path.name for path in run.rglob("*")}
+    assert {"last.ckpt", "heatmap_generator.png", "report.md", "fixed_000002.png", "training.gif"} <= left
+    assert "1 measurement up to batch 1" in (run / "report.md").read_text("utf-8")
+
+
 @pytest.mark.slow
 def test_it_learns_that_the_one_is_the_negative_of_the_other(cyclegan, tmp_path, monkeypatch):
     """The page's training, whole: its images of test digits are their negatives, and it never saw a pair."""
-    monkeypatch.chdir(tmp_path)
-    names = {"__name__": "block"}
-    exec(compile(TRAINING.replace("max_steps=300", "max_steps=300, accelerator='cpu'"), "page", "exec"), names)
+    names = trained(300, tmp_path, monkeypatch)
     digits = names["data"].load(train=False)[1][:500] / 127.5 - 1
-    made = names["model"].sample(500, 0, digits)
-    assert psnr(made, -digits) > 15
+    assert psnr(names["model"].sample(500, 0, digits), -digits) > 15
     assert psnr(digits, -digits) < 1  # what doing nothing has
 
 
