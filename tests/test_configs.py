@@ -21,14 +21,18 @@ def name(path):
 
 def test_all_are_there():
     assert {name(path) for path in CONFIGS if path.parent.name != "failures"} == {
+        "acgan.yaml",
         "article.yaml",
+        "conditional.yaml",
         "dcgan.yaml",
         "debug/fast.yaml",
         "debug/overfit.yaml",
         "default.yaml",
         "hinge_sn.yaml",
+        "inpaint.yaml",
         "r3gan.yaml",
         "resnet.yaml",
+        "superres.yaml",
         "wgan_gp.yaml",
     }
 
