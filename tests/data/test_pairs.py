@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from commands import ColourDigits, command, fit, load
+from commands import PAIRS, ColourDigits, command, fit, load
 from conftest import SmallMNIST, mnist
 from PIL import Image
 from torch import Tensor
@@ -199,14 +199,10 @@ def test_a_degradation_that_breaks_its_word_is_named():
 
 # The commands
 
-DEGRADED = ["--data", "gan.data.DegradedDataModule", "--data.of", "conftest.SmallMNIST"]
-DEGRADED += ["--data.degradation", "gan.data.Downsample", "--data.degradation.factor", "7"]
-DEGRADED += ["--data.batch_size", "8", "--data.validation_size", "16"]
-
 
 def test_a_checkpoint_rebuilds_it(tmp_path, capsys):
     """From flags, with what it is of in words; the config in the checkpoint is what another command takes it up by."""
-    checkpoint = fit(tmp_path, *DEGRADED)
+    checkpoint = fit(tmp_path, *PAIRS, "gan.data.Downsample", "--data.degradation.factor", "7")
     of = "of conftest.SmallMNIST (batch_size 32, validation_size 5000, seed 42)"
     shown = f"gan.data.DegradedDataModule {of}, degradation gan.data.Downsample (factor 7)"
     assert f"data: {shown}, batch_size 8" in capsys.readouterr().out
