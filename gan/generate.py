@@ -127,7 +127,7 @@ def translate(ckpt: str, images: str, out: str, seed: int = 0, trust: str | list
         )
     files = named_images(given, "--images")
     read, takes = reader_of(gan.condition_shape)
-    of_each(lambda path: read(path) and None, [*files.values()], "--images", takes)  # before anything is written
+    of_each(lambda path: read(path).shape, [*files.values()], "--images", takes)  # all, before anything is written
     names = list(files)
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -534,7 +534,7 @@ def test_export_takes_sources(request, which, shape, form, capsys):
     [
         (
             "grey",
-            "is told nothing, and makes images of noise: `translate` is for one that is told images; use `sample`",
+            "is told nothing, and makes images of noise: `translate` is for one that is told images; use `s",
         ),
         ("told", "is told a class: `translate` is for one that is told images; use `sample`"),
     ],
