@@ -41,6 +41,9 @@ PAIRS += ["--data.validation_size", "16", "--data.degradation"]  # and which
 TRANSLATION = ["--model.generator", "gan.networks.UNetGenerator", "--model.generator.base_channels", "4"]
 TRANSLATION += ["--model.generator.latent_dim", "8", "--model.discriminator", "gan.networks.PatchDiscriminator"]
 TRANSLATION += ["--model.discriminator.base_channels", "4"]
+SOURCES = ["--data", "conftest.Pairs", "--model.generator", "gan.networks.UNetGenerator"]
+SOURCES += ["--model.generator.base_channels", "4", "--model.discriminator", "gan.networks.PatchDiscriminator"]
+SOURCES += ["--model.discriminator.base_channels", "4", "--model.reconstruction", "gan.terms.Reconstruction"]
 SHORT = ["--config", FAST, *MLPS, *SMALL, "--trainer.max_steps", "3", "--trainer.log_every_n_steps", "1"]
 
 

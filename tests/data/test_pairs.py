@@ -163,6 +163,12 @@ class OwnBatches(SmallMNIST):
         return batch
 
 
+class Flipped(SmallMNIST):
+    def __init__(self, flips=False):
+        super().__init__()
+        self.flips = flips
+
+
 class Sourced(SmallMNIST):
     condition_shape = (1, 28, 28)
 
@@ -182,6 +188,7 @@ class Shapeless(InMemoryDataModule):
         (SmallMNIST(64), Mask(), "data.of.batch_size=64 would do nothing: data.batch_size decides. Leave it out"),
         (SmallMNIST(validation_size=9), Mask(), "data.of.validation_size=9 would do nothing"),
         (SmallMNIST(seed=1), Mask(), "data.of.seed=1 would do nothing"),
+        (Flipped(flips=True), Mask(), "data.of.flips=True would do nothing: pairs are not mirrored"),
         (SmallMNIST(), Grey(), "3 channels, and these have 1"),
     ],
 )
