@@ -21,9 +21,7 @@ RECIPES = [
     "r3gan",
     "hinge_sn",
     "conditional",
-    "acgan",
     "superres",
-    "inpaint",
 ]
 
 
