@@ -80,9 +80,8 @@ class ImageLogger(Callback):
         first, second = pl_module.fixed_latents[:8], pl_module.fixed_latents[-8:]
         steps = torch.linspace(0, 1, 8, device=first.device, dtype=first.dtype)
         path = torch.stack([slerp(first, second, t) for t in steps], dim=1)  # (rows, 8, latent_dim)
-        fixed = pl_module.fixed_condition
-        of_rows = pl_module.classes_in_turn(len(path)) if pl_module.condition_shape is None else fixed[: len(path)]
-        condition = None if of_rows is None else of_rows.repeat_interleave(len(steps), dim=0)
+        of_rows = pl_module.classes_in_turn(len(path)) if pl_module.fixed_sources is None else pl_module.fixed_sources
+        condition = None if of_rows is None else of_rows[: len(path)].repeat_interleave(len(steps), dim=0)
         save_grid(trainer, "interpolation", pl_module(path.flatten(0, 1), condition), columns=len(steps))
         folder = Path(trainer.default_root_dir, "samples")
         name = "fixed" if pl_module.condition_shape is None else "translation"
@@ -93,11 +92,11 @@ class ImageLogger(Callback):
         """Draws the images of the fixed latents, unless this batch has its picture already."""
         if trainer.global_step != self.last_drawn and can_draw(pl_module):
             self.last_drawn = trainer.global_step
-            condition = pl_module.fixed_condition
-            images = pl_module(pl_module.fixed_latents, condition)
+            images = pl_module(pl_module.fixed_latents, pl_module.fixed_condition)
             picture = save_grid(trainer, "fixed", images, pl_module.fixed_columns)
-            if pl_module.condition_shape is not None:
-                trios = in_rows(condition, images, pl_module.fixed_target)
+            sources, targets = pl_module.fixed_sources, pl_module.fixed_target
+            if sources is not None and targets is not None:
+                trios = in_rows(sources, images, targets)
                 picture = save_grid(trainer, "translation", trios, columns=max(1, round((len(trios) / 3) ** 0.5)))
             if picture is not None:
                 self.shown = show(picture, self.shown)
