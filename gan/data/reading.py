@@ -1,5 +1,6 @@
 """One image file as a uint8 tensor, whatever format, mode and orientation it is in."""
 
+from functools import cache
 from pathlib import Path
 from typing import IO, Literal
 
@@ -34,12 +35,14 @@ class Unreadable(GANError):
     """A file that is no image, or a damaged one: the message says what is wrong, and not with which file."""
 
 
+@cache
 def formats() -> list[str]:
     """Those of `FORMATS` that this Pillow reads."""
     Image.init()
     return [name for name in FORMATS if name in Image.OPEN]
 
 
+@cache
 def suffixes() -> set[str]:
     """How the names of image files end: `.png`, `.jpg` and so on."""
     known = formats()
