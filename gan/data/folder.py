@@ -107,7 +107,7 @@ class ImageFolder(InMemoryDataModule):
     Args:
         folder: The path of the folder, ZIP or tar.
         size: Height and width to give all images, in pixels.
-        channels: 1 for grey, 3 for colour; `null` for grey if all files are.
+        channels: 1 for grey, 3 for colour; `null` for grey if all files say that they are, which WebP cannot.
         background: The colour behind what is transparent, as CSS writes it: `white`, `#808080`.
         flips: Whether images are mirrored left to right in every second epoch or so, at random.
         validation_share: Share of the images kept out of training for validation, from 0.

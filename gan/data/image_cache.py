@@ -104,7 +104,8 @@ def recall(sources: Sources, settings: Settings) -> Kept | None:
             with suppress(OSError):
                 found.unlink()
             continue
-        return Kept(found, images, labels, hashes, [(name, why) for name, why in left_out])
+        # Copies of what is small: of a file that is cut off, memory that is mapped ends the process.
+        return Kept(found, images, labels.clone(), hashes.clone(), [(name, why) for name, why in left_out])
     return None
 
 
@@ -354,6 +355,7 @@ def take(part: Path) -> tuple[IO[bytes] | None, Path]:
     try:
         if not lock(file):  # where no file can be locked, each process writes one of its own
             file.close()
+            part.unlink(missing_ok=True)
             part = part.with_name(f"{part.name}.{os.getpid()}")
             return part.open("w+b"), part
         if os.path.samestat(os.fstat(file.fileno()), part.stat()):
