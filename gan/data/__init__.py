@@ -1,8 +1,22 @@
-"""Images: the embedded MNIST, four data sets by name, a folder of files, and the base class for your own tensors."""
+"""Images: MNIST, embedded, four data sets by name, folders, pairs, and the base class for your own tensors."""
 
 from gan.data.folder import ImageFolder
 from gan.data.memory import InMemoryDataModule, InMemoryLoader
 from gan.data.mnist import MNISTDataModule
+from gan.data.paired_folders import PairedFolders
+from gan.data.pairs import Degradation, DegradedDataModule, Downsample, Grey, Mask
 from gan.data.torchvision import TorchvisionDataModule
 
-__all__ = ["ImageFolder", "InMemoryDataModule", "InMemoryLoader", "MNISTDataModule", "TorchvisionDataModule"]
+__all__ = [
+    "Degradation",
+    "DegradedDataModule",
+    "Downsample",
+    "Grey",
+    "ImageFolder",
+    "InMemoryDataModule",
+    "InMemoryLoader",
+    "MNISTDataModule",
+    "Mask",
+    "PairedFolders",
+    "TorchvisionDataModule",
+]

@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Never
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -236,14 +236,11 @@ class ImageFolder(InMemoryDataModule):
         """Where batches are made."""
         return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
 
-    def val_dataloader(self) -> InMemoryLoader | list[Never]:
-        """Each validation image once. Empty if there is none, when Lightning skips validation."""
-        self.setup("validate")
-        return super().val_dataloader()
+    def validation_first(self, num: int) -> Tensor:
+        """The order in which `load` gives the images."""
+        return torch.arange(num)
 
     def _loader(self, subset: str, batch_size: int, **options: Any) -> InMemoryLoader:
-        if subset == "train":
-            options["flips"] = self.flips
         loader = super()._loader(subset, batch_size, **options)
         what = repr((PREPROCESSING, self.image_shape, self.background)).encode()
         hashes = self.made().hashes[self.bounds()[subset]].numpy().tobytes()

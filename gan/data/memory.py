@@ -214,6 +214,9 @@ class InMemoryDataModule(L.LightningDataModule):
     condition_shape: tuple[int, int, int] | None = None
     """Channels, height and width of a source; None of images that are not made from others."""
 
+    flips: bool = False
+    """Whether every training image, and its source, is mirrored left to right in about half of the epochs."""
+
     extractor: str | None = None
     """The features shipped with this package that can judge such images, see `gan.metrics.load_features`."""
 
@@ -287,13 +290,14 @@ class InMemoryDataModule(L.LightningDataModule):
         overfit = self.trainer and self.trainer.overfit_batches  # pyright: ignore[reportAttributeAccessIssue]
         passes = getattr(self.trainer.lightning_module, "accumulate", 1) if self.trainer else 1
         counter = self._counter if self.trainer and self.trainer.training else None
-        return self._loader("train", self.batch_size * passes, shuffle=not overfit, drop_last=True, counter=counter)
+        options = {"shuffle": not overfit, "drop_last": True, "counter": counter, "flips": self.flips}
+        return self._loader("train", self.batch_size * passes, **options)
 
     def val_dataloader(self) -> InMemoryLoader | list[Never]:
         """Each validation image once. Empty if `validation_size` is 0, when Lightning skips validation."""
+        self.setup("validate")
         if self.validation_size == 0:
             return []
-        self.setup("validate")
         return self._loader("validation", max(self.batch_size, EVAL_BATCH_SIZE))
 
     def test_dataloader(self) -> InMemoryLoader:
@@ -318,12 +322,7 @@ class InMemoryDataModule(L.LightningDataModule):
     def load_checked(self, train: bool) -> tuple[Tensor, Tensor]:
         """What `load` returns, with zeros for labels of images alone; refused if it is not what `load` promises."""
         what = f"{type(self).__name__}.load(train={train})"
-        for kind in ("image", "condition"):
-            shape = getattr(self, f"{kind}_shape", None)
-            if len(shape or ()) != 3 and (kind == "image" or shape is not None):
-                raise GANError(
-                    f"{type(self).__name__} must state {kind}_shape, the channels, height and width of an image"
-                )
+        self.check_shapes()
         conditions, dtype = ("labels", torch.int64) if self.condition_shape is None else ("sources", torch.uint8)
         match self.load(train):
             case Tensor() as images if self.condition_shape is None:
@@ -356,6 +355,19 @@ class InMemoryDataModule(L.LightningDataModule):
                 f"{what} must return labels of at least 0 and below num_classes={self.num_classes}, got {low} to {high}"
             )
         return images.contiguous(), labels
+
+    def check_shapes(self) -> None:
+        """Refuses what the class states of its images' shape, or of their sources', where it is no shape.
+
+        Raises:
+            ValueError: If it is none.
+        """
+        for kind in ("image", "condition"):
+            shape = getattr(self, f"{kind}_shape", None)
+            if len(shape or ()) != 3 and (kind == "image" or shape is not None):
+                raise GANError(
+                    f"{type(self).__name__} must state {kind}_shape, the channels, height and width of an image"
+                )
 
     def _check_shape(self, images: Tensor, kind: str, what: str) -> None:
         shape = tuple(getattr(self, f"{kind}_shape"))

@@ -15,7 +15,7 @@ from PIL import Image
 
 from gan import GAN
 from gan.cli import main
-from gan.data import ImageFolder, InMemoryLoader
+from gan.data import DegradedDataModule, Downsample, ImageFolder, InMemoryLoader
 from gan.data.folder import MappedLoader
 from gan.errors import GANError
 from gan.metrics.feature_cache import real_features
@@ -140,14 +140,14 @@ def both(data: ImageFolder, **options):
     mapped = data._loader("train", 8, shuffle=True, drop_last=True, **options)
     images, labels = (part.clone() for part in data._subsets["train"])
     assert isinstance(mapped, MappedLoader)
-    settings = {"shuffle": True, "drop_last": True, "seed": data.seed, "flips": data.flips} | options
+    settings = {"shuffle": True, "drop_last": True, "seed": data.seed} | options
     return mapped, InMemoryLoader(images, labels, 8, **settings)
 
 
 @pytest.mark.parametrize("flips", [False, True])
 @pytest.mark.parametrize("counter", [None, lambda: (17, 5)])
 def test_batches_from_the_file_are_those_from_memory(path, flips, counter):
-    for one, other in zip(*both(module(path, flips=flips), counter=counter), strict=True):
+    for one, other in zip(*both(module(path), counter=counter, flips=flips), strict=True):
         for ours, theirs in zip(one, other, strict=True):
             assert torch.equal(ours, theirs)
 
@@ -160,9 +160,9 @@ def test_without_what_only_linux_has_they_are_the_same(path, monkeypatch):
 
 
 def test_processes_share_the_batches_that_one_would_see(path):
-    data = module(path, flips=True)
+    data = module(path)
     data.setup("fit")
-    options = {"shuffle": True, "drop_last": True, "counter": lambda: (3, 10)}
+    options = {"shuffle": True, "drop_last": True, "flips": True, "counter": lambda: (3, 10)}
     whole = batches(data._loader("train", 8, **options))
 
     def of(rank):
@@ -191,8 +191,19 @@ def test_flips_mirror_half_of_the_training_images_anew_each_epoch(path):
     assert (epochs.mean(1) > 0.3).all()
     assert (epochs.mean(1) < 0.7).all()
     assert (epochs[0] != epochs[1]).any()
-    for subset in ("validation", "test"):
-        assert not data._loader(subset, 8).flips
+    for other in (data.val_dataloader(), data.test_dataloader()):
+        assert not other.flips
+
+
+def test_pairs_are_made_of_it(path):
+    """Sources, of which each is mirrored with its image."""
+    data = DegradedDataModule(module(path, flips=True, batch_size=32), Downsample(2), batch_size=8, validation_size=10)
+    for images, sources in data.train_dataloader():
+        assert sources.shape == (8, 3, 4, 4)
+        small = torch.nn.functional.avg_pool2d(images, 2)
+        assert (small - sources).abs().mean() < 0.5 * (small.flip(-1) - sources).abs().mean()
+    mirrored = DegradedDataModule(module(path, batch_size=32), Downsample(2), batch_size=8, validation_size=10)
+    assert not torch.equal(next(iter(mirrored.train_dataloader()))[0], next(iter(data.train_dataloader()))[0])
 
 
 def test_a_cache_that_is_gone_or_cut_is_an_error(path):
