@@ -85,6 +85,20 @@ def read_image(
     Raises:
         Unreadable: If it is no image, is damaged, or has more pixels than Pillow takes for safe.
     """
+    return torch.from_numpy(read_array(file, size, mode, background))
+
+
+def read_array(
+    file: Path | IO[bytes],
+    size: tuple[int, int] | None = None,
+    mode: Mode | None = None,
+    background: str = "white",
+) -> np.ndarray:
+    """What `read_image` gives, as an array.
+
+    Raises:
+        Unreadable: If it is no image, is damaged, or has more pixels than Pillow takes for safe.
+    """
     try:
         with Image.open(file, formats=formats()) as image:
             wanted = mode or natural(image)
@@ -94,8 +108,8 @@ def read_image(
     if made.has_transparency_data and not wanted.endswith("A"):
         behind = Image.new("RGBA", made.size, ImageColor.getrgb(background))
         made = Image.alpha_composite(behind, made.convert("RGBA"))
-    array = np.array(made.convert(wanted))
-    return torch.from_numpy(array[..., None] if array.ndim == 2 else array).permute(2, 0, 1).contiguous()
+    array = np.array(made if made.mode == wanted else made.convert(wanted))
+    return np.ascontiguousarray((array[..., None] if array.ndim == 2 else array).transpose(2, 0, 1))
 
 
 def natural(image: Image.Image) -> Mode:

@@ -88,7 +88,7 @@ def test_what_follows_the_images_is_aligned(tmp_path, size):
 
 def test_the_second_time_nothing_is_read(folder, monkeypatch):
     first = made(folder)
-    monkeypatch.setattr(image_cache, "read_image", None)
+    monkeypatch.setattr(image_cache, "read_array", None)
     again = recall(Sources(folder), SETTINGS)
     assert again.path == first.path
     for name in ("images", "labels", "hashes"):
@@ -249,12 +249,12 @@ import sys
 from pathlib import Path
 from gan.data import image_cache
 from gan.data.sources import Sources
-read = image_cache.read_image
+read = image_cache.read_array
 def slow(*args):
     print("reads", flush=True)
     import time; time.sleep({wait})
     return read(*args)
-image_cache.read_image = slow
+image_cache.read_array = slow
 kept = image_cache.make(Sources(Path(sys.argv[1])), image_cache.Settings(8, None, "white"), 3, 0.1)
 print("images", len(kept.images), int(kept.images.long().sum()), flush=True)
 """
