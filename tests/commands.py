@@ -36,6 +36,9 @@ CLASSES += ["--model.generator.latent_dim", "8", "--model.discriminator.base_cha
 PROJECTION = ["--model.discriminator", "gan.networks.ProjectionDCGANDiscriminator", *CLASSES]
 AUXILIARY = ["--model.discriminator", "gan.networks.AuxiliaryDCGANDiscriminator", *CLASSES]
 AUXILIARY += ["--model.classification", "gan.terms.Classification"]
+SOURCES = ["--data", "conftest.Pairs", "--model.generator", "gan.networks.UNetGenerator"]
+SOURCES += ["--model.generator.base_channels", "4", "--model.discriminator", "gan.networks.PatchDiscriminator"]
+SOURCES += ["--model.discriminator.base_channels", "4", "--model.reconstruction", "gan.terms.Reconstruction"]
 SHORT = ["--config", FAST, *MLPS, *SMALL, "--trainer.max_steps", "3", "--trainer.log_every_n_steps", "1"]
 
 
