@@ -168,11 +168,11 @@ def flowers(tmp_path, monkeypatch):
         torch.save({"images": images, "labels": torch.arange(32) % 5}, name)
 
 
-ELSEWHERE = {"docs/own-step.md": "test_own_step.py"}  # blocks that need each other
+TOGETHER = {"docs/own-step.md": "test_own_step.py"}  # blocks that need each other
 BLOCKS = [
     (page, number)
     for page, text in PAGES.items()
-    if page not in ELSEWHERE
+    if page not in TOGETHER
     for number, _ in enumerate(python_blocks(text))
 ]
 

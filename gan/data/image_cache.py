@@ -300,7 +300,7 @@ def check_damage(left_out: Sequence[tuple[str, str]], total: int, most: float, s
 
 def told_left_out(left_out: Sequence[tuple[str, str]], total: int) -> str:
     """`2 of 500 files cannot be read: a.png (no image), b.jpg (image file is truncated)`."""
-    files = [f"{shown(name)} ({why})" for name, why in left_out]
+    files = [f"{shown(name)} ({why})" for name, why in sorted(left_out)]
     return f"{len(left_out):,} of {counted(total, 'file')} cannot be read: {told(files, most=20)}"
 
 
