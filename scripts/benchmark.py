@@ -1,4 +1,4 @@
-"""Measures this project: `python scripts/benchmark.py data|folder|step|monitor|ddp|fid|recipes|score|startup`.
+"""Measures this project: `python scripts/benchmark.py data|step|monitor|ddp|fid|folder|recipes|score|startup`.
 
 Prints the machine and the versions first: a figure means nothing without them. Each measurement is a file of
 `scripts/benchmarks`, whose first line says what it measures.

@@ -195,7 +195,6 @@ class DegradedDataModule(InMemoryDataModule):
         self.image_shape = of.image_shape
         self.condition_shape = degradation.shape(of.image_shape)
         self.extractor = of.extractor
-        self.flips = of.flips
 
     def prepare_data(self) -> None:
         """Download or prepare the images, where they need it."""

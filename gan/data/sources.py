@@ -46,7 +46,7 @@ class Sources:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._zip: zipfile.ZipFile | None = None
+        self.archive: zipfile.ZipFile | None = None
         try:
             found, folders = self._find()
         except GANError:
@@ -80,8 +80,8 @@ class Sources:
         if not self.path.exists():
             raise GANError(f"data.folder {shown(self.path)} is not there: give a folder, a ZIP or a tar of images")
         if zipfile.is_zipfile(self.path):
-            self._zip = zipfile.ZipFile(self.path)
-            return in_zip(self._zip, self.path)
+            self.archive = zipfile.ZipFile(self.path)
+            return in_zip(self.archive, self.path)
         if tarfile.is_tarfile(self.path):
             return in_tar(self.path)
         raise GANError(f"data.folder {shown(self.path)} is neither a folder, nor a ZIP, nor a tar")
@@ -108,13 +108,14 @@ class Sources:
         Raises:
             OSError: If it cannot be read. Archives raise errors of their own besides.
         """
-        if self._zip is not None:
-            return self._zip.open(file.place)
+        archive = self.archive
+        if archive is not None:
+            return archive.open(file.place)
         if isinstance(file.place, Path):
             return file.place.open("rb")
-        with self.path.open("rb") as archive:
-            archive.seek(file.place)
-            content = archive.read(file.size)
+        with self.path.open("rb") as tar:
+            tar.seek(file.place)
+            content = tar.read(file.size)
         if len(content) < file.size:
             raise EOFError("the archive ends before it")
         return io.BytesIO(content)
