@@ -252,5 +252,5 @@ def test_a_run_on_data_without_what_its_networks_are_told_is_a_line(told, make_t
     images = torch.zeros(32, 1, 28, 28)
     for other in (TensorDataset(images), TensorDataset(images, torch.zeros(32))):
         told_of = "are conditional|has labels of torch.float32" if gan.num_classes else "are told source images"
-        with pytest.raises(GANError, match=f"^a training batch of Own .*({told_of})"):
+        with pytest.raises(GANError, match=f"^a (training|held-out) batch of Own .*({told_of})"):
             make_trainer(max_steps=1).fit(gan, Own(other, shape=(1, 28, 28)))
