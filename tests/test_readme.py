@@ -176,11 +176,11 @@ def flowers(tmp_path, monkeypatch):
         torch.save({"images": images, "labels": torch.arange(32) % 5}, name)
 
 
-ELSEWHERE = {"docs/own-step.md": "test_own_step.py"}  # blocks that need each other
+TRIED_WHOLE = {"docs/own-step.md": "test_own_step.py"}  # blocks that need each other
 BLOCKS = [
     (page, number)
     for page, text in PAGES.items()
-    if page not in ELSEWHERE
+    if page not in TRIED_WHOLE
     for number, _ in enumerate(python_blocks(text))
 ]
 
