@@ -86,7 +86,7 @@ def test_command(line, request, tmp_path, monkeypatch):
     run = request.getfixturevalue("translator" if " translate " in line else "run")
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
-    for folder, size in (("small_digits", 7), ("edges", 16), ("shoes", 16)):
+    for folder, size in (("sources", 7), ("edges", 16), ("shoes", 16)):
         (tmp_path / folder).mkdir()
         for number in range(100):
             Image.new("L", (size, size), number).save(tmp_path / folder / f"{number}.png")
