@@ -9,6 +9,7 @@ import torch
 from commands import FEW_SCORES, PAIRS, TRANSLATION, fit, process
 from conftest import ROOT
 from lightning import LightningDataModule, Trainer
+from pictures import fill, zipped
 from PIL import Image
 
 from gan import GAN
@@ -91,6 +92,9 @@ def test_command(line, request, tmp_path, monkeypatch):
         for number in range(100):
             Image.new("L", (size, size), number).save(tmp_path / folder / f"{number}.png")
     save_features(CNNFeatures((3, 32, 32)), "flowers.safetensors")
+    if "photos" in line:
+        photos = fill(tmp_path / "photos", 80)
+        zipped(tmp_path / "photos.zip", {file.name: file.read_bytes() for file in photos.iterdir()})
     line = line.replace("RUN", str(run)).replace(
         "my_package.Flowers", "commands.ColourDigits --data.validation_size 16"
     )

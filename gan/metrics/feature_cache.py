@@ -19,7 +19,7 @@ from gan.checkpoints import write
 from gan.errors import GANError, counted
 from gan.images import to_float, to_uint8
 from gan.metrics.features import fingerprint
-from gan.paths import local_path
+from gan.paths import cache_folder
 
 CHUNK = 250  # images that go through a network together, whatever the number of processes
 
@@ -66,7 +66,7 @@ def real_features(
                 f"cannot keep the features of the real images: this user has no home. {CACHE_HINT}", stacklevel=2
             )
         else:
-            path = folder / f"{key(images, extractor, limit)}.pt"
+            path = folder / f"{key(images, extractor, limit, getattr(loader, 'content', None))}.pt"
             (first,) = images_at(loader, chunks[:1])
             kept = recall(path, len(order), extract(extractor, first.to(device)))
     kept = broadcast(kept)
@@ -184,19 +184,13 @@ def gather(made: Iterable[Tensor], num: int) -> Tensor:
 # ---------------------------------------------------------------------- on the disk
 
 
-def cache_folder() -> Path | None:
-    """Where features of real images are kept: $GAN_CACHE, or `gan` in the cache of the user, if that has a home."""
-    if own := os.environ.get("GAN_CACHE"):
-        return local_path(own, "GAN_CACHE")
-    if cache := os.environ.get("XDG_CACHE_HOME"):
-        return Path(cache, "gan")
-    home = os.path.expanduser("~")
-    return None if home == "~" else Path(home, ".cache", "gan")
+def key(images: Tensor, extractor: nn.Module, limit: int, content: str | None = None) -> str:
+    """The name that features are kept under: by the images, the extractor and how images come to it.
 
-
-def key(images: Tensor, extractor: nn.Module, limit: int) -> str:
-    """The name that features are kept under: by the images, the extractor and how images come to it."""
-    digest = hashlib.blake2b(images.cpu().contiguous().numpy().data, digest_size=16)
+    `content` tells the images from all others, where somebody knows that without going through them.
+    """
+    known = images.cpu().contiguous().numpy().data if content is None else content.encode()
+    digest = hashlib.blake2b(known, digest_size=16)
     digest.update(repr((tuple(images.shape), fingerprint(extractor), limit, PREPROCESSING)).encode())
     return digest.hexdigest()
 
