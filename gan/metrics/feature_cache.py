@@ -101,11 +101,39 @@ def images_at(loader: Any, chunks: Sequence[Tensor]) -> Iterator[Tensor]:
         for chunk in chunks:
             yield images.index_select(0, chunk.to(images.device))
         return
+    for batch in batches_at(loader, chunks):
+        yield to_uint8(as_pair(batch)[0])
+
+
+def pairs_at(loader: Any, chunk: Tensor) -> tuple[Tensor, Tensor]:
+    """uint8 images (B, C, H, W) of a loader's data at indices (B,), and the sources that they are to be made from.
+
+    The sources are float32 (B, C', H', W') in [-1, 1].
+
+    Raises:
+        ValueError: If the data has none.
+    """
+    images, sources = in_memory(loader), getattr(loader, "labels", None)
+    if images is not None and isinstance(sources, Tensor) and sources.dtype == torch.uint8 and sources.ndim == 4:
+        chunk = chunk.to(images.device)
+        return images.index_select(0, chunk), to_float(sources.index_select(0, chunk))
+    if images is None:
+        (batch,) = batches_at(loader, [chunk])
+        images, sources = as_pair(batch)
+        if isinstance(sources, Tensor) and sources.is_floating_point() and sources.ndim == 4:
+            return to_uint8(images), sources.float()
+    raise GANError(
+        "FIDTracker makes images from the sources of the test images, and the test data has no images beside its "
+        "images: give (images, sources), or leave FIDTracker out"
+    )
+
+
+def batches_at(loader: Any, chunks: Sequence[Tensor]) -> Iterator[Any]:
+    """Batches of a DataLoader's data, as it would give them, for each chunk of indices (B,)."""
     batches = [chunk.tolist() for chunk in chunks]
     settings = {"num_workers": loader.num_workers, "collate_fn": loader.collate_fn}
     # A generator of its own: a DataLoader draws from the global one even where nothing is left to chance.
-    for batch in DataLoader(indexed(loader), batch_sampler=batches, generator=torch.Generator(), **settings):
-        yield to_uint8(as_pair(batch)[0])
+    yield from DataLoader(indexed(loader), batch_sampler=batches, generator=torch.Generator(), **settings)
 
 
 def indexed(loader: Any) -> Any:
