@@ -298,8 +298,8 @@ class Lifecycle(L.LightningModule):
         self.terms.check(self.discriminator, self.num_classes, self.condition_shape)
         if self.num_classes is not None and not is_conditional(self.discriminator) and not self.terms.terms:
             rank_zero_warn(
-                f"generator {type(self.generator).__name__} is told the class, and nothing holds it to that: discriminator "
-                f"{type(self.discriminator).__name__} is not told, and there is no model.classification"
+                f"generator {type(self.generator).__name__} is told the class, and nothing holds it to that: "
+                f"discriminator {type(self.discriminator).__name__} is not told, and there is no model.classification"
             )
         if self.penalties and self.trainer.precision in ("16-true", "bf16-true"):
             raise GANError(
