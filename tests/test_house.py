@@ -174,7 +174,8 @@ def unencoded(call: ast.Call) -> bool:
     name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", None)
     named = {keyword.arg: keyword.value for keyword in call.keywords}
     given = [value.value for value in (*call.args, *named.values()) if isinstance(value, ast.Constant)]
-    if "encoding" in named or ast.unparse(call.func) in ("os.open", "Image.open", "archive.open"):
+    of_bytes = ("os.open", "Image.open", "archive.open", "sources.open", "tarfile.open")
+    if "encoding" in named or ast.unparse(call.func) in of_bytes:
         return False
     match name:
         case "read_text":
