@@ -70,6 +70,20 @@ def test_accumulate_gives_the_weights_of_the_larger_batch(make_gan, make_trainer
             assert row == pytest.approx(expected, rel=1e-9)
 
 
+def test_groups_of_images_are_the_same_in_passes(make_trainer):
+    """Minibatch standard deviation is of 4 images in a row, which no pass divides."""
+    trained = []
+    for passes in (1, 2, 4):
+        torch.manual_seed(0)
+        networks = DCGANGenerator(SHAPE, 8, 4, "layer"), DCGANDiscriminator(SHAPE, 4, minibatch_std=True)
+        gan, data = GAN(*networks, accumulate=passes), SmallMNIST(batch_size=16 // passes, validation_size=0)
+        make_trainer(max_steps=6, precision="64-true").fit(gan, data)
+        trained.append(gan.state_dict())
+    for weights in trained[1:]:
+        for name, value in trained[0].items():
+            torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-10)
+
+
 def test_accumulate_needs_a_batch_that_it_can_divide(make_gan, make_trainer, data):
     loader = data.train_dataloader()  # a loader of one's own: batches of 16
     with pytest.raises(ValueError, match=r"model.accumulate=3 cannot divide a batch of 16 images"):
