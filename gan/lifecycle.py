@@ -12,16 +12,17 @@ import torch
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from gan.batch import as_pair, check_batch
 from gan.checkpoints import check_checkpoint
 from gan.config import KEY as CONFIG
-from gan.errors import GANError
-from gan.loader import KeyedLoaders, key_loaders, place_in
+from gan.errors import GANError, counted
+from gan.loader import KeyedLoaders, held_out, key_loaders, place_in
 from gan.loggers import number_by_batches
-from gan.networks import check_pair, given, is_conditional
-from gan.noise import Noise, keyed, seed_layers
+from gan.networks import check_pair, given, is_conditional, trial_condition
+from gan.noise import Noise, keyed, seed_all, seed_layers
 from gan.optim import (
     OPTIMIZER_ORDER,
     Length,
@@ -62,8 +63,13 @@ class Lifecycle(L.LightningModule):
         generator_ema: The generator's average; set by the GeneratorEMA callback, or from a checkpoint.
         penalties: Terms of the discriminator's loss.
         accumulate: Passes that a batch is worked through in.
-        num_classes: Classes that a conditional generator tells apart; None for one without a condition.
+        num_classes: Classes that a generator is told of; None for one that is told none.
+        condition_shape: Channels, height and width of the source images that a generator is told; None for one that is
+            told none.
         fixed_latents: Latents (N, latent_dim) whose images are drawn again and again.
+        fixed_sources: Of a generator that is told source images, those (N, C', H', W') of the `fixed_latents`, as the
+            data has them in front of its test images or else its validation images; None before a run, or without data.
+        fixed_target: The real images (N, C, H, W) of the `fixed_sources`.
         seed: Of all randomness in training.
         scalars: The latest value of each scalar of training, between two log entries.
         scores: The names of the scores that a FIDTracker measures as the run trains.
@@ -79,7 +85,10 @@ class Lifecycle(L.LightningModule):
     penalties: list[Penalty]
     accumulate: int
     num_classes: int | None
+    condition_shape: tuple[int, int, int] | None
     fixed_latents: Tensor
+    fixed_sources: Tensor | None = None
+    fixed_target: Tensor | None = None
     seed: int
     scalars: dict[str, Tensor]
     resumed: Resumed
@@ -98,7 +107,12 @@ class Lifecycle(L.LightningModule):
 
     @property
     def fixed_condition(self) -> Tensor | None:
-        """Labels (N,) for the `fixed_latents`, each class in a row, of `fixed_columns`; None without a condition."""
+        """What the `fixed_latents` are drawn of; None without a condition.
+
+        Of classes, labels (N,), each class in a row, of `fixed_columns`; of source images, the `fixed_sources`.
+        """
+        if self.condition_shape is not None:
+            return self.fixed_sources
         columns = self.fixed_columns
         if self.num_classes is None or columns is None:
             return None
@@ -110,10 +124,31 @@ class Lifecycle(L.LightningModule):
         return None if self.num_classes is None else max(1, len(self.fixed_latents) // self.num_classes)
 
     def classes_in_turn(self, num: int) -> Tensor | None:
-        """Labels (num,) of one class after the other; None where the generator takes no condition."""
+        """Labels (num,) of one class after the other; None where the generator is told no class."""
         if self.num_classes is None:
             return None
         return torch.arange(num, device=self.fixed_latents.device) % self.num_classes
+
+    def trial_condition(self, num: int) -> Tensor | None:
+        """What can be told of `num` images, to see what the networks make of it; None without a condition."""
+        return trial_condition(num, self.num_classes, self.condition_shape, self.fixed_latents)
+
+    def condition_of(self, num: int, condition: Tensor | None) -> Tensor | None:
+        """What `num` images are to be of, on the module's device: the condition given, or else the classes in turn.
+
+        Raises:
+            GANError: If the generator is told something else.
+        """
+        if condition is None:
+            condition = self.classes_in_turn(num)
+        shape = self.condition_shape
+        got = None if condition is None else tuple(condition.shape)
+        if shape is not None and got != (num, *shape):
+            raise GANError(
+                f"generator {type(self.generator).__name__} is told source images: for {counted(num, 'image')} give a "
+                f"condition of shape {(num, *shape)}, floating in [-1, 1], got {got}"
+            )
+        return None if condition is None else condition.to(self.fixed_latents.device)
 
     def optimizer(self, network: str) -> LightningOptimizer:
         """The optimizer of a network, by the network's name."""
@@ -230,9 +265,11 @@ class Lifecycle(L.LightningModule):
         if is_sharded(self.generator):  # a second `fit`, or scores after it: neither network is new
             return
         data = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere
-        if is_conditional(self.generator) and self.num_classes is None:
-            self.num_classes = getattr(data, "num_classes", None)
-        check_pair(self.generator, self.discriminator, getattr(data, "image_shape", None), self.num_classes)
+        sources = getattr(data, "condition_shape", None)
+        if is_conditional(self.generator) and self.num_classes is None and self.condition_shape is None:
+            self.condition_shape = sources
+            self.num_classes = getattr(data, "num_classes", None) if sources is None else None
+        check_pair(self.generator, self.discriminator, getattr(data, "image_shape", None), self.num_classes, sources)
         if self.penalties and self.trainer.precision in ("16-true", "bf16-true"):
             raise GANError(
                 f"trainer.precision={self.trainer.precision} leaves no float32 weights to compute a penalty with: "
@@ -266,6 +303,28 @@ class Lifecycle(L.LightningModule):
         skip_idle_hooks(self.trainer.callbacks)  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere
         number_by_batches(self.trainer)
         self.scored_at = -1
+        if self.condition_shape is not None:
+            self.fixed_sources, self.fixed_target = self.pairs_to_watch()
+
+    def pairs_to_watch(self) -> tuple[Tensor | None, Tensor | None]:
+        """Sources (N, C', H', W') for the `fixed_latents` and the images of them: the data's first; None without data.
+
+        They are test images, or else validation images; again and again the same ones where there are too few.
+        """
+        num, strategy = len(self.fixed_latents), self.trainer.strategy
+        data = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere
+        with isolate_rng():  # loaders and data sets may draw from it
+            seed_all(self.rng("fixed sources"))
+            batches = [] if data is None else held_out(data, num)
+        if not batches:
+            return None, None
+        for batch in batches:
+            self.look_at(batch, "test")
+        targets, sources = (torch.cat(of_all) for of_all in zip(*map(as_pair, batches), strict=True))
+        turn = torch.arange(num, device=sources.device) % len(sources)
+        device, dtype = self.fixed_latents.device, self.fixed_latents.dtype
+        pairs = sources[turn].to(device, dtype), targets[turn].to(device, dtype)
+        return strategy.broadcast(pairs) if self.trainer.world_size > 1 else pairs  # each loads images of its own
 
     def on_train_start(self) -> None:
         """Lets what monitors a score wait for it, and has a batch fetched anew that came too early.
@@ -287,13 +346,23 @@ class Lifecycle(L.LightningModule):
         stage = self.trainer.state.stage
         if stage not in self.looked_at:
             self.looked_at.add(stage)
-            data = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere
-            name = "the data loader" if data is None else type(data).__name__
-            kind = "training" if self.trainer.training else "test" if self.trainer.testing else "validation"
-            shape = self(cast(Tensor, self.fixed_latents)[:1]).shape[1:]
-            check_batch(batch, shape, f"a {kind} batch of {name}", self.num_classes)
+            self.look_at(
+                batch, "training" if self.trainer.training else "test" if self.trainer.testing else "validation"
+            )
         images, condition = as_pair(batch)
-        return images.to(cast(torch.dtype, self.dtype)), condition
+        dtype = cast(torch.dtype, self.dtype)
+        if not isinstance(condition, Tensor):  # names, say: nothing that a network could be told
+            condition = None
+        elif self.condition_shape is not None:
+            condition = condition.to(dtype)
+        return images.to(dtype), condition
+
+    def look_at(self, batch: Any, kind: str) -> None:
+        """Refuses a batch that the networks cannot take."""
+        data = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere
+        name = "the data loader" if data is None else type(data).__name__
+        shape = self(cast(Tensor, self.fixed_latents)[:1], self.trial_condition(1)).shape[1:]
+        check_batch(batch, shape, f"a {kind} batch of {name}", self.num_classes, self.condition_shape)
 
     def teardown(self, stage: str) -> None:
         """Warns of what a full disk has not taken to the last."""
@@ -326,6 +395,7 @@ class Lifecycle(L.LightningModule):
             checkpoint[CONFIG] = self.run_config
         checkpoint["world_size"] = self.trainer.world_size
         checkpoint["num_classes"] = self.num_classes  # of a generator that does not say
+        checkpoint["condition_shape"] = self.condition_shape
         checkpoint["epoch_batches"] = self.trainer.num_training_batches
         schedules = {id(config.scheduler.optimizer): config.scheduler for config in self.trainer.lr_scheduler_configs}
         checkpoint["optimizer_classes"] = {
@@ -336,8 +406,8 @@ class Lifecycle(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Brings the averaged generator of the checkpoint and that of this run together."""
-        if self.num_classes is None and is_conditional(self.generator):
-            self.num_classes = checkpoint.get("num_classes")
+        if self.num_classes is None and self.condition_shape is None and is_conditional(self.generator):
+            self.num_classes, self.condition_shape = checkpoint.get("num_classes"), checkpoint.get("condition_shape")
         names = {"loss/discriminator", "loss/generator", *(f"loss/{penalty.name}" for penalty in self.penalties)}
         scalars = checkpoint.get("scalars", {}).items()
         self.scalars = {name: value.to(self.device) for name, value in scalars if name in names}

@@ -11,10 +11,12 @@ from functools import partial
 from typing import Any, Protocol, Self, cast
 
 import torch
-from lightning import Trainer
+from lightning import LightningDataModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import CombinedLoader, rank_zero_warn
 from torch.utils.data import DataLoader
 
+from gan.batch import as_pair
 from gan.data import InMemoryLoader
 from gan.noise import keyed, seed_all
 from gan.repeat import (
@@ -65,6 +67,26 @@ def training_data(model: Trained, source: Any) -> Any:
     epoch = trainer.current_epoch - trainer.current_epoch % every if every else 0
     seed_all(keyed(model.seed, "training data", epoch, device=model.device))  # what is drawn while it is made
     return KeyedLoaders(type(source).dataloader(source), model, trainer.fit_loop._combined_loader)  # private
+
+
+def held_out(data: LightningDataModule, num: int) -> list[Any]:
+    """The first batches of the test data, with `num` images at least if there are, or else of the validation data."""
+    for name in ("test_dataloader", "val_dataloader"):
+        if name == "test_dataloader":
+            data.setup("test")
+        try:
+            loaders = getattr(data, name)()
+        except MisconfigurationException:  # it has no such data
+            continue
+        batches, images = [], 0
+        for batch, *_ in CombinedLoader(loaders, "sequential"):
+            batches.append(batch)
+            images += len(as_pair(batch)[0])
+            if images >= num:
+                break
+        if batches:
+            return batches
+    return []
 
 
 def place_in(checkpoint: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,9 @@ The generator's gradient is the discriminator's Jacobian times dG/dl_f, the deri
 with respect to the logit: the second factor is what each objective decides, and its docstring tells where it
 vanishes (Arjovsky & Bottou 2017, arXiv:1701.04862).
 
+A discriminator that judges patches has a logit for each: the loss of a sample is the mean of theirs (Isola et al. 2017,
+arXiv:1611.07004).
+
 All is computed from the logit by softplus(l) = log(1 + e^l). The float32 sigmoid is exactly 1 from l = 17 up
 and exactly 0 from l = -89 down, so log(sigmoid(l)) has infinite values, and NaN or 0 for gradients.
 """
@@ -16,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import relu, softplus
 
+from gan.batch import of_samples
 from gan.errors import GANError
 from gan.spec import Described
 
@@ -24,7 +28,8 @@ class Loss(Described, ABC):
     """An adversarial objective; both players minimise. It has no state and no arguments.
 
     Logits of any floating type come in; losses come out in float32 (float64 for float64 logits), one per
-    sample: the mean and the log are the caller's. Nothing is detached here.
+    sample, of whose logits (N, ...) each has its part: the mean over samples and the log are the caller's. Nothing is
+    detached here.
 
     Attributes:
         relativistic: Whether `generator` needs the logits of real images too.
@@ -34,19 +39,18 @@ class Loss(Described, ABC):
 
     @abstractmethod
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-        """Loss of the discriminator: (N,) and (N,) logits to (N,) losses.
+        """Loss of the discriminator: (N, ...) and (N, ...) logits to (N,) losses.
 
         Raises:
-            ValueError: If the logits are not two vectors of one length.
+            ValueError: If the logits are not of one shape.
         """
 
     @abstractmethod
     def generator(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
-        """Loss of the generator: (N,) logits to (N,) losses. Only relativistic objectives read `real_logits`.
+        """Loss of the generator: (N, ...) logits to (N,) losses. Only relativistic objectives read `real_logits`.
 
         Raises:
-            ValueError: If the logits are not vectors of one length, or the objective is relativistic and
-                `real_logits` is None.
+            ValueError: If the logits are not of one shape, or the objective is relativistic and `real_logits` is None.
         """
 
 
@@ -62,8 +66,8 @@ class Saturating(Loss):
         return _cross_entropy(real_logits, fake_logits)
 
     def generator(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
-        (fake,) = _vectors(fake_logits)
-        return -softplus(fake)
+        (fake,) = _alike(fake_logits)
+        return of_samples(-softplus(fake))
 
 
 class NonSaturating(Loss):
@@ -79,8 +83,8 @@ class NonSaturating(Loss):
         return _cross_entropy(real_logits, fake_logits)
 
     def generator(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
-        (fake,) = _vectors(fake_logits)
-        return softplus(-fake)
+        (fake,) = _alike(fake_logits)
+        return of_samples(softplus(-fake))
 
 
 class MaximumLikelihood(Loss):
@@ -98,8 +102,8 @@ class MaximumLikelihood(Loss):
         return _cross_entropy(real_logits, fake_logits)
 
     def generator(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
-        (fake,) = _vectors(fake_logits)
-        return -fake.exp()
+        (fake,) = _alike(fake_logits)
+        return of_samples(-fake.exp())
 
 
 class LeastSquares(Loss):
@@ -111,12 +115,12 @@ class LeastSquares(Loss):
     """
 
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-        real, fake = _vectors(real_logits, fake_logits)
-        return 0.5 * (real - 1).square() + 0.5 * fake.square()
+        real, fake = _alike(real_logits, fake_logits)
+        return of_samples(0.5 * (real - 1).square() + 0.5 * fake.square())
 
     def generator(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
-        (fake,) = _vectors(fake_logits)
-        return 0.5 * (fake - 1).square()
+        (fake,) = _alike(fake_logits)
+        return of_samples(0.5 * (fake - 1).square())
 
 
 class Hinge(Loss):
@@ -128,12 +132,12 @@ class Hinge(Loss):
     """
 
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-        real, fake = _vectors(real_logits, fake_logits)
-        return relu(1 - real) + relu(1 + fake)
+        real, fake = _alike(real_logits, fake_logits)
+        return of_samples(relu(1 - real) + relu(1 + fake))
 
     def generator(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
-        (fake,) = _vectors(fake_logits)
-        return -fake
+        (fake,) = _alike(fake_logits)
+        return of_samples(-fake)
 
 
 class Wasserstein(Loss):
@@ -146,19 +150,19 @@ class Wasserstein(Loss):
     """
 
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-        real, fake = _vectors(real_logits, fake_logits)
-        return fake - real
+        real, fake = _alike(real_logits, fake_logits)
+        return of_samples(fake - real)
 
     def generator(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
-        (fake,) = _vectors(fake_logits)
-        return -fake
+        (fake,) = _alike(fake_logits)
+        return of_samples(-fake)
 
 
 class RelativisticPaired(Loss):
     """RpGAN: which of the two is real? (Jolicoeur-Martineau 2019, arXiv:1807.00734).
 
-    D: softplus(-(l_r - l_f)).  G: softplus(-(l_f - l_r)).  Real i is compared with fake i. R3GAN (Huang et
-    al. 2024, arXiv:2501.05441) proves local convergence with R1 and R2, and shows it failing without.
+    D: softplus(-(l_r - l_f)).  G: softplus(-(l_f - l_r)).  Real i is compared with fake i, patch by patch. R3GAN
+    (Huang et al. 2024, arXiv:2501.05441) proves local convergence with R1 and R2, and shows it failing without.
 
     dG/dl_f = -sigmoid(l_r - l_f) tends to -1 as D separates the pair, and vanishes only once the fake
     outranks its real; D's Jacobian can still explode.
@@ -167,26 +171,27 @@ class RelativisticPaired(Loss):
     relativistic = True
 
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-        real, fake = _vectors(real_logits, fake_logits)
-        return softplus(fake - real)
+        real, fake = _alike(real_logits, fake_logits)
+        return of_samples(softplus(fake - real))
 
     def generator(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
         if real_logits is None:
             raise GANError("RelativisticPaired compares pairs: its generator loss needs real_logits")
-        fake, real = _vectors(fake_logits, real_logits)
-        return softplus(real - fake)
+        fake, real = _alike(fake_logits, real_logits)
+        return of_samples(softplus(real - fake))
 
 
 def _cross_entropy(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     """Binary cross-entropy with target 1 on reals and 0 on fakes, (N,)."""
-    real, fake = _vectors(real_logits, fake_logits)
-    return softplus(-real) + softplus(fake)
+    real, fake = _alike(real_logits, fake_logits)
+    return of_samples(softplus(-real) + softplus(fake))
 
 
-def _vectors(*logits: Tensor) -> list[Tensor]:
-    """The logits in float32 or wider, checked to be vectors of one length."""
+def _alike(*logits: Tensor) -> list[Tensor]:
+    """The logits in float32 or wider, checked to be of one shape."""
     # (N, 1) against (N,) would broadcast to N x N pairs without a word.
     shapes = [tuple(x.shape) for x in logits]
-    if any(len(shape) != 1 or shape != shapes[0] for shape in shapes):
-        raise GANError(f"logits must be vectors of one length, (N,), got {' and '.join(map(str, shapes))}")
+    if any(len(shape) < 1 or shape != shapes[0] for shape in shapes):
+        got = " and ".join(map(str, shapes))
+        raise GANError(f"logits must be of one shape, (N,), or (N, ...) with one for each patch, got {got}")
     return [x.to(torch.promote_types(x.dtype, torch.float32)) for x in logits]

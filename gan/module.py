@@ -15,7 +15,7 @@ from torch.optim import Adam
 from gan.errors import GANError
 from gan.lifecycle import Lifecycle
 from gan.losses import Loss, NonSaturating
-from gan.networks import classes_of, evaluating, frozen, given, in_own_precision
+from gan.networks import classes_of, evaluating, frozen, given, in_own_precision, sources_of
 from gan.noise import Noise
 from gan.optim import OPTIMIZER_ORDER, Resumed, make_optimizers, mean, with_names
 from gan.penalties import Penalty, add_penalties, clip_weights_after, due
@@ -35,13 +35,17 @@ class GAN(Lifecycle):
     counters of the project count training batches: `trainer.global_step`, `trainer.max_steps`, the x axis of every
     chart, `{step}` in file names, schedules and penalty intervals.
 
-    Images are float32 (N, C, H, W) in [-1, 1], latents are standard normal (N, latent_dim), logits are (N,). What an
-    image is to be of is its `condition`: int64 labels (N,). A network is conditional if its `forward` takes one as a
-    second input: `generator(latents, condition)`, `discriminator(images, condition)`.
+    Images are float32 (N, C, H, W) in [-1, 1], latents are standard normal (N, latent_dim), logits are (N,), or
+    (N, ...) of a discriminator that judges patches: a sample's logit is then their mean, and its loss that of theirs.
+
+    What an image is to be of is its `condition`: int64 labels (N,), or a source image, (N, C', H', W') in [-1, 1]. A
+    network is conditional if its `forward` takes one as a second input: `generator(latents, condition)`,
+    `discriminator(images, condition)`. A generator with an attribute `num_classes` is told labels, one with
+    `condition_shape` images.
 
     Args:
         generator: Latents (N, latent_dim) in, images (N, C, H, W) in [-1, 1] out; has an attribute `latent_dim`.
-        discriminator: Images in, logits (N,) out: positive for real, never a probability.
+        discriminator: Images in, logits (N, ...) out: positive for real, never a probability.
         loss: The adversarial objective; `NonSaturating` if not given.
         penalties: Regularisers added to the discriminator's loss, or one: R1, R2, GradientPenalty, DRAGAN.
         classification: For class-conditional training by an auxiliary classifier: its term of both losses.
@@ -96,7 +100,7 @@ class GAN(Lifecycle):
         self.generator = generator
         self.discriminator = discriminator
         self.generator_ema = None
-        self.num_classes = classes_of(generator)
+        self.num_classes, self.condition_shape = classes_of(generator), sources_of(generator)
         self.loss = loss or NonSaturating()
         self.penalties = [penalties] if isinstance(penalties, Penalty) else penalties or []
         self.terms = Terms(classification)
@@ -205,13 +209,15 @@ class GAN(Lifecycle):
 
         Args:
             latents: (N, latent_dim).
-            condition: What the images are to be of, for a conditional generator; if not given, the classes in turn.
+            condition: What the images are to be of, for a conditional generator: labels (N,), the classes in turn if
+                not given; or source images (N, C', H', W') in [-1, 1].
+
+        Raises:
+            GANError: If a generator that is told source images is not given as many.
         """
         network = self.generator if self.generator_ema is None else self.generator_ema
-        if condition is None:
-            condition = self.classes_in_turn(len(latents))
         with evaluating(network):
-            return in_own_precision(network, latents, condition)
+            return in_own_precision(network, latents, self.condition_of(len(latents), condition))
 
     def sample(self, num: int, seed: int = 0, condition: Tensor | None = None) -> Tensor:
         """Images (num, C, H, W), float32 in [-1, 1] on the CPU, by the averaged generator where there is one.
@@ -221,10 +227,11 @@ class GAN(Lifecycle):
         Args:
             num: How many, at least 1.
             seed: Of the latents: the same seed gives the same images, and a larger `num` the same ones and more.
-            condition: Labels (num,) for a conditional generator; if not given, the classes in turn.
+            condition: For a conditional generator, labels (num,), the classes in turn if not given; or source images
+                (num, C', H', W') in [-1, 1].
 
         Raises:
-            GANError: If there is no such number of images.
+            GANError: If there is no such number of images, or of source images.
         """
         if not num >= 1:
             raise GANError(f"num must be at least 1 image, got {num}")
@@ -233,6 +240,6 @@ class GAN(Lifecycle):
         rng = torch.Generator().manual_seed(seed)
         latents = torch.randn(-(-num // 16) * 16, self.latent_dim, generator=rng)[:num]
         parts = latents.to(self.device, cast(torch.dtype, self.dtype)).split(SAMPLE_BATCH)
-        labels = self.classes_in_turn(num) if condition is None else condition.to(self.device)
-        of_parts = [None] * len(parts) if labels is None else labels.split(SAMPLE_BATCH)
-        return torch.cat([self(part, label).float().cpu() for part, label in zip(parts, of_parts, strict=True)])
+        told = self.condition_of(num, condition)
+        of_parts = [None] * len(parts) if told is None else told.split(SAMPLE_BATCH)
+        return torch.cat([self(part, of_part).float().cpu() for part, of_part in zip(parts, of_parts, strict=True)])

@@ -1,5 +1,7 @@
 """Penalties on the gradient of the logit with respect to the image: discriminator and images in, penalty out.
 
+D(x) is the logit of an image, or the mean of those of its patches.
+
 The penalty is computed in float32 or wider, with autocast off. Keep `backward` out of autocast too: within
 it, PyTorch 2.14 computes the second derivatives in the autocast type. They also need a discriminator that
 can be differentiated twice, which one that is compiled or sharded cannot.
@@ -14,10 +16,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
+from gan.batch import of_samples
 from gan.errors import GANError
 from gan.spec import Described
 
-Critic = Callable[[Tensor], Tensor]  # images (N, ...) to logits (N,)
+Critic = Callable[[Tensor], Tensor]  # images (N, ...) to logits (N, ...)
 
 
 class Penalty(Described, ABC):
@@ -61,7 +64,7 @@ class Penalty(Described, ABC):
         logits, which is each sample's own only if no logit depends on another sample: see `mixes_batch`.
 
         Args:
-            discriminator: Images (N, ...) to logits (N,).
+            discriminator: Images (N, ...) to logits (N, ...).
             real: Real images (N, ...), of rank 2 or more.
             fake: Generated images of the same shape.
             noise: Numbers from U[0, 1), (N, *noise_shape), drawn by the caller, who knows which part of a larger
@@ -96,7 +99,7 @@ def add_penalties(
     Args:
         loss: The adversarial loss, ().
         penalties: Those that are due.
-        discriminator: Images (N, ...) to logits (N,).
+        discriminator: Images (N, ...) to logits (N, ...).
         real: Real images (N, ...).
         fake: Generated images of the same shape.
         noises: What each of the penalties needs, see `Penalty`.
@@ -255,10 +258,10 @@ def _distance_to_unit_norm(discriminator: Critic, images: Tensor) -> Tensor:
 
 
 def _input_gradient(discriminator: Critic, images: Tensor) -> Tensor:
-    """Gradient of each logit with respect to its image, flattened: (N, values per image), with its graph."""
+    """Gradient of each image's logit with respect to it, flattened: (N, values per image), with its graph."""
     images = images.detach().requires_grad_()
     with torch.autocast(images.device.type, enabled=False):
-        logits = discriminator(images)
+        logits = of_samples(discriminator(images))
         (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
     return gradient.flatten(1)
 

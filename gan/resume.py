@@ -21,6 +21,7 @@ from gan.folder import RunFolder
 from gan.module import GAN
 from gan.order import callbacks_of
 from gan.paths import local_path
+from gan.spec import FROM_DATA
 from gan.trust import check_hyper_parameters, check_names, named_in
 
 
@@ -109,7 +110,8 @@ def of_python(hyper_parameters: dict[str, Any]) -> dict[str, Any]:
     del model["_instantiator"]
     for network in ("generator", "discriminator"):
         if isinstance(model.get(network), dict):
-            model[network].get("init_args", {}).pop("image_shape", None)  # which is the data's
+            arguments = model[network].get("init_args", {})
+            model[network]["init_args"] = {key: value for key, value in arguments.items() if key not in FROM_DATA}
     if "penalties" in model:
         model["penalties"] = model["penalties"] or []
     return {"seed_everything": model.pop("seed", 42), "model": model}

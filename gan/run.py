@@ -35,6 +35,7 @@ from gan.parallel import check_settings, replace_lightnings
 from gan.paths import local_path
 from gan.resume import Source, check_fits, check_source, in_its_folder, other_counts, scored_on, source_of, way_on
 from gan.settings import CONFIGS, classes, own_defaults, taken, texts_in_utf8, with_recipes
+from gan.spec import FROM_DATA
 from gan.suggestions import Suggesting
 from gan.trust import imports_of, named_in
 from gan.words import check_given, given_by, overridden, plain_paths
@@ -170,8 +171,8 @@ class GANCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: Any) -> None:
         for network in ("generator", "discriminator"):
             arguments = f"model.{network}.init_args"
-            parser.link_arguments("data", f"{arguments}.image_shape", compute_fn=image_shape, apply_on="instantiate")
-            parser.link_arguments("data", f"{arguments}.num_classes", compute_fn=num_classes, apply_on="instantiate")
+            for name, stated in zip(FROM_DATA, (image_shape, num_classes, condition_shape), strict=True):
+                parser.link_arguments("data", f"{arguments}.{name}", compute_fn=stated, apply_on="instantiate")
         parser.link_arguments("seed_everything", "model.seed", compute_fn=seed)
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=seed)
         if self.command == "fit":
@@ -405,17 +406,36 @@ def image_shape(data: LightningDataModule) -> tuple[int, int, int]:
     Raises:
         ValueError: If it does not state them.
     """
-    shape = getattr(data, "image_shape", None)
-    if not isinstance(shape, Sequence) or len(shape) != 3 or not all(isinstance(size, int) for size in shape):
-        raise GANError(
-            f"{type(data).__name__} must state image_shape, the channels, height and width of its images, got {shape}"
-        )
-    return tuple(shape)
+    return stated_shape(data, "image_shape", "images")
 
 
 def num_classes(data: LightningDataModule) -> int | None:
     """How many classes the labels of a data module tell apart, for networks that are told; None if it does not say."""
     return getattr(data, "num_classes", None)
+
+
+def condition_shape(data: LightningDataModule) -> tuple[int, int, int] | None:
+    """Channels, height and width of the source images of a data module, for networks that are told; None without.
+
+    Raises:
+        ValueError: If it states something else.
+    """
+    shape = getattr(data, "condition_shape", None)
+    return None if shape is None else stated_shape(data, "condition_shape", "source images")
+
+
+def stated_shape(data: LightningDataModule, name: str, what: str) -> tuple[int, int, int]:
+    """A shape (C, H, W) that a data module states by an attribute.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    shape = getattr(data, name, None)
+    if not isinstance(shape, Sequence) or len(shape) != 3 or not all(isinstance(size, int) for size in shape):
+        raise GANError(
+            f"{type(data).__name__} must state {name}, the channels, height and width of its {what}, got {shape}"
+        )
+    return shape[0], shape[1], shape[2]
 
 
 def seed(seed_everything: bool | int) -> int:

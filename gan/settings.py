@@ -153,4 +153,11 @@ def classes(value: Any) -> Iterator[tuple[str, str]]:
     for spec in value if isinstance(value, list) else [value]:
         if isinstance(spec, dict) and "class_path" in spec:
             arguments = spec.get("init_args") or {}
-            yield spec["class_path"], ", ".join(f"{key} {item}" for key, item in arguments.items() if item is not None)
+            shown = (f"{key} {as_words(item)}" for key, item in arguments.items() if item is not None)
+            yield spec["class_path"], ", ".join(shown)
+
+
+def as_words(value: Any) -> str:
+    """A value of a setting, a class in it by its path and arguments."""
+    within = [path + f" ({arguments})" * bool(arguments) for path, arguments in classes(value)]
+    return ", ".join(within) or str(value)

@@ -16,6 +16,8 @@ from torch import nn
 if TYPE_CHECKING:
     from lightning import LightningModule
 
+FROM_DATA = ("image_shape", "num_classes", "condition_shape")  # arguments of networks that the data module states
+
 
 class Described:
     """Says how it was built, if it keeps its arguments as attributes of the same names."""
@@ -228,6 +230,6 @@ def drop_unknown(spec: dict[str, Any], network: nn.Module) -> None:
     from jsonargparse import ArgumentParser
 
     known = ArgumentParser(exit_on_error=False).add_class_arguments(type(network), fail_untyped=False)
-    for name in ("image_shape", "num_classes"):
+    for name in FROM_DATA:
         if name not in known:
             spec.get("init_args", {}).pop(name, None)

@@ -50,12 +50,14 @@ def plainly(message: str) -> str:
         return f"{key[1]}: {problem[1]}: {plainly(problem[2])}"
     found = re.search(VALUE, message)
     value = found and (found[1] or found[2])
+    wanted = [kind or f"one of {names}" for kind, names in re.findall(KIND, message) if kind != "NoneType"]
+    inner = re.search(r"a subclass of (\w+)", message)  # which an argument of a class within takes
+    base = BASES.get(key[1]) or (inner[1] if inner else "" if not wanted else None)
     for words, reason in REASONS.items():
-        if value and key[1] in BASES and re.search(words, message):
-            return f"{key[1]}={value} {reason.format(base=BASES[key[1]])}"
+        if value and base is not None and re.search(words, message):
+            return f"{key[1]}={value} {reason.format(base=base)}"
     if problem := re.search(OF_CALLABLE, message):
         return f"{key[1]}: {problem[2]}: {problem[1]}"
-    wanted = [kind or f"one of {names}" for kind, names in re.findall(KIND, message) if kind != "NoneType"]
     return f'"{key[1]}" must be {" or ".join(wanted)}, got {value}' if value and wanted else message
 
 

@@ -11,6 +11,7 @@ import yaml
 from gan.config import settings
 from gan.errors import GANError
 from gan.paths import local_path
+from gan.spec import FROM_DATA
 from gan.trust import named_in
 
 PATHS = ("--config", "-c", "--run_dir", "--resume", "--ckpt_path")
@@ -116,9 +117,9 @@ def check_given(names: set[str], command: str) -> None:
     ways = {
         "model.seed": "--seed_everything seeds all of a run",
         "data.seed": "--seed_everything seeds all of a run",
-        "model.generator.image_shape": "the data's image_shape is taken",
-        "model.discriminator.image_shape": "the data's image_shape is taken",
         "trainer.default_root_dir": "--run_dir says where a run writes" if command == "fit" else "nothing is written",
     }
+    for network in ("generator", "discriminator"):
+        ways |= {f"model.{network}.{name}": f"the data's {name} is taken" for name in FROM_DATA}
     for name in sorted(names & ways.keys()):
         raise GANError(f"--{name} would do nothing: {ways[name]}. Leave it out")

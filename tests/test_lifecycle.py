@@ -260,7 +260,7 @@ def test_penalties_of_a_compiled_discriminator_are_a_line(make_trainer, data, pe
 
 class WrongShape(Discriminator):
     def forward(self, images):
-        return images.flatten(1)[:, :1]  # (N, 1)
+        return images.mean()  # of the batch
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ class WrongShape(Discriminator):
     [
         (MLPGenerator(image_shape=(3, 32, 32)), MLPDiscriminator(image_shape=(3, 32, 32)), "the data has"),
         (MLPGenerator(image_shape=SHAPE), MLPDiscriminator(image_shape=(3, 32, 32)), "does not take images"),
-        (MLPGenerator(image_shape=SHAPE), WrongShape(image_shape=SHAPE), "one logit per image"),
+        (MLPGenerator(image_shape=SHAPE), WrongShape(image_shape=SHAPE), "must return a logit for each image"),
         (torch.nn.Linear(8, 784), MLPDiscriminator(image_shape=SHAPE), "needs an attribute latent_dim"),
     ],
 )

@@ -240,12 +240,34 @@ def test_low_precision_logits_are_widened(cls, dtype):
 
 @pytest.mark.parametrize("cls", LOSSES)
 def test_wrong_shapes_are_refused(cls):
-    good, column, longer = torch.zeros(8), torch.zeros(8, 1), torch.zeros(9)
-    for real, fake in [(column, good), (good, column), (column, column), (good, longer)]:
-        with pytest.raises(ValueError, match="vectors of one length"):
+    good, column, longer, none = torch.zeros(8), torch.zeros(8, 1), torch.zeros(9), torch.zeros(())
+    for real, fake in [(column, good), (good, column), (good, longer), (none, none)]:
+        with pytest.raises(ValueError, match="logits must be of one shape"):
             cls().discriminator(real, fake)
-    with pytest.raises(ValueError, match=r"vectors of one length.*\(8, 1\)"):
-        generator_loss(cls(), column, column)
+    with pytest.raises(ValueError, match=r"logits must be of one shape.*\(\)"):
+        generator_loss(cls(), none, none)
+
+
+@pytest.mark.parametrize("shape", [(1,), (3,), (1, 2, 3)])
+@pytest.mark.parametrize("cls", LOSSES)
+def test_a_sample_of_patches_has_the_mean_of_their_losses(cls, shape):
+    """Against the closed forms: value, and the derivative by each patch's logit."""
+    torch.manual_seed(0)
+    real, fake = (torch.randn(4, *shape, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    of_discriminator, by_real, by_fake, of_generator, generator_by_fake = CLOSED_FORMS[cls]
+    patches = real[0].numel()
+
+    def by_hand(formula):
+        return expected(formula, real.flatten(), fake.flatten()).view(4, *shape)
+
+    loss = cls().discriminator(real, fake)
+    torch.testing.assert_close(loss, by_hand(of_discriminator).flatten(1).mean(1))
+    slopes = torch.autograd.grad(loss.sum(), (real, fake))
+    torch.testing.assert_close(slopes[0], by_hand(by_real) / patches)
+    torch.testing.assert_close(slopes[1], by_hand(by_fake) / patches)
+    loss = generator_loss(cls(), real, fake)
+    torch.testing.assert_close(loss, by_hand(of_generator).flatten(1).mean(1))
+    torch.testing.assert_close(torch.autograd.grad(loss.sum(), fake)[0], by_hand(generator_by_fake) / patches)
 
 
 def test_relativistic_generator_needs_real_logits():

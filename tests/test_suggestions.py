@@ -86,6 +86,10 @@ def test_where_nothing_is_like_it(capsys, word):
     assert "did you mean" not in refused(capsys, "fit", *SHORT, word)
 
 
+DEGRADED = "--data={class_path: gan.data.DegradedDataModule, init_args: {of: gan.data.MNISTDataModule"
+OF_DEGRADED = "data: gan.data.DegradedDataModule: "  # whose argument it is
+
+
 @pytest.mark.parametrize(
     ("word", "line"),
     [
@@ -117,6 +121,9 @@ def test_where_nothing_is_like_it(capsys, word):
             'model.generator_optimizer: torch.optim.Adam: "lr" must be float, got abc',
         ),
         ("--trainer.limit_val_batches=x", '"trainer.limit_val_batches" must be int or float, got x'),
+        (f"{DEGRADED}, degradation: Blurr}}}}", f"{OF_DEGRADED}degradation=Blurr is no class known by that name: give"),
+        (f"{DEGRADED}, degradation: gan.data.Degradation}}}}", f"{OF_DEGRADED}degradation=gan.data.Degradation is abs"),
+        (f"{DEGRADED}, degradation: gan.losses.Hinge}}}}", f"{OF_DEGRADED}degradation=gan.losses.Hinge is no Degrada"),
     ],
 )
 def test_complaints_say_what_is_wanted(capsys, word, line):

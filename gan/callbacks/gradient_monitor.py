@@ -158,9 +158,11 @@ class GradientMonitor(Callback):
 
         Seen at 16x16 at most, which is enough for that and little to keep in a checkpoint.
         """
-        before = self.pictures
+        before, condition = self.pictures, pl_module.fixed_condition
+        if condition is None and pl_module.condition_shape is not None:
+            return None  # there is no data to have sources of
         with torch.no_grad(), state_restored([pl_module.generator], pl_module.device, seed=0):
-            (generate,) = given(pl_module.fixed_condition, pl_module.generator)
+            (generate,) = given(condition, pl_module.generator)
             images = generate(pl_module.fixed_latents)
         size = [min(16, side) for side in images.shape[2:]]
         self.pictures = nn.functional.interpolate(images.float(), size=size, mode="area").cpu()

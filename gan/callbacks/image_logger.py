@@ -45,7 +45,7 @@ class ImageLogger(Callback):
         if trainer.global_step == 0:  # a resumed run has its first picture
             self.draw_fixed(trainer, pl_module)
             labels = pl_module.fixed_condition
-            if labels is not None and trainer.is_global_zero:
+            if pl_module.num_classes is not None and labels is not None and trainer.is_global_zero:
                 of_rows = labels[:: pl_module.fixed_columns].tolist()
                 text = "".join(
                     f"row {row} of fixed_*.png: class {label}\n" for row, label in enumerate(of_rows, start=1)
@@ -62,24 +62,31 @@ class ImageLogger(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: GAN) -> None:
         self.draw_fixed(trainer, pl_module)
+        if not can_draw(pl_module):
+            return
         first, second = pl_module.fixed_latents[:8], pl_module.fixed_latents[-8:]
         steps = torch.linspace(0, 1, 8, device=first.device, dtype=first.dtype)
         path = torch.stack([slerp(first, second, t) for t in steps], dim=1)  # (rows, 8, latent_dim)
-        classes = pl_module.classes_in_turn(len(path))  # of a row
-        labels = None if classes is None else classes.repeat_interleave(len(steps))
-        save_grid(trainer, "interpolation", pl_module(path.flatten(0, 1), labels))
+        of_rows = pl_module.classes_in_turn(len(path)) if pl_module.fixed_sources is None else pl_module.fixed_sources
+        told = None if of_rows is None else of_rows[: len(path)].repeat_interleave(len(steps), 0)
+        save_grid(trainer, "interpolation", pl_module(path.flatten(0, 1), told))
         folder = Path(trainer.default_root_dir, "samples")
         if trainer.is_global_zero and (animation := animate(folder)):
             outbox(trainer).write(folder / "training.gif", animation)
 
     def draw_fixed(self, trainer: Trainer, pl_module: GAN) -> None:
         """Draws the images of the fixed latents, unless this batch has its picture already."""
-        if trainer.global_step != self.last_drawn:
+        if trainer.global_step != self.last_drawn and can_draw(pl_module):
             self.last_drawn = trainer.global_step
             images = pl_module(pl_module.fixed_latents, pl_module.fixed_condition)
             picture = save_grid(trainer, "fixed", images, pl_module.fixed_columns)
             if picture is not None:
                 self.shown = show(picture, self.shown)
+
+
+def can_draw(gan: GAN) -> bool:
+    """Whether there is what its images are to be made of: source images, for a generator that is told them."""
+    return gan.condition_shape is None or gan.fixed_sources is not None
 
 
 def save_grid(trainer: Trainer, name: str, images: Tensor, columns: int | None = None) -> Image.Image | None:

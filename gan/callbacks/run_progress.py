@@ -133,7 +133,7 @@ class RunProgress(ProgressBar):
 
 def report(trainer: Trainer, gan: GAN) -> list[str]:
     """What will run, in five lines."""
-    condition = gan.classes_in_turn(1)
+    condition = gan.trial_condition(1)
     folder, data = trainer.default_root_dir, trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue] # as above
     name = "given data loaders" if data is None else type(data).__name__
     shape = "x".join(map(str, getattr(data, "image_shape", ())))
@@ -144,7 +144,7 @@ def report(trainer: Trainer, gan: GAN) -> list[str]:
         f"device         {device_name(trainer)}, precision {trainer.precision}",
         f"data           {name} {shape}, {epoch} an epoch",
         f"generator      {describe(gan.generator, gan.fixed_latents[:1], condition)}",
-        f"discriminator  {describe(gan.discriminator, gan(gan.fixed_latents[:1]), condition)}",
+        f"discriminator  {describe(gan.discriminator, gan(gan.fixed_latents[:1], condition), condition)}",
         f"run            {folder}{page}   (watch: tensorboard --logdir {shlex.quote(str(folder))})"
         if not trainer.fast_dev_run  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere
         else "run            one batch to try, of which nothing is kept",

@@ -284,12 +284,7 @@ class InMemoryDataModule(L.LightningDataModule):
     def load_checked(self, train: bool) -> tuple[Tensor, Tensor]:
         """What `load` returns, with zeros for labels of images alone; refused if it is not what `load` promises."""
         what = f"{type(self).__name__}.load(train={train})"
-        for kind in ("image", "condition"):
-            shape = getattr(self, f"{kind}_shape", None)
-            if len(shape or ()) != 3 and (kind == "image" or shape is not None):
-                raise GANError(
-                    f"{type(self).__name__} must state {kind}_shape, the channels, height and width of an image"
-                )
+        self.check_shapes()
         conditions, dtype = ("labels", torch.int64) if self.condition_shape is None else ("sources", torch.uint8)
         match self.load(train):
             case Tensor() as images if self.condition_shape is None:
@@ -322,6 +317,19 @@ class InMemoryDataModule(L.LightningDataModule):
                 f"{what} must return labels of at least 0 and below num_classes={self.num_classes}, got {low} to {high}"
             )
         return images.contiguous(), labels
+
+    def check_shapes(self) -> None:
+        """Refuses what the class states of its images' shape, or of their sources', where it is no shape.
+
+        Raises:
+            ValueError: If it is none.
+        """
+        for kind in ("image", "condition"):
+            shape = getattr(self, f"{kind}_shape", None)
+            if len(shape or ()) != 3 and (kind == "image" or shape is not None):
+                raise GANError(
+                    f"{type(self).__name__} must state {kind}_shape, the channels, height and width of an image"
+                )
 
     def _check_shape(self, images: Tensor, kind: str, what: str) -> None:
         shape = tuple(getattr(self, f"{kind}_shape"))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gan.batch import of_samples
 from gan.gradients.norms import OverProcesses, by_layer, one_process, parameter_gradients, parameter_norms
 from gan.gradients.places import Places
 from gan.gradients.probe import SATURATED, Probe, row_norms
@@ -40,7 +41,7 @@ def measure(
 
     Args:
         generator: Latents (N, latent_dim) in, images (N, C, H, W) out.
-        discriminator: Images in, logits (N,) out.
+        discriminator: Images in, logits (N, ...) out.
         loss: A `gan.losses.Loss`.
         real: Real images (N, C, H, W).
         latents: Latents (N, latent_dim).
@@ -109,7 +110,8 @@ def measure_discriminator(
         name: parameter_gradients(objective, discriminator, (generator, discriminator), over_processes)
         for name, objective in objectives.items()
     }
-    return network_stats(discriminator, probe, gradients, over_processes), logits
+    of_real, of_fake = (of_samples(of_images) for of_images in logits)
+    return network_stats(discriminator, probe, gradients, over_processes), (of_real, of_fake)
 
 
 @torch.no_grad()
@@ -226,7 +228,7 @@ def slopes(judge: Network, images: Tensor) -> Tensor:
     images = images.detach().requires_grad_()
     # Of every second logit the negative: the sum of all is constant behind a batch norm, whatever the images.
     signs = 1 - 2 * (torch.arange(len(images), device=images.device) % 2)
-    (gradient,) = torch.autograd.grad((signs * judge(images)).sum(), images)
+    (gradient,) = torch.autograd.grad((signs * of_samples(judge(images))).sum(), images)
     return row_norms(gradient)
 
 

@@ -15,8 +15,19 @@ from gan.networks.deep import DeepMLPDiscriminator, DeepMLPGenerator, hidden_lay
 from gan.networks.layers import MinibatchStd, Norm, SelfAttention
 from gan.networks.mlp import MLPDiscriminator, MLPGenerator
 from gan.networks.modes import evaluating, frozen, in_own_precision
-from gan.networks.network import Discriminator, Generator, Network, classes_of, given, is_conditional, slerp
+from gan.networks.network import (
+    Discriminator,
+    Generator,
+    Network,
+    classes_of,
+    given,
+    is_conditional,
+    slerp,
+    sources_of,
+    trial_condition,
+)
 from gan.networks.resnet import ResidualBlock, ResNetDiscriminator, ResNetGenerator
+from gan.networks.translation import PatchDiscriminator, UNetGenerator
 
 __all__ = [
     "AuxiliaryDCGANDiscriminator",
@@ -35,12 +46,14 @@ __all__ = [
     "MinibatchStd",
     "Network",
     "Norm",
+    "PatchDiscriminator",
     "ProjectionDCGANDiscriminator",
     "ProjectionResNetDiscriminator",
     "ResNetDiscriminator",
     "ResNetGenerator",
     "ResidualBlock",
     "SelfAttention",
+    "UNetGenerator",
     "check_pair",
     "classes_of",
     "evaluating",
@@ -50,4 +63,6 @@ __all__ = [
     "in_own_precision",
     "is_conditional",
     "slerp",
+    "sources_of",
+    "trial_condition",
 ]

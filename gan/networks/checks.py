@@ -7,7 +7,7 @@ from torch import nn
 
 from gan.errors import GANError
 from gan.networks.modes import evaluating
-from gan.networks.network import given, is_conditional
+from gan.networks.network import given, is_conditional, sources_of, trial_condition
 
 
 def check_pair(
@@ -15,14 +15,16 @@ def check_pair(
     discriminator: nn.Module,
     image_shape: tuple[int, int, int] | None,
     num_classes: int | None = None,
+    condition_shape: tuple[int, int, int] | None = None,
 ) -> None:
     """Runs 4 latents through both networks and checks every shape on the way.
 
     Args:
         generator: Latents (N, latent_dim) in, images (N, C, H, W) out.
-        discriminator: Images in, logits (N,) out.
+        discriminator: Images in, logits (N, ...) out.
         image_shape: The (C, H, W) of the data, or None if that is not known.
-        num_classes: Classes that a conditional generator is told of, or None if that is not known.
+        num_classes: Classes that a conditional generator is told of, or None if that is not known, or it is none.
+        condition_shape: The (C', H', W') of the data's source images, or None if that is not known, or it has none.
 
     Raises:
         ValueError: If the networks do not fit each other or the data.
@@ -32,12 +34,19 @@ def check_pair(
             f"discriminator {type(discriminator).__name__} is told what an image is of, and generator "
             f"{type(generator).__name__} is not: its forward takes no condition"
         )
-    if is_conditional(generator) and num_classes is None:
+    wanted = sources_of(generator)  # None of one that is told the class, or takes what there is
+    told = wanted if num_classes is not None else wanted or condition_shape
+    if is_conditional(generator) and num_classes is None and told is None:
         raise GANError(
-            f"generator {type(generator).__name__} is told the class of an image, and nothing says how many there are: "
-            "let it, or the data module, have num_classes"
+            f"generator {type(generator).__name__} is told what an image is of, and nothing says what that is: let it, "
+            "or the data module, have num_classes, or condition_shape for source images"
         )
-    if is_conditional(generator) and num_classes == 1:
+    if wanted is not None and condition_shape is not None and tuple(wanted) != tuple(condition_shape):
+        raise GANError(
+            f"generator {type(generator).__name__} is told source images {tuple(wanted)}, and the data has "
+            f"{tuple(condition_shape)}: set its condition_shape to that of the data"
+        )
+    if is_conditional(generator) and told is None and num_classes == 1:
         raise GANError(
             f"generator {type(generator).__name__} is told the class of an image, and the data has one class: give the "
             "data module labels and its num_classes, or take a generator without a condition"
@@ -46,15 +55,16 @@ def check_pair(
     weight = next(generator.parameters(), torch.empty(0))
     rng = torch.Generator(weight.device).manual_seed(0)
     latents = torch.randn(4, latent_dim, generator=rng, device=weight.device, dtype=weight.dtype)
-    labels = None if num_classes is None else torch.arange(4, device=weight.device) % num_classes
-    generate, judge = given(labels, generator, discriminator)
+    condition = trial_condition(4, num_classes, told, weight)
+    generate, judge = given(condition, generator, discriminator)
+    beside = "" if told is None else f", and sources {tuple(told)}"
     with torch.no_grad(), evaluating(generator), evaluating(discriminator):
         try:
             images = generate(latents)
         except RuntimeError as error:
             raise GANError(
                 f"generator {type(generator).__name__} does not take latents (N, {latent_dim}), "
-                f"as its latent_dim says: {error}"
+                f"as its latent_dim says{beside}: {error}"
             ) from error
         made = tuple(images.shape[1:])
         if image_shape is not None and made != tuple(image_shape):
@@ -66,10 +76,10 @@ def check_pair(
             logits = judge(images)
         except RuntimeError as error:
             raise GANError(
-                f"discriminator {type(discriminator).__name__} does not take images {made}: {error}"
+                f"discriminator {type(discriminator).__name__} does not take images {made}{beside}: {error}"
             ) from error
-    if logits.shape != (4,):
+    if logits.shape[:1] != (4,) or logits.numel() == 0:
         raise GANError(
-            f"discriminator {type(discriminator).__name__} must return one logit per image, (N,), "
-            f"got {tuple(logits.shape)} for 4 images"
+            f"discriminator {type(discriminator).__name__} must return a logit for each image, (N,), or for each "
+            f"of its patches, (N, ...), got {tuple(logits.shape)} for 4 images"
         )

@@ -36,6 +36,8 @@ def frozen(network: nn.Module) -> Iterator[None]:
 
 def in_own_precision(network: nn.Module, inputs: Tensor, condition: Tensor | None = None) -> Tensor:
     """What `network` makes of `inputs`, in their precision, where its own is higher, as an average's may be."""
-    (generate,) = given(condition, network)
     dtype = torch.promote_types(inputs.dtype, next(network.parameters(), inputs).dtype)
+    if condition is not None and condition.is_floating_point():
+        condition = condition.to(dtype)
+    (generate,) = given(condition, network)
     return generate(inputs) if dtype == inputs.dtype else generate(inputs.to(dtype)).to(inputs.dtype)

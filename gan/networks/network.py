@@ -58,7 +58,8 @@ class Network(nn.Module):
 class Generator(Network):
     """Turns latents `(N, latent_dim)`, float32, into images `(N, C, H, W)` in [-1, 1].
 
-    A conditional one is `forward(self, z, condition)`, with labels `(N,)` from 0 to its `num_classes - 1`.
+    A conditional one is `forward(self, z, condition)`: with labels `(N,)` from 0 to its `num_classes - 1`, or with
+    source images `(N, *condition_shape)` in [-1, 1].
 
     Args:
         image_shape: Channels, height and width of an image, each at least 1.
@@ -79,7 +80,8 @@ class Generator(Network):
 class Discriminator(Network):
     """Turns images `(N, C, H, W)` in [-1, 1] into logits `(N,)`: positive means real; no probabilities.
 
-    A conditional one is `forward(self, images, condition)`.
+    One that judges patches returns a logit for each, `(N, ...)`. A conditional one is
+    `forward(self, images, condition)`.
 
     Args:
         image_shape: Channels, height and width of an image, each at least 1.
@@ -124,12 +126,34 @@ def classes_of(generator: nn.Module) -> int | None:
     return getattr(generator, "num_classes", None) if is_conditional(generator) else None
 
 
+def sources_of(generator: nn.Module) -> tuple[int, int, int] | None:
+    """Channels, height and width of the images that a generator is told, if it says so by `condition_shape`."""
+    return getattr(generator, "condition_shape", None) if is_conditional(generator) else None
+
+
+def trial_condition(
+    num: int, num_classes: int | None, condition_shape: tuple[int, ...] | None, weight: Tensor
+) -> Tensor | None:
+    """What networks can be told to see whether they work: the classes in turn, or grey sources; None for nothing.
+
+    Args:
+        num: Images that are told of.
+        num_classes: Classes that the generator is told of.
+        condition_shape: Channels, height and width of the sources that it is told.
+        weight: Where and of which type sources are to be.
+    """
+    if condition_shape is not None:
+        return weight.new_zeros(num, *condition_shape)
+    return None if num_classes is None else torch.arange(num, device=weight.device) % num_classes
+
+
 class Told:
     """A network as a function of its first input alone: a conditional one is told the condition.
 
     Args:
         network: The network.
-        condition: What the images of a batch are of: int64 labels (N,), or None where there is nothing.
+        condition: What the images of a batch are of: int64 labels (N,), or source images (N, C', H', W') in [-1, 1];
+            None where there is nothing.
     """
 
     def __init__(self, network: nn.Module, condition: Tensor | None) -> None:

@@ -10,18 +10,31 @@ from gan.networks import (
     DCGANGenerator,
     MLPDiscriminator,
     MLPGenerator,
+    PatchDiscriminator,
     ProjectionDCGANDiscriminator,
+    UNetGenerator,
     check_pair,
 )
 
 MNIST = (1, 28, 28)
 
 
-class Column(MLPDiscriminator):
-    """A logit too many dimensions: (N, 1) against (N,) would broadcast to N x N pairs."""
+class OfBatch(MLPDiscriminator):
+    """A logit of all images together."""
 
     def forward(self, images):
-        return super().forward(images)[:, None]
+        return super().forward(images).mean(0, keepdim=True)
+
+
+class Patches(MLPDiscriminator):
+    """Logits of two patches of an image, or of more."""
+
+    def __init__(self, patches):
+        super().__init__(MNIST)
+        self.patches = patches
+
+    def forward(self, images):
+        return super().forward(images)[:, None, None].expand(-1, 1, self.patches)
 
 
 class Lying(MLPGenerator):
@@ -46,7 +59,8 @@ TOLD = ConditionalDCGANGenerator(MNIST, 3, 8, 4)
             r"makes images \(1, 28, 28\), and the data has",
         ),
         (MLPGenerator(MNIST), MLPDiscriminator((3, 32, 32)), None, r"does not take images \(1, 28, 28\)"),
-        (MLPGenerator(MNIST), Column(MNIST), MNIST, r"Column must return one logit per image, \(N,\), got \(4, 1\)"),
+        (MLPGenerator(MNIST), OfBatch(MNIST), MNIST, r"OfBatch must return a logit for each image, \(N,\), .* \(1,\)"),
+        (MLPGenerator(MNIST), Patches(0), MNIST, r"or for each of its patches, \(N, ...\), got \(4, 1, 0\)"),
     ],
 )
 def test_what_does_not_fit_is_named(generator, discriminator, image_shape, message):
@@ -58,7 +72,7 @@ def test_what_does_not_fit_is_named(generator, discriminator, image_shape, messa
     ("generator", "discriminator", "num_classes", "message"),
     [
         (DCGANGenerator(MNIST, 8, 4), ProjectionDCGANDiscriminator(MNIST, 3, 4), None, "DCGANGenerator is not"),
-        (TOLD, DCGANDiscriminator(MNIST, 4), None, "nothing says how many there are: let it, or the data module"),
+        (TOLD, DCGANDiscriminator(MNIST, 4), None, "nothing says what that is: let it, or the data module"),
         (TOLD, ProjectionDCGANDiscriminator(MNIST, 3, 4), 1, "the data has one class: give the data module labels"),
     ],
 )
@@ -70,6 +84,40 @@ def test_classes_that_do_not_fit_are_named(generator, discriminator, num_classes
 def test_conditional_pairs_fit():
     check_pair(TOLD, ProjectionDCGANDiscriminator(MNIST, 3, 4), MNIST, 3)
     check_pair(TOLD, DCGANDiscriminator(MNIST, 4), MNIST, 2)
+
+
+SOURCES = (1, 7, 7)
+TRANSLATES = UNetGenerator(MNIST, SOURCES, 8, 4)
+
+
+class TakesWhatThereIs(nn.Module):
+    """Is told what an image is to be of, and does not say what."""
+
+    latent_dim = 8
+
+    def forward(self, z, condition):
+        assert condition.shape == (len(z), *SOURCES)
+        return nn.functional.interpolate(condition, MNIST[1:])
+
+
+@pytest.mark.parametrize("generator", [TRANSLATES, TakesWhatThereIs()])
+@pytest.mark.parametrize("discriminator", [PatchDiscriminator(MNIST, SOURCES, 4), MLPDiscriminator(MNIST), Patches(3)])
+def test_pairs_that_are_told_source_images_fit(generator, discriminator):
+    check_pair(generator, discriminator, MNIST, condition_shape=SOURCES)
+
+
+@pytest.mark.parametrize(
+    ("generator", "discriminator", "of_data", "message"),
+    [
+        (TRANSLATES, PatchDiscriminator(MNIST, SOURCES), (1, 14, 14), r"\(1, 7, 7\), and the data has \(1, 14, 14\)"),
+        (TRANSLATES, PatchDiscriminator(MNIST, (3, 7, 7)), SOURCES, r"images \(1, 28, 28\), and sources \(1, 7, 7\): "),
+        (TakesWhatThereIs(), MLPDiscriminator(MNIST), None, "or condition_shape for source images"),
+        (MLPGenerator(MNIST), PatchDiscriminator(MNIST, SOURCES), SOURCES, "MLPGenerator is not: its forward takes no"),
+    ],
+)
+def test_sources_that_do_not_fit_are_named(generator, discriminator, of_data, message):
+    with pytest.raises(ValueError, match=message):
+        check_pair(generator, discriminator, MNIST, condition_shape=of_data)
 
 
 def test_leaves_no_trace():

@@ -62,8 +62,8 @@ def test_class_norm_is_the_normalisation_scaled_and_shifted_by_the_class(norm):
 @pytest.mark.parametrize("image_shape", [MNIST, (3, 32, 16), (3, 64, 64)])
 @pytest.mark.parametrize("cls", GENERATORS)
 def test_generator_makes_another_image_of_each_class(cls, image_shape, norm):
-    generator = set_apart(cls(image_shape, num_classes=4, latent_dim=7, base_channels=8, norm=norm)).eval()
-    latents = torch.randn(1, 7).expand(4, 7)
+    generator = set_apart(cls(image_shape, num_classes=4, latent_dim=7, base_channels=8, norm=norm)).eval().double()
+    latents = torch.randn(1, 7, dtype=torch.float64).expand(4, 7)
     images = generator(latents, torch.arange(4))
     assert images.shape == (4, *image_shape)
     assert images.abs().max() <= 1
@@ -84,7 +84,7 @@ def test_every_normalisation_is_told_the_class_at_any_depth(cls):
         assert len(plain) == shortcuts  # whose channels no class scales
 
 
-@pytest.mark.parametrize("cls", (*DISCRIMINATORS, AuxiliaryDCGANDiscriminator, AuxiliaryResNetDiscriminator))
+@pytest.mark.parametrize("cls", [*DISCRIMINATORS, AuxiliaryDCGANDiscriminator, AuxiliaryResNetDiscriminator])
 def test_judges_have_attention_and_minibatch_std_at_any_depth(cls):
     flags = {"max_channels": 16, "attention_resolution": 8, "minibatch_std": True}
     judge = cls((3, 64, 64), num_classes=4, base_channels=8, **flags)
