@@ -5,7 +5,8 @@ networks, if `base_channels` is 128), 256x256 to 4x4 by six halvings. Below, B i
 halvings. Feature maps have B channels at half the image's resolution, and twice as many at each further halving, up to
 `max_channels`.
 
-Initialisation: the paper's. Weights are N(0, 0.02), scales of a normalisation N(1, 0.02), biases 0.
+Initialisation: the paper's. Weights are N(0, 0.02), scales of a normalisation N(1, 0.02), biases 0. Those of attention
+have variance 1/fan_in.
 """
 
 import math
@@ -160,3 +161,6 @@ def initialize(network: nn.Module) -> None:
             nn.init.normal_(layer.weight, 1.0, 0.02)
         if isinstance(bias := getattr(layer, "bias", None), Tensor):
             nn.init.zeros_(bias)
+    for layer in network.modules():
+        if isinstance(layer, SelfAttention):
+            layer.initialize()

@@ -153,6 +153,12 @@ class SelfAttention(nn.Module):
         self.value = nn.Conv2d(channels, half, 1, bias=False)
         self.output = nn.Conv2d(half, channels, 1, bias=False)
         self.gamma = nn.Parameter(torch.zeros(1))
+        self.initialize()
+
+    def initialize(self) -> None:
+        """Weights of variance 1/fan_in, since no ReLU follows: what is asked and told is of the input's scale."""
+        for conv in (self.query, self.key, self.value, self.output):
+            nn.init.kaiming_normal_(conv.weight, nonlinearity="linear")
 
     def forward(self, x: Tensor) -> Tensor:
         query = self.query(x).flatten(2)  # (N, channels/8, HW)

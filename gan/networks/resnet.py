@@ -196,11 +196,9 @@ def initialize(network: ResNetGenerator | ResNetDiscriminator, norm: Norm, slope
             nn.init.kaiming_normal_(layer.weight, a=slope)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
-    linear = [network.output]
+    nn.init.kaiming_normal_(network.output.weight, nonlinearity="linear")
     if network.attention_level is not None:
-        linear += [layer for layer in network.attention.children() if isinstance(layer, nn.Conv2d)]
-    for layer in linear:
-        nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
+        network.attention.initialize()
     if norm == "none":
         for block in network.modules():
             if isinstance(block, ResidualBlock):

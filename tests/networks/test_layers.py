@@ -199,6 +199,14 @@ def test_attention_is_the_papers(size):
     assert not torch.allclose(layer(x), x, atol=0.05)
 
 
+@pytest.mark.parametrize("cls", CONVOLUTIONAL)
+def test_attention_starts_at_the_scale_of_its_input_in_any_network(cls):
+    attention = cls((3, 64, 64), attention_resolution=8).attention
+    for conv in (attention.query, attention.key, attention.value, attention.output):
+        deviation = conv.in_channels**-0.5
+        assert conv.weight.std().item() == pytest.approx(deviation, rel=5 / (2 * conv.weight.numel()) ** 0.5)
+
+
 def test_attention_can_be_differentiated_twice():
     layer, x = SelfAttention(4).double(), torch.randn(1, 4, 3, 2, dtype=torch.float64, requires_grad=True)
     nn.init.constant_(layer.gamma, 0.7)

@@ -36,12 +36,3 @@ def test_residual_pair_starts_at_unit_scale(norm, image_shape):
     assert 0.2 < images.std() < 0.9  # neither flat nor saturated
     logits = ResNetDiscriminator(image_shape, base_channels=16, norm=norm)(torch.randn(16, *image_shape))
     assert 0.1 < logits.square().mean().sqrt() < 4
-
-
-@pytest.mark.parametrize("cls", [ResNetGenerator, ResNetDiscriminator])
-def test_attention_starts_as_linear_layers_do(cls):
-    """What it asks, and what it is told, are of unit scale, as no ReLU follows."""
-    attention = cls((3, 64, 64), attention_resolution=8).attention
-    for conv in (attention.query, attention.key, attention.value, attention.output):
-        deviation = conv.in_channels**-0.5
-        assert conv.weight.std().item() == pytest.approx(deviation, rel=5 / (2 * conv.weight.numel()) ** 0.5)

@@ -21,7 +21,14 @@ from torch.optim import SGD, Adafactor, Adam
 from gan import GAN
 from gan.callbacks import GeneratorEMA, ImageLogger, RunProgress
 from gan.losses import Hinge, NonSaturating, RelativisticPaired, Wasserstein
-from gan.networks import DCGANDiscriminator, DCGANGenerator, MLPDiscriminator, MLPGenerator
+from gan.networks import (
+    DCGANDiscriminator,
+    DCGANGenerator,
+    MLPDiscriminator,
+    MLPGenerator,
+    ResNetDiscriminator,
+    ResNetGenerator,
+)
 from gan.parallel import FSDP2, replace_lightnings
 from gan.penalties import R1
 
@@ -32,6 +39,7 @@ SETTINGS = {
     "non-saturating": {"loss": NonSaturating()},
     "wasserstein": {"loss": Wasserstein(), "weight_clip": 0.01, "rule": "steep"},
     "hinge": {"loss": Hinge(), "networks": "dcgan", "rule": "gentle"},
+    "attention": {"loss": Hinge(), "networks": "attention", "rule": "gentle"},
     "relativistic": {"loss": RelativisticPaired()},
     "n_critic": {"loss": NonSaturating(), "n_critic": 2},
     "accumulate": {"loss": NonSaturating(), "accumulate": 2},
@@ -73,6 +81,11 @@ def make_gan(networks: str = "mlp", rule: str = "sgd", start: int = 0, **setting
         generator, discriminator = MLPGenerator(SHAPE, 8), MLPDiscriminator(SHAPE)
     elif networks == "dcgan":
         generator, discriminator = DCGANGenerator(SHAPE, 8, 4, "layer"), DCGANDiscriminator(SHAPE, 4, "spectral")
+    elif networks == "attention":  # gamma, of one number, is on one of the processes
+        generator = ResNetGenerator(SHAPE, 8, 4, "layer", attention_resolution=14)
+        discriminator = ResNetDiscriminator(SHAPE, 4, "layer", attention_resolution=7, minibatch_std=True)
+        for network in (generator, discriminator):
+            nn.init.constant_(network.attention.gamma, 0.5)
     elif networks == "batch norm":
         generator, discriminator = DCGANGenerator(SHAPE, 8, 4, "batch"), DCGANDiscriminator(SHAPE, 4, "batch")
     else:
