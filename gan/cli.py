@@ -1,7 +1,7 @@
-"""The door: `python -m gan.cli fit | validate | test | sample | export | train_features | lab`.
+"""The door: `python -m gan.cli fit | validate | test | sample | translate | export | train_features | lab`.
 
-fit, validate and test are Lightning's (`gan.run`); sample and export take images and the generator out of a
-checkpoint (`gan.generate`); train_features trains what FID is measured with (`gan.train_features`); lab runs the
+fit, validate and test are Lightning's (`gan.run`); sample, translate and export take images and the generator out of
+a checkpoint (`gan.generate`); train_features trains what FID is measured with (`gan.train_features`); lab runs the
 experiments on vanishing gradients (`gan.lab`).
 """
 
@@ -28,6 +28,7 @@ COMMANDS = {
     "validate": "score a checkpoint against the images kept out of training",
     "test": "score a checkpoint against the test images",
     "sample": "write images that a checkpoint's generator makes",
+    "translate": "write what a checkpoint's generator makes of the images in a folder",
     "export": "write a checkpoint's generator for use without this project",
     "train_features": "train the features that scores of your own data are measured with",
     "lab": "experiments on vanishing and exploding gradients; without a word more, their list",
@@ -73,7 +74,7 @@ def main(args: list[str] | None = None) -> None:
                 from gan.train_features import train_features
 
             train_features(words)
-        elif command in ("sample", "export"):
+        elif command in ("sample", "translate", "export"):
             with quick_import():
                 from jsonargparse import auto_cli
 

@@ -2,15 +2,19 @@
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from gan.checkpoints import check_checkpoint, checkpoint_in, read
+from gan.data.paired_folders import named_images, of_each, read_source
+from gan.data.reading import Mode, Unreadable, read_image, read_mode
 from gan.errors import GANError, counted
-from gan.images import image_grid, to_pil, to_uint8
-from gan.module import GAN
+from gan.images import image_grid, to_float, to_pil, to_uint8
+from gan.module import GAN, SAMPLE_BATCH
+from gan.noise import keyed
 from gan.paths import local_path
 
 
@@ -44,6 +48,11 @@ def sample(
         raise GANError(f"--out {out}: give a file that ends in .png or .npy, or a folder")
     ckpt = str(checkpoint_in(ckpt))
     gan = load(ckpt, trust)
+    if gan.condition_shape is not None:
+        raise GANError(
+            f"the generator of {ckpt} makes images of others, which `sample` has none of: use `translate --ckpt {ckpt} "
+            "--images FOLDER --out FOLDER`"
+        )
     wanted = wanted_classes(classes, gan)
     labels = torch.tensor(wanted)[torch.arange(num) % len(wanted)] if wanted else None
     images = gan.sample(num, seed, labels)
@@ -91,10 +100,88 @@ def wanted_classes(classes: int | str | list[int] | None, gan: GAN) -> list[int]
     return wanted
 
 
+def translate(ckpt: str, images: str, out: str, seed: int = 0, trust: str | list[str] | None = None) -> None:
+    """Writes what the generator of a checkpoint makes of images: of each one, a PNG of the same name.
+
+    Args:
+        ckpt: A checkpoint of a run, such as runs/superres/TIME/checkpoints/last.ckpt; or the folder of the run, or that
+            of its checkpoints, for the best or, where nothing was scored, the last.
+        images: Folder of image files of the size that the generator is told; folders in it are not looked at. Of a
+            generator that fills holes, these are where a file is transparent.
+        out: Folder for the images that are made.
+        seed: Seeds the latents: those of an image depend on the seed and on its name alone.
+        trust: Packages whose classes the checkpoint may import, besides this one and torch's: my_package, or a list.
+
+    Raises:
+        ValueError: If the checkpoint or an image cannot be used, or the images cannot be written.
+    """
+    given, path = local_path(images, "--images"), local_path(out, "--out")
+    if given.exists() and path.exists() and path.samefile(given):
+        raise GANError(f"--out {out} is the folder of --images, which would be written over: give another one")
+    ckpt = str(checkpoint_in(ckpt))
+    gan = load(ckpt, trust)
+    if gan.condition_shape is None:
+        told = "nothing, and makes images of noise" if gan.num_classes is None else "a class"
+        raise GANError(
+            f"the generator of {ckpt} is told {told}: `translate` is for one that is told images; use `sample`"
+        )
+    files = named_images(given, "--images")
+    read, takes = reader_of(gan.condition_shape)
+    of_each(lambda path: read(path).shape, [*files.values()], "--images", takes)  # all, before anything is written
+    names = list(files)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        for first in range(0, len(names), SAMPLE_BATCH):
+            part = names[first : first + SAMPLE_BATCH]
+            sources = torch.stack(of_each(read, [files[name] for name in part], "--images", takes))
+            latents = [torch.randn(gan.latent_dim, generator=keyed(seed, "translate", name)) for name in part]
+            made = to_uint8(gan(torch.stack(latents), to_float(sources)))
+            for name, image in zip(part, made, strict=True):
+                to_pil(image).save(path / f"{files[name].stem}.png")
+    except OSError as error:
+        raise GANError(f"cannot write --out {out}: {error}") from error
+    print(f"{counted(len(names), 'image')} of {images} by {ckpt} (seed {seed}): {path}")
+
+
+MODES: dict[int, tuple[Mode, str]] = {
+    1: ("L", "grey"),
+    2: ("LA", "grey with alpha"),
+    3: ("RGB", "colour"),
+    4: ("RGBA", "colour with alpha"),
+}
+
+
+def reader_of(shape: tuple[int, int, int]) -> tuple[Callable[[Path], Tensor], str]:
+    """What reads the file of a source of a shape (channels, height, width) as uint8, and what it takes, in words.
+
+    Raises:
+        ValueError: If no image file has so many channels.
+    """
+    channels, height, width = shape
+    if channels not in MODES:
+        raise GANError(f"this generator is told images of {channels} channels, and image files have 1 to 4: use Python")
+    mode, kind = MODES[channels]
+
+    def read(path: Path) -> Tensor:
+        whole = read_image(path, mode="RGBA")
+        colours, seen = whole[:3], whole[3:] > 0
+        if whole.shape[1:] != (height, width):
+            raise Unreadable(f"{whole.shape[1]} x {whole.shape[2]} pixels")
+        if channels in (1, 2) and ((colours != colours[:1]) & seen).any():
+            raise Unreadable("in colour")
+        if channels in (1, 3) and (whole[3] < 255).any():
+            raise Unreadable("transparent in places")
+        if channels in (2, 4) and not read_mode(path).endswith("A"):
+            raise Unreadable("without alpha")
+        return read_source(path, mode)
+
+    return read, f"This generator takes {height} x {width} pixels, {kind}"
+
+
 def export(ckpt: str, out: str, trust: str | list[str] | None = None) -> None:
     """Writes the generator of a checkpoint for use without this project: latents (N, latent_dim) in, images out.
 
-    One that is told the class takes int64 labels (N,) too.
+    One that is told the class takes int64 labels (N,) too, and one that is told images takes those.
 
     Args:
         ckpt: A checkpoint of a run, such as runs/default/TIME/checkpoints/last.ckpt; or the folder of the run, or that
@@ -113,14 +200,17 @@ def export(ckpt: str, out: str, trust: str | list[str] | None = None) -> None:
     network = (gan.generator if gan.generator_ema is None else gan.generator_ema).eval()
     network.to(memory_format=torch.contiguous_format)  # the formats have no channels_last
     latents = torch.zeros(2, gan.latent_dim)  # 2, since torch.export takes a dimension of 1 for a constant
-    labels = gan.classes_in_turn(2)
-    inputs = (latents,) if labels is None else (latents, labels)
+    condition = gan.trial_condition(2)
+    inputs = (latents,) if condition is None else (latents, condition)
     batch = torch.export.Dim("batch")
     program = torch.export.export(network, inputs, dynamic_shapes=[{0: batch} for _ in inputs])
-    shape = ", ".join(map(str, gan(latents).shape[1:]))
+    shape = ", ".join(map(str, gan(latents, condition).shape[1:]))
     about = {"latents": f"float32 (batch, latent) with latent = {gan.latent_dim}, independent and standard normal"}
     if gan.num_classes is not None:
         about["labels"] = f"int64 (batch,), the class of each image, 0 to {gan.num_classes - 1}"
+    if gan.condition_shape is not None:
+        of_source = ", ".join(map(str, gan.condition_shape))
+        about["sources"] = f"float32 (batch, {of_source}), what to make the images of, from -1 (black) to 1 (white)"
     about["images"] = f"float32 (batch, {shape}), from -1 (black) to 1 (white)"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

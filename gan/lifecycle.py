@@ -48,6 +48,7 @@ from gan.parallel import check_manual, check_strategy, is_sharded, shard
 from gan.paths import local_path
 from gan.penalties import Penalty, mixing_layers
 from gan.spec import is_compiled, uncompiled
+from gan.terms import Terms
 from gan.trust import Trust, check_hyper_parameters, imports_of
 
 COMPILED = "._orig_mod"  # what `torch.compile` puts into the names of a network's weights
@@ -61,7 +62,8 @@ class Lifecycle(L.LightningModule):
         generator: The generator.
         discriminator: The discriminator.
         generator_ema: The generator's average; set by the GeneratorEMA callback, or from a checkpoint.
-        penalties: Terms of the discriminator's loss.
+        penalties: Terms of the discriminator's loss, of its gradient.
+        terms: Terms of both losses, of what images show.
         accumulate: Passes that a batch is worked through in.
         num_classes: Classes that a generator is told of; None for one that is told none.
         condition_shape: Channels, height and width of the source images that a generator is told; None for one that is
@@ -83,6 +85,7 @@ class Lifecycle(L.LightningModule):
     discriminator: nn.Module
     generator_ema: nn.Module | None
     penalties: list[Penalty]
+    terms: Terms
     accumulate: int
     num_classes: int | None
     condition_shape: tuple[int, int, int] | None
@@ -270,6 +273,7 @@ class Lifecycle(L.LightningModule):
             self.condition_shape = sources
             self.num_classes = getattr(data, "num_classes", None) if sources is None else None
         check_pair(self.generator, self.discriminator, getattr(data, "image_shape", None), self.num_classes, sources)
+        self.terms.check(self.discriminator, self.num_classes, self.condition_shape)
         if self.penalties and self.trainer.precision in ("16-true", "bf16-true"):
             raise GANError(
                 f"trainer.precision={self.trainer.precision} leaves no float32 weights to compute a penalty with: "
@@ -408,7 +412,8 @@ class Lifecycle(L.LightningModule):
         """Brings the averaged generator of the checkpoint and that of this run together."""
         if self.num_classes is None and self.condition_shape is None and is_conditional(self.generator):
             self.num_classes, self.condition_shape = checkpoint.get("num_classes"), checkpoint.get("condition_shape")
-        names = {"loss/discriminator", "loss/generator", *(f"loss/{penalty.name}" for penalty in self.penalties)}
+        names = {"loss/discriminator", "loss/generator", *self.terms.names}
+        names |= {f"loss/{penalty.name}" for penalty in self.penalties}
         scalars = checkpoint.get("scalars", {}).items()
         self.scalars = {name: value.to(self.device) for name, value in scalars if name in names}
         state = checkpoint["state_dict"]

@@ -20,7 +20,7 @@ from gan.noise import Noise
 from gan.optim import OPTIMIZER_ORDER, Resumed, make_optimizers, mean, with_names
 from gan.penalties import Penalty, add_penalties, clip_weights_after, due
 from gan.spec import save_hparams, without_parser
-from gan.terms import Classification, Terms
+from gan.terms import Classification, Reconstruction, Terms
 
 Batch = tuple[Tensor, Tensor | None]  # images (N, C, H, W), and what they are of: their condition
 Scalars = dict[str, Tensor]  # each ()
@@ -49,6 +49,7 @@ class GAN(Lifecycle):
         loss: The adversarial objective; `NonSaturating` if not given.
         penalties: Regularisers added to the discriminator's loss, or one: R1, R2, GradientPenalty, DRAGAN.
         classification: For class-conditional training by an auxiliary classifier: its term of both losses.
+        reconstruction: For training on pairs of images: its term of the generator's loss.
         weight_clip: Clamp every discriminator weight to [-weight_clip, weight_clip] after its step (WGAN).
         n_critic: Discriminator steps per generator step.
         accumulate: Passes that a training batch is worked through in, so that memory is needed for one of them only.
@@ -73,6 +74,7 @@ class GAN(Lifecycle):
         loss: Loss | None = None,
         penalties: list[Penalty] | Penalty | None = None,
         classification: Classification | None = None,
+        reconstruction: Reconstruction | None = None,
         weight_clip: float | None = None,
         n_critic: int = 1,
         accumulate: int = 1,
@@ -103,7 +105,7 @@ class GAN(Lifecycle):
         self.num_classes, self.condition_shape = classes_of(generator), sources_of(generator)
         self.loss = loss or NonSaturating()
         self.penalties = [penalties] if isinstance(penalties, Penalty) else penalties or []
-        self.terms = Terms(classification)
+        self.terms = Terms(classification, reconstruction)
         self.weight_clip = weight_clip
         self.n_critic = n_critic
         self.accumulate = accumulate

@@ -5,15 +5,18 @@ A penalty (`gan.penalties`) is about the discriminator's gradient; these are abo
 
 import math
 from abc import ABC
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from collections.abc import Iterable
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from gan.batch import of_samples
 from gan.errors import GANError
 from gan.spec import Described
+
+Distance = Literal["l1", "l2"]
 
 
 class Judge(Protocol):
@@ -42,6 +45,18 @@ class Term(Described, ABC):
         if not (math.isfinite(weight) and weight >= 0):
             raise GANError(f"{type(self).__name__}: weight must be a finite number >= 0, got {weight}")
         self.weight = weight
+
+    def check(self, discriminator: Any, num_classes: int | None, condition_shape: tuple[int, ...] | None) -> None:
+        """Refuses networks that the term says nothing of, before anything is trained.
+
+        Args:
+            discriminator: The discriminator.
+            num_classes: Classes that the generator is told of; None if it is told none.
+            condition_shape: Channels, height and width of the source images that it is told; None if it is told none.
+
+        Raises:
+            GANError: If there is nothing that it could be computed of.
+        """
 
     def discriminator(self, judge: Judge, real: Tensor, fake: Tensor) -> Tensor | None:
         """Per-sample terms (N,) of the discriminator's loss, unweighted; None where there is none.
@@ -83,26 +98,80 @@ class Classification(Term):
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__(weight)
 
+    def check(self, discriminator: Any, num_classes: int | None, condition_shape: tuple[int, ...] | None) -> None:
+        if not hasattr(discriminator, "classify"):
+            raise GANError(
+                f"model.classification: discriminator {type(discriminator).__name__} has no method classify, images to "
+                "logits of the classes; AuxiliaryDCGANDiscriminator has one"
+            )
+        if num_classes is None:
+            raise GANError(
+                "model.classification: the generator is told no class that its images could be of: take one that is, "
+                "as ConditionalDCGANGenerator, or leave model.classification out"
+            )
+
     def discriminator(self, judge: Judge, real: Tensor, fake: Tensor) -> Tensor:
         return self.generator(judge, real, real) + self.generator(judge, real, fake)
 
     def generator(self, judge: Judge, real: Tensor, fake: Tensor) -> Tensor:
-        classify: Callable[[Tensor], Tensor] | None = getattr(judge.network, "classify", None)
-        if classify is None or judge.condition is None:
-            name = type(judge.network).__name__
-            lack = "method classify" if classify is None else "labels beside its images"
-            raise GANError(f"model.classification: discriminator {name} has no {lack}, images to logits of the classes")
-        logits = classify(fake)  # (N, K)
+        assert judge.condition is not None  # since `check`
+        logits = judge.network.classify(fake)  # (N, K)
         return cross_entropy(
             logits.to(torch.promote_types(logits.dtype, torch.float32)), judge.condition, reduction="none"
         )
 
 
+class Reconstruction(Term):
+    """pix2pix: what is made of a source image is to be near the image that belongs to it, pixel by pixel.
+
+    Isola et al. 2017, arXiv:1611.07004. It holds the outlines, and blurs what a source leaves open: the details are the
+    discriminator's. L1 blurs less than L2, says the paper; it makes medians, and L2 means.
+
+    Args:
+        weight: Factor of the mean distance in the generator's loss, >= 0; the paper takes 100 of L1.
+        norm: "l1", the mean absolute difference of an image's values, which lie in [-1, 1], or "l2", the mean squared.
+
+    Raises:
+        ValueError: If `weight` is negative or not finite, or `norm` is another.
+    """
+
+    name = "reconstruction"
+
+    def __init__(self, weight: float = 100.0, norm: Distance = "l1") -> None:
+        super().__init__(weight)
+        if norm not in get_args(Distance):
+            raise GANError(f"Reconstruction: norm must be one of {', '.join(get_args(Distance))}, got {norm!r}")
+        self.norm = norm
+
+    def check(self, discriminator: Any, num_classes: int | None, condition_shape: tuple[int, ...] | None) -> None:
+        if condition_shape is None:
+            told = "nothing" if num_classes is None else "a class"
+            raise GANError(
+                "model.reconstruction holds what is made of a source image against its target, and the generator is "
+                f"told {told}: take one that is told images, as UNetGenerator, or leave model.reconstruction out"
+            )
+
+    def generator(self, judge: Judge, real: Tensor, fake: Tensor) -> Tensor:
+        dtype = torch.promote_types(fake.dtype, torch.float32)
+        difference = fake.to(dtype) - real.to(dtype)
+        return of_samples(difference.abs() if self.norm == "l1" else difference.square())
+
+
 class Terms:
-    """The terms of a GAN's losses, summed."""
+    """The terms of a GAN's losses, summed.
+
+    Attributes:
+        names: Of all their scalars.
+    """
 
     def __init__(self, *terms: Term | None):
         self.terms = [term for term in terms if term is not None and term.weight > 0]
+        self.names = {f"loss/{term.name}{player}" for term in self.terms for player in ("", "_generator")}
+
+    def check(self, discriminator: Any, num_classes: int | None, condition_shape: tuple[int, ...] | None) -> None:
+        """Refuses networks that a term says nothing of, see `Term.check`."""
+        for term in self.terms:
+            term.check(discriminator, num_classes, condition_shape)
 
     def discriminator(
         self, loss: Tensor, judge: Judge, real: Tensor, fake: Tensor, scalars: dict[str, Tensor]

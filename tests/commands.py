@@ -36,6 +36,14 @@ CLASSES += ["--model.generator.latent_dim", "8", "--model.discriminator.base_cha
 PROJECTION = ["--model.discriminator", "gan.networks.ProjectionDCGANDiscriminator", *CLASSES]
 AUXILIARY = ["--model.discriminator", "gan.networks.AuxiliaryDCGANDiscriminator", *CLASSES]
 AUXILIARY += ["--model.classification", "gan.terms.Classification"]
+PAIRS = ["--data", "gan.data.DegradedDataModule", "--data.of", "conftest.SmallMNIST", "--data.batch_size", "8"]
+PAIRS += ["--data.validation_size", "16", "--data.degradation"]  # and which
+TRANSLATION = ["--model.generator", "gan.networks.UNetGenerator", "--model.generator.base_channels", "4"]
+TRANSLATION += ["--model.generator.latent_dim", "8", "--model.discriminator", "gan.networks.PatchDiscriminator"]
+TRANSLATION += ["--model.discriminator.base_channels", "4"]
+SOURCES = ["--data", "conftest.Pairs", "--model.generator", "gan.networks.UNetGenerator"]
+SOURCES += ["--model.generator.base_channels", "4", "--model.discriminator", "gan.networks.PatchDiscriminator"]
+SOURCES += ["--model.discriminator.base_channels", "4", "--model.reconstruction", "gan.terms.Reconstruction"]
 SHORT = ["--config", FAST, *MLPS, *SMALL, "--trainer.max_steps", "3", "--trainer.log_every_n_steps", "1"]
 
 

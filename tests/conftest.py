@@ -19,10 +19,18 @@ import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
+from torch.nn.functional import avg_pool2d
 
 from gan import GAN
 from gan.data import InMemoryDataModule, MNISTDataModule
-from gan.networks import MLPDiscriminator, MLPGenerator
+from gan.networks import (
+    ConditionalDCGANGenerator,
+    MLPDiscriminator,
+    MLPGenerator,
+    PatchDiscriminator,
+    ProjectionDCGANDiscriminator,
+    UNetGenerator,
+)
 
 ROOT = Path(__file__).parents[1]
 
@@ -45,6 +53,17 @@ class SmallMNIST(InMemoryDataModule):
 
     def load(self, train: bool) -> tuple[torch.Tensor, torch.Tensor]:
         return mnist()
+
+
+class Pairs(SmallMNIST):
+    """512 real digits, each with a source: itself in 7x7."""
+
+    num_classes = 1
+    condition_shape = (1, 7, 7)
+
+    def load(self, train: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        images, _ = mnist()
+        return images, avg_pool2d(images.float(), 4).byte()
 
 
 class Halves(SmallMNIST):
@@ -72,6 +91,25 @@ def make_gan():
         torch.manual_seed(0)
         shape = (1, 28, 28)
         return GAN(MLPGenerator(image_shape=shape, latent_dim=8), MLPDiscriminator(image_shape=shape), **settings)
+
+    return make
+
+
+@pytest.fixture(params=["labels", "sources"])
+def told(request):
+    """Builds a GAN whose networks are told what an image is to be of, and its data: of classes, and of images."""
+
+    def make(norm: str = "none", **settings) -> tuple[GAN, SmallMNIST]:
+        torch.manual_seed(0)
+        shape, size = (1, 28, 28), 16 // settings.get("accumulate", 1)
+        if request.param == "labels":
+            generator = ConditionalDCGANGenerator(shape, 10, latent_dim=8, base_channels=4)
+            discriminator, data = ProjectionDCGANDiscriminator(shape, 10, 4, norm), SmallMNIST(size, validation_size=0)
+        else:
+            generator = UNetGenerator(shape, Pairs.condition_shape, latent_dim=8, base_channels=4)
+            discriminator = PatchDiscriminator(shape, Pairs.condition_shape, 4, norm)
+            data = Pairs(size, validation_size=0)
+        return GAN(generator, discriminator, **settings), data
 
     return make
 

@@ -323,11 +323,12 @@ def test_help_has_a_line_for_every_setting_of_the_model(capsys):
 def test_help_of_the_program_and_of_our_own_commands(capsys):
     bare, given = help_of(capsys), help_of(capsys, "--help")
     assert bare == given
-    for name in ("fit", "validate", "test", "sample", "export", "lab"):
+    for name in ("fit", "validate", "test", "sample", "translate", "export", "lab"):
         assert name in given
     assert "predict" not in given
     assert {"--ckpt", "--num", "--seed", "--out"} <= set(help_of(capsys, "sample", "--help").split())
     assert {"--ckpt", "--out"} <= set(help_of(capsys, "export", "--help").split())
+    assert {"--ckpt", "--images", "--out", "--seed"} <= set(help_of(capsys, "translate", "--help").split())
 
 
 def test_help_of_a_class(capsys):

@@ -8,16 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import PROJECTION, TRUSTED, command, fit, load
-from conftest import same_weights
+from commands import PAIRS, PROJECTION, TRANSLATION, TRUSTED, command, fit, load
+from conftest import mnist, same_weights
 from lightning import Callback
 from PIL import Image
 from torch import Tensor
 
 from gan import GAN
 from gan.callbacks import GeneratorEMA
+from gan.data import Downsample, Mask
+from gan.data.reading import Unreadable
 from gan.errors import GANError
-from gan.networks import ConditionalDCGANGenerator, DCGANGenerator, MLPDiscriminator, MLPGenerator
+from gan.generate import reader_of
+from gan.networks import ConditionalDCGANGenerator, DCGANGenerator, MLPDiscriminator, MLPGenerator, UNetGenerator
+from gan.noise import keyed
 
 
 @pytest.fixture(autouse=True)
@@ -390,6 +394,227 @@ def test_classes_that_there_are_not(request, refused, capsys, fixture, classes, 
     checkpoint = request.getfixturevalue(fixture)
     capsys.readouterr()  # of the run that made it
     assert message in refused("sample", "--ckpt", checkpoint, "--out", "x.png", "--classes", classes)
+
+
+# ---------------------------------------------------------------------- images
+
+
+@pytest.fixture(scope="module")
+def enlarges(tmp_path_factory) -> Path:
+    words = [*PAIRS, "gan.data.Downsample", *TRANSLATION, "--trainer.max_steps", "12"]
+    return fit(tmp_path_factory.mktemp("enlarges") / "run", *words)
+
+
+@pytest.fixture(scope="module")
+def fills(tmp_path_factory) -> Path:
+    words = [*PAIRS, "gan.data.Mask", *TRANSLATION, "--trainer.max_steps", "12"]
+    return fit(tmp_path_factory.mktemp("fills") / "run", *words)
+
+
+def write_sources(degradation, names, folder="sources") -> Tensor:
+    """Writes digits made worse as PNGs, and gives them as uint8 (N, C, H, W)."""
+    sources = degradation.degrade(mnist()[0][: len(names)], names)
+    Path(folder).mkdir()
+    for name, source in zip(names, sources, strict=True):
+        Image.fromarray(source.permute(1, 2, 0).numpy().squeeze()).save(Path(folder, name))
+    return sources
+
+
+def of_sources(checkpoint: Path, latents: Tensor, sources: Tensor) -> Tensor:
+    """Images (N, C, H, W) by nothing of `gan.generate`, `GAN` or Lightning; of sources in [-1, 1]."""
+    state = load(checkpoint)["state_dict"]
+    network = UNetGenerator((1, 28, 28), sources.shape[1:], 8, base_channels=4)
+    prefix = "generator_ema."
+    network.load_state_dict({key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)})
+    with torch.no_grad():
+        return network.eval()(latents, sources)
+
+
+@pytest.mark.parametrize(("which", "degradation"), [("enlarges", Downsample(4)), ("fills", Mask(12))])
+def test_translate(request, capsys, which, degradation):
+    """Of each file an image of its name, by its name's latents and its pixels; a transparent hole is a hole."""
+    checkpoint = request.getfixturevalue(which)
+    names = ["b.png", "a.png", "ü 1.2.png"]
+    sources = write_sources(degradation, names)
+    capsys.readouterr()
+    command("translate", "--ckpt", checkpoint, "--images", "sources", "--out", "new/made", "--seed", "3")
+    assert capsys.readouterr().out == f"3 images of sources by {checkpoint} (seed 3): new/made\n"
+    assert sorted(path.name for path in Path("new/made").iterdir()) == sorted(names)
+    latents = torch.stack([torch.randn(8, generator=keyed(3, "translate", name[:-4])) for name in names])
+    expected = in_bytes(of_sources(checkpoint, latents, sources / 127.5 - 1))[..., 0].astype(int)
+    for name, image in zip(names, expected, strict=True):
+        made = np.asarray(Image.open(Path("new/made", name)))
+        assert (made.dtype, made.shape) == (np.uint8, (28, 28))
+        assert np.abs(made - image).max() <= 1  # of a batch of another size
+        assert (made == image).mean() > 0.99
+
+
+def test_what_an_image_becomes_depends_on_itself_and_the_seed(enlarges, monkeypatch):
+    def made(out, *words):
+        command("translate", "--ckpt", enlarges, "--images", "sources", "--out", out, *words)
+        return {path.name: np.asarray(Image.open(path)).astype(int) for path in Path(out).iterdir()}
+
+    names = [f"{number}.png" for number in range(7)]
+    write_sources(Downsample(4), names)
+    seven, again, other = made("one"), made("two"), made("three", "--seed", "1")
+    assert list(seven)
+    assert all(np.array_equal(seven[name], again[name]) for name in names)
+    assert not any(np.array_equal(seven[name], other[name]) for name in names)
+    monkeypatch.setattr("gan.generate.SAMPLE_BATCH", 3)
+    for name in names[:2]:
+        Path("sources", name).unlink()
+    five = made("four")
+    assert sorted(five) == names[2:]
+    assert all(np.abs(five[name] - seven[name]).max() <= 1 for name in five)
+
+
+def test_what_was_there_is_written_over_and_other_files_are_left(enlarges):
+    write_sources(Downsample(4), ["a.png"])
+    Path("sources/a.png").rename("sources/a.PNG")
+    Path("sources/notes.txt").write_text("precious", encoding="utf-8")
+    Path("out").mkdir()
+    for name in ("a.png", "b.png"):
+        Path("out", name).write_bytes(b"before")
+    command("translate", "--ckpt", enlarges, "--images", "sources", "--out", "out")
+    assert Image.open("out/a.png").size == (28, 28)
+    assert Path("out/b.png").read_bytes() == b"before"
+
+
+L, LA = Image.new("L", (7, 7), 9), Image.new("LA", (7, 7), (9, 255))
+
+
+@pytest.mark.parametrize(
+    ("channels", "image", "says"),
+    [
+        (1, L, [9]),
+        (1, L.convert("RGB"), [9]),
+        (1, Image.new("RGBA", (7, 7), (9, 9, 9, 255)), [9]),
+        (1, Image.new("RGB", (7, 7), (9, 9, 8)), "in colour"),
+        (1, Image.new("LA", (7, 7), (9, 254)), "transparent in places"),
+        (1, Image.new("L", (7, 6), 9), "6 x 7 pixels"),
+        (2, LA, [9, 255]),
+        (2, Image.new("LA", (7, 7), (9, 0)), [128, 0]),
+        (2, Image.new("RGBA", (7, 7), (200, 9, 9, 0)), [128, 0]),  # what nobody sees has no colour
+        (2, L, "without alpha"),
+        (2, Image.new("RGBA", (7, 7), (200, 9, 9, 255)), "in colour"),
+        (3, Image.new("RGB", (7, 7), (1, 2, 3)), [1, 2, 3]),
+        (3, L, [9, 9, 9]),
+        (3, Image.new("RGBA", (7, 7), (1, 2, 3, 4)), "transparent in places"),
+        (4, Image.new("RGBA", (7, 7), (1, 2, 3, 255)), [1, 2, 3, 255]),
+        (4, Image.new("RGBA", (7, 7), (1, 2, 3, 0)), [128, 128, 128, 0]),
+        (4, LA, [9, 9, 9, 255]),
+        (4, Image.new("RGB", (7, 7), (1, 2, 3)), "without alpha"),
+    ],
+)
+def test_a_file_is_taken_if_it_loses_nothing(channels, image, says):
+    image.save("x.png")
+    read, takes = reader_of((channels, 7, 7))
+    assert takes.startswith("This generator takes 7 x 7 pixels, ")
+    if isinstance(says, str):
+        with pytest.raises(Unreadable, match=says):
+            read(Path("x.png"))
+    else:
+        source = read(Path("x.png"))
+        assert (source.dtype, source.shape) == (torch.uint8, (channels, 7, 7))
+        assert source[:, 3, 3].tolist() == says
+
+
+def test_channels_that_no_file_has():
+    with pytest.raises(GANError, match="is told images of 5 channels, and image files have 1 to 4"):
+        reader_of((5, 7, 7))
+
+
+@pytest.mark.parametrize("form", ["pt2", "onnx"])
+@pytest.mark.parametrize(("which", "shape"), [("enlarges", (1, 7, 7)), ("fills", (2, 28, 28))])
+def test_export_takes_sources(request, which, shape, form, capsys):
+    checkpoint = request.getfixturevalue(which)
+    out = f"generator.{form}"
+    command("export", "--ckpt", checkpoint, "--out", out)
+    says = f"float32 (batch, {', '.join(map(str, shape))}), what to make the images of, from -1 (black) to 1 (white)"
+    assert f"  sources  {says}" in capsys.readouterr().out
+    for num in (1, 2, 5, 64):
+        rng = torch.Generator().manual_seed(num)
+        latents, sources = torch.randn(num, 8, generator=rng), torch.rand(num, *shape, generator=rng) * 2 - 1
+        if form == "pt2":
+            files = {"about.json": ""}
+            images = torch.export.load(out, extra_files=files).module()(latents, sources)
+            assert json.loads(files["about.json"])["sources"] == says
+        else:
+            onnxruntime = pytest.importorskip("onnxruntime")
+            session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
+            given = [(tensor.name, tensor.shape) for tensor in session.get_inputs()]
+            assert given == [("latents", ["batch", 8]), ("sources", ["batch", *shape])]
+            assert session.get_modelmeta().custom_metadata_map["sources"] == says
+            inputs = {"latents": latents.numpy(), "sources": sources.numpy()}
+            images = torch.from_numpy(session.run(["images"], inputs)[0])
+        torch.testing.assert_close(images, of_sources(checkpoint, latents, sources), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("fixture", "message"),
+    [
+        (
+            "grey",
+            "is told nothing, and makes images of noise: `translate` is for one that is told images; use `s",
+        ),
+        ("told", "is told a class: `translate` is for one that is told images; use `sample`"),
+    ],
+)
+def test_translate_by_what_does_not(request, capsys, refused, fixture, message):
+    checkpoint = request.getfixturevalue(fixture)
+    capsys.readouterr()  # of the run that made it
+    assert message in refused("translate", "--ckpt", checkpoint, "--images", "x", "--out", "y")
+
+
+@pytest.mark.parametrize("words", [[], ["--classes", "3"]])
+def test_sample_of_what_translates(enlarges, capsys, refused, words):
+    capsys.readouterr()
+    line = refused("sample", "--ckpt", enlarges, "--out", "x.png", *words)
+    assert f"makes images of others, which `sample` has none of: use `translate --ckpt {enlarges} --images FOLD" in line
+    assert list(Path().iterdir()) == []
+
+
+def test_sources_that_cannot_be_taken(enlarges, capsys, refused):
+    """All that is wrong with them in a line, before anything is written."""
+    capsys.readouterr()
+    words = ["translate", "--ckpt", enlarges, "--images", "sources", "--out", "out"]
+    write_sources(Downsample(4), [f"{number}.png" for number in range(5)])
+    Image.new("RGB", (7, 7), "red").save("sources/red.png")
+    Image.new("L", (28, 28)).save("sources/large.jpg")
+    Path("sources/none.png").write_bytes(b"none")
+    assert (
+        "--images sources has 3 files that cannot be used: large.jpg (28 x 28 pixels), none.png (no image), red.png "
+        "(in colour). This generator takes 7 x 7 pixels, grey" in refused(*words)
+    )
+    assert not Path("out").exists()
+    Path("sources/0.jpg").write_bytes(Path("sources/large.jpg").read_bytes())
+    assert "--images sources has 0.jpg and 0.png: leave one of that name" in refused(*words)
+    shutil.rmtree("sources")
+    assert "--images sources cannot be read: No such file or directory" in refused(*words)
+    Path("sources").mkdir()
+    assert "--images sources has no images, such as files that end in .png or .jpg" in refused(*words)
+
+
+@pytest.mark.parametrize("out", ["sources", "sources/../sources", "link"])
+def test_sources_are_not_written_over(enlarges, capsys, refused, out):
+    capsys.readouterr()
+    write_sources(Downsample(4), ["a.png"])
+    Path("link").symlink_to("sources")
+    before = Path("sources/a.png").read_bytes()
+    line = refused("translate", "--ckpt", enlarges, "--images", "sources", "--out", out)
+    assert f"--out {out} is the folder of --images, which would be written over: give another one" in line
+    assert Path("sources/a.png").read_bytes() == before
+
+
+@pytest.mark.parametrize("out", ["file", "file/x", "folder"])
+def test_translation_that_cannot_be_written(enlarges, capsys, refused, out):
+    capsys.readouterr()
+    write_sources(Downsample(4), ["a.png"])
+    Path("file").write_text("precious", encoding="utf-8")
+    Path("folder/a.png").mkdir(parents=True)
+    line = refused("translate", "--ckpt", enlarges, "--images", "sources", "--out", out)
+    assert f"cannot write --out {out}: " in line
+    assert Path("file").read_text(encoding="utf-8") == "precious"
 
 
 # ---------------------------------------------------------------------- refused

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Recorder, SmallMNIST, TableLogger
+from conftest import Pairs, Recorder, SmallMNIST, TableLogger
 from lightning import Callback
 from torch.nn.functional import softplus
 from torch.optim import LBFGS, SGD
@@ -22,10 +22,12 @@ from gan.networks import (
     ConditionalDCGANGenerator,
     DCGANDiscriminator,
     DCGANGenerator,
+    PatchDiscriminator,
     ProjectionDCGANDiscriminator,
+    UNetGenerator,
 )
-from gan.penalties import DRAGAN, R1, GradientPenalty
-from gan.terms import Classification
+from gan.penalties import DRAGAN, R1, R2, GradientPenalty
+from gan.terms import Classification, Reconstruction
 
 SHAPE = (1, 28, 28)
 
@@ -163,6 +165,63 @@ def test_conditional_step_equals_one_written_by_hand(make_trainer, cls, accumula
         descend(generator, loss, 0.1)
     for (name, value), expected in zip(gan.named_parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(value, expected, msg=name)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("norm", ["l1", "l2"])
+def test_translation_step_equals_one_written_by_hand(make_trainer, accumulate, norm):
+    """Both players see the sources: the generator's images, the judge's patches, R1 and R2 at (image, source)."""
+    settings = {"penalties": [R1(0.3, every=2), R2(0.2)], "reconstruction": Reconstruction(3.0, norm)}
+    settings |= {f"{name}_optimizer": partial(SGD, lr=0.1) for name in ("generator", "discriminator")}
+
+    def make() -> GAN:
+        torch.manual_seed(0)
+        sources = Pairs.condition_shape
+        generator, discriminator = UNetGenerator(SHAPE, sources, 8, 4), PatchDiscriminator(SHAPE, sources, 4)
+        return GAN(generator, discriminator, **settings, accumulate=accumulate).double()
+
+    gan, other = make(), make()
+    logger = TableLogger()
+    data = Pairs(batch_size=16 // accumulate, validation_size=0)
+    make_trainer(max_steps=4, precision="64-true", logger=logger).fit(gan, data)
+
+    data = Pairs(batch_size=16, validation_size=0)
+    data.setup("fit")
+    generator, discriminator = other.generator, other.discriminator
+
+    def passes(value):
+        return value.double().chunk(accumulate)
+
+    def steepness(images, sources):  # of the mean of an image's patches
+        images = images.clone().requires_grad_()
+        logits = discriminator(images, sources).mean((1, 2, 3)).sum()
+        (gradient,) = torch.autograd.grad(logits, images, create_graph=True)
+        return 0.5 * gradient.pow(2).sum((1, 2, 3)).mean()
+
+    distances = []
+    for step, (real, sources) in zip(range(4), data.train_dataloader(), strict=False):
+        rng = other.rng("batch", step)
+        latents = [torch.randn(16, 8, generator=rng, dtype=torch.float64) for _ in range(2)]
+        loss = torch.zeros(())
+        for x, y, z in zip(passes(real), passes(sources), passes(latents[0]), strict=True):
+            fake = generator(z, y).detach()
+            part = (softplus(-discriminator(x, y)) + softplus(discriminator(fake, y))).mean()
+            part = part + 0.2 * steepness(fake, y) + (2 * 0.3 * steepness(x, y) if step % 2 == 0 else 0)
+            loss = loss + part / accumulate
+        descend(discriminator, loss, 0.1)
+        loss = torch.zeros(())
+        distance = torch.zeros(())
+        for x, y, z in zip(passes(real), passes(sources), passes(latents[1]), strict=True):
+            fake = generator(z, y)
+            apart = ((fake - x).abs() if norm == "l1" else (fake - x) ** 2).mean()
+            loss = loss + (softplus(-discriminator(fake, y)).mean() + 3 * apart) / accumulate
+            distance = distance + apart.detach() / accumulate
+        descend(generator, loss, 0.1)
+        distances.append(distance.item())
+    for (name, value), expected in zip(gan.named_parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(value, expected, msg=name)
+    logged = [row["loss/reconstruction_generator"] for _, row in logger.rows]
+    assert logged == pytest.approx(distances)
 
 
 def test_no_gradient_leaks_into_the_other_network(make_gan, make_trainer, data):
@@ -336,6 +395,50 @@ def test_trains_on_images_of_any_size(make_trainer, kind, size):
         assert value.isfinite().all(), name
         assert not torch.equal(value, before[name]), name
     assert gan.sample(2).shape == (2, 3, size, size)
+
+
+def test_discriminator_sees_images_and_what_they_are_of_apart_too(told, make_trainer):
+    """One pass a kind, each with the condition of its batch, which is what the generator was told."""
+    gan, data = told(norm="batch")
+    seen = []
+
+    class Watch(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            for network in (gan.generator, gan.discriminator):
+                network.register_forward_pre_hook(lambda network, inputs: seen.append((network, *inputs)))
+            self.batch = batch
+
+    watch = Watch()
+    make_trainer(max_steps=1, callbacks=[watch]).fit(gan, data)
+    assert [network is gan.generator for network, *_ in seen] == [True, False, False, True, False]
+    assert [len(images) for _, images, _ in seen] == [16] * 5
+    assert all(torch.equal(condition, watch.batch[1]) for _, _, condition in seen)
+
+
+def test_sampling_of_what_is_told(told, make_trainer):
+    """In parts, and each by itself, gives the same images; of sources, as many as there are."""
+    gan, data = told()
+    make_trainer(max_steps=2, callbacks=[GeneratorEMA()]).fit(gan, data)
+    condition = gan.fixed_condition
+    assert len(condition) == len(gan.fixed_latents) == 64
+    images = gan(gan.fixed_latents, condition)
+    one_by_one = torch.cat([gan(gan.fixed_latents[i : i + 1], condition[i : i + 1]) for i in (0, 63)])
+    torch.testing.assert_close(images[[0, 63]], one_by_one)
+    many = condition.repeat_interleave(5, 0)  # 320: two parts of at most 250
+    assert gan.sample(320, 3, many).shape == (320, *SHAPE)
+    torch.testing.assert_close(
+        gan.sample(320, 3, many)[-64:], gan.sample(320, 3, many[-64:].repeat(5, *(1,) * (many.ndim - 1)))[-64:]
+    )
+    if gan.num_classes is None:
+        for given in (None, condition[:3], condition[:4, :, :6]):
+            with pytest.raises(
+                ValueError, match=r"UNetGenerator is told source images: for 4 images give .* \(4, 1, 7, 7\)"
+            ):
+                gan.sample(4, condition=given)
+            with pytest.raises(ValueError, match="for 4 images"):
+                gan(gan.fixed_latents[:4], given)
+    else:
+        assert torch.equal(gan.sample(4), gan.sample(4, condition=torch.arange(4)))
 
 
 def test_step_is_small_enough_to_be_held_in_mind():

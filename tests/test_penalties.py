@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gan.networks import MinibatchStd
+from gan.networks import MinibatchStd, PatchDiscriminator, given
 from gan.penalties import DRAGAN, R1, R2, GradientPenalty, Penalty, clip_weights, mixes_batch, mixing_layers
 
 PENALTIES = [R1, R2, GradientPenalty, DRAGAN]
@@ -142,6 +142,53 @@ def test_quadratic_critic_gradient_of_the_penalty():
     (slope,) = torch.autograd.grad(R1(1.0)(critic, real, fake, noise(R1, real)).sum(), critic.a)
     outer = critic.a.detach() @ real.T @ real
     torch.testing.assert_close(slope, (outer + outer.T) / 2)
+
+
+class Patches(nn.Module):
+    """D(x) = x'A_k x / 2 of patch k, (N, 1, 2, 3): six critics whose mean is a `Quadratic`."""
+
+    def __init__(self, values: int):
+        super().__init__()
+        self.critics = nn.ModuleList(Quadratic(values) for _ in range(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([critic(x) for critic in self.critics], 1).view(-1, 1, 2, 3)
+
+    def mean(self) -> Quadratic:
+        whole = Quadratic(len(self.critics[0].a))
+        whole.a = nn.Parameter(torch.stack([critic.a.detach() for critic in self.critics]).mean(0))
+        return whole
+
+
+@pytest.mark.parametrize("cls", PENALTIES)
+def test_of_patches_the_penalty_is_that_of_their_mean(cls):
+    """Value, and what moves each patch's critic: a sixth of what would move one of the mean."""
+    critic = Patches(12)
+    whole = critic.mean()
+    real, fake = images(7, 3, 2, 2, dtype=torch.float64)
+    penalties = [cls(1.0)(one, real, fake, noise(cls, real)) for one in (critic, whole)]
+    torch.testing.assert_close(*penalties)
+    (expected,) = torch.autograd.grad(penalties[1].sum(), whole.a)
+    for slope in torch.autograd.grad(penalties[0].sum(), [one.a for one in critic.critics]):
+        torch.testing.assert_close(slope, expected / 6)
+
+
+@pytest.mark.parametrize("cls", PENALTIES)
+def test_penalties_of_a_patch_discriminator_are_per_sample(cls):
+    """At (image, source): neither another image nor another image's source has a part."""
+    critic = PatchDiscriminator((3, 8, 8), (2, 4, 4), base_channels=4).double()
+    real, fake = images(6, 3, 8, 8, dtype=torch.float64)
+    sources, u = torch.randn(6, 2, 4, 4, dtype=torch.float64), noise(cls, real)
+
+    def penalty(index):
+        (judge,) = given(sources[index], critic)
+        return cls(1.0)(judge, real[index], fake[index], None if u is None else u[index])
+
+    together = penalty(slice(None))
+    assert together.unique().numel() == 6
+    torch.testing.assert_close(together, torch.cat([penalty(slice(i, i + 1)) for i in range(6)]))
+    sources[:3] += 1
+    assert (penalty(slice(None)) != together).tolist() == [True] * 3 + [False] * 3
 
 
 @pytest.mark.parametrize("cls", PENALTIES)

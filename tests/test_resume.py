@@ -13,7 +13,21 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from commands import AUXILIARY, PROJECTION, SHORT, SMALL, TRUSTED, command, equal, fit, load, process, resume, table
+from commands import (
+    AUXILIARY,
+    PROJECTION,
+    SHORT,
+    SMALL,
+    SOURCES,
+    TRUSTED,
+    command,
+    equal,
+    fit,
+    load,
+    process,
+    resume,
+    table,
+)
 from conftest import ROOT, SmallMNIST
 from lightning import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -140,12 +154,16 @@ def test_killed_and_resumed_equals_uninterrupted(batch):
     assert content["loops"]["fit_loop"]["state_dict"]["combined_loader"] == [{}]  # the order is a matter of the batch
 
 
-@pytest.mark.parametrize("words", [PROJECTION, AUXILIARY], ids=["projection", "auxiliary"])
-def test_killed_in_mid_epoch_with_labels(words):
-    """Each batch's labels belong to its images again; the averages of the conditional norms go on."""
-    words = [*RUN, *words, *every(3), "--trainer.max_steps", "8"]
+@pytest.mark.parametrize("words", [PROJECTION, AUXILIARY, SOURCES], ids=["projection", "auxiliary", "sources"])
+def test_killed_in_mid_epoch_with_a_condition(words):
+    """Each batch's labels, or sources, belong to its images again; the averages of the norms go on.
+
+    The batch after the checkpoint logs the terms of the generator's last step, which was before it.
+    """
+    words = [*words, *RUN, *every(6), "--trainer.max_steps", "9", "--trainer.log_every_n_steps", "1"]
+    words += ["--trainer.callbacks+", "GradientMonitor", "--trainer.callbacks.every", "3"]
     fit("whole", *words)
-    killed(lambda: fit("parts", *words, callbacks=[KillAt(START, 5)]))
+    killed(lambda: fit("parts", *words, callbacks=[KillAt(START, 7)]))
     age("parts")
     resume("parts")
     check_same("whole", "parts")

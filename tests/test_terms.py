@@ -6,9 +6,10 @@ from torch import nn
 from torch.nn.functional import log_softmax
 
 from gan.networks import AuxiliaryDCGANDiscriminator, given
-from gan.terms import Classification, Term, Terms
+from gan.terms import Classification, Reconstruction, Term, Terms
 
 SHAPE = (1, 8, 8)
+JUDGE = AuxiliaryDCGANDiscriminator(SHAPE, num_classes=3, base_channels=4)
 
 
 @pytest.fixture
@@ -75,12 +76,71 @@ def test_bad_weights(weight):
         Classification(weight)
 
 
-def test_what_cannot_be_classified_is_named(discriminator, images):
-    real, fake, labels = images
-    for network, condition, message in (
-        (nn.Linear(2, 1), labels, "model.classification: discriminator Linear has no method classify"),
-        (discriminator, None, "AuxiliaryDCGANDiscriminator has no labels beside its images"),
-    ):
-        (judge,) = given(condition, network)
-        with pytest.raises(ValueError, match=message):
-            Classification().generator(judge, real, fake)
+@pytest.mark.parametrize(
+    ("term", "discriminator", "told", "message"),
+    [
+        (
+            Classification(),
+            nn.Linear(2, 1),
+            (3, None),
+            "model.classification: discriminator Linear has no method classify",
+        ),
+        (Classification(), JUDGE, (None, None), "model.classification: the generator is told no class"),
+        (Classification(), JUDGE, (None, SHAPE), "model.classification: the generator is told no class"),
+        (
+            Reconstruction(),
+            JUDGE,
+            (3, None),
+            "model.reconstruction .* the generator is told a class: take one that is told",
+        ),
+        (Reconstruction(), JUDGE, (None, None), "model.reconstruction .* the generator is told nothing"),
+    ],
+)
+def test_networks_that_a_term_says_nothing_of_are_named(term, discriminator, told, message):
+    with pytest.raises(ValueError, match=message):
+        Terms(term).check(discriminator, *told)
+    Terms(type(term)(weight=0)).check(discriminator, *told)  # which is off
+
+
+def test_networks_that_a_term_is_of():
+    Terms(Classification()).check(JUDGE, 3, None)
+    Terms(Reconstruction()).check(nn.Linear(2, 1), None, SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("norm", "formula"),
+    [("l1", lambda real, fake: abs(fake - real)), ("l2", lambda real, fake: (fake - real) ** 2)],
+)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_reconstruction_is_the_mean_distance_of_each_image(images, norm, formula, dtype):
+    """Value by value; and what moves the generator is the derivative of that, of the discriminator nothing."""
+    real, fake = (batch.to(dtype) for batch in images[:2])
+    fake.requires_grad_()
+    (judge,) = given(real, nn.Identity())
+    term = Reconstruction(norm=norm)
+    distances = term.generator(judge, real, fake)
+    pairs = zip(real.flatten(1).tolist(), fake.flatten(1).tolist(), strict=True)
+    by_hand = [sum(formula(r, f) for r, f in zip(*pair, strict=True)) / len(pair[0]) for pair in pairs]
+    assert distances.tolist() == pytest.approx(by_hand, rel=1e-6)
+    assert distances.dtype == torch.promote_types(dtype, torch.float32)
+    (slope,) = torch.autograd.grad(distances.sum(), fake)
+    difference = fake.detach() - real
+    expected = (difference.sign() if norm == "l1" else 2 * difference) / 64
+    torch.testing.assert_close(slope, expected)
+    assert term.discriminator(judge, real, fake.detach()) is None
+
+
+def test_reconstruction_is_in_the_generators_loss_alone(images):
+    real, fake, _ = images
+    (judge,) = given(real, nn.Identity())
+    terms, scalars = Terms(Classification(0), Reconstruction(10.0)), {}
+    assert terms.discriminator(torch.tensor(1.0), judge, real, fake, scalars) == 1
+    assert scalars == {}
+    total = terms.generator(torch.tensor(1.0, dtype=torch.float64), judge, real, fake, scalars)
+    torch.testing.assert_close(total, 1 + 10 * (fake - real).abs().mean())
+    assert list(scalars) == ["loss/reconstruction_generator"]
+
+
+def test_reconstruction_of_another_norm():
+    with pytest.raises(ValueError, match="Reconstruction: norm must be one of l1, l2, got 'l3'"):
+        Reconstruction(norm="l3")

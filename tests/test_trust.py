@@ -19,7 +19,7 @@ SETTINGS = [
     "penalties",
     *(f"{n}_{k}" for n in ("generator", "discriminator") for k in ("optimizer", "scheduler")),
 ]
-DOORS = ["sample", "export", "validate", "test", "resume", "python"]
+DOORS = ["sample", "translate", "export", "validate", "test", "resume", "python"]
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +128,8 @@ def go_through(door: str, path: Path, out: Path, trust: tuple[str, ...] = ()) ->
     match door:
         case "sample":
             command("sample", "--ckpt", path, "--out", out / "x.png", *words)
+        case "translate":
+            command("translate", "--ckpt", path, "--images", out / "x", "--out", out / "y", *words)
         case "export":
             command("export", "--ckpt", path, "--out", out / "x.pt2", *words)
         case "validate" | "test":

@@ -89,7 +89,7 @@ class NonFiniteGuard(Callback):
             self.state = State(trainer, pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: GAN, batch: Any, batch_idx: int) -> None:
-        self.real = batch[0]
+        self.real, self.sources = batch[0], () if pl_module.condition_shape is None else batch[1]
         self.batch = trainer.global_step + 1
         self.failed = False
         self.network = OPTIMIZER_ORDER[0]
@@ -211,9 +211,10 @@ class NonFiniteGuard(Callback):
 
     def causes(self, trainer: Trainer, pl_module: GAN, network: str) -> Iterator["Cause"]:
         """What is not finite on this process, of each kind the first."""
-        bad = [index for index, image in enumerate(self.real) if not image.isfinite().all()]
-        if bad:
-            yield Cause.of("image", bad[0], f"real image {bad[0]} of the batch")
+        for kind, images in (("real", self.real), ("source", self.sources)):
+            bad = [index for index, image in enumerate(images) if not image.isfinite().all()]
+            if bad:
+                yield Cause.of("image", bad[0], f"{kind} image {bad[0]} of the batch")
         weights = {
             f"{name}.{key}": parameter
             for name in OPTIMIZER_ORDER[::-1]

@@ -250,11 +250,19 @@ def mode_of(paths: Sequence[Path], setting: str, mixed: bool = False) -> Mode:
     return "RGBA" if colour else "LA"
 
 
-def of_each(read: Callable[[Path], Any], paths: Sequence[Path], setting: str) -> list[Any]:
+def of_each(
+    read: Callable[[Path], Any], paths: Sequence[Path], setting: str, way: str = "Mend them, or take them out"
+) -> list[Any]:
     """What `read` makes of each file, by several threads.
 
+    Args:
+        read: What to do with a file.
+        paths: The files.
+        setting: What an error calls their folder.
+        way: What it says is to be done.
+
     Raises:
-        ValueError: If one is damaged, or no image, with which ones and why.
+        ValueError: If `read` raises `Unreadable`, with the names of the files and why.
     """
 
     def attempt(path: Path) -> Any:
@@ -269,8 +277,8 @@ def of_each(read: Callable[[Path], Any], paths: Sequence[Path], setting: str) ->
     if failed:
         why = [f"{name} ({error})" for name, error in failed.items()]
         raise GANError(
-            f"{setting} {paths[0].parent} has {counted(len(failed), 'file')} that cannot be read: "
-            f"{', '.join([*why[:SHOWN], *['...'][: len(why) > SHOWN]])}. Mend them, or take them out"
+            f"{setting} {paths[0].parent} has {counted(len(failed), 'file')} that cannot be used: "
+            f"{', '.join([*why[:SHOWN], *['...'][: len(why) > SHOWN]])}. {way}"
         )
     return results
 

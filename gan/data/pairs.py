@@ -14,6 +14,13 @@ from gan.errors import GANError
 
 MID_GREY = 128  # of 255: the level of what is not known
 CHUNK = 1000  # images degraded at a time, in floating numbers
+OF_BATCHES = {  # settings of the images' own data module that are about its batches, and what there is instead
+    "batch_size": "data.batch_size decides",
+    "validation_size": "data.validation_size decides",
+    "validation_share": "data.validation_size decides",
+    "seed": "--seed_everything decides",
+    "flips": "pairs are not mirrored",
+}
 BATCH_HOOKS = (  # which say what a batch is
     "train_dataloader",
     "val_dataloader",
@@ -178,12 +185,10 @@ class DegradedDataModule(InMemoryDataModule):
                     "returns. Do it there, or make the pairs in a module of your own that states condition_shape"
                 )
         constructor = signature(type(of)).parameters
-        for setting in ("batch_size", "validation_size", "seed"):
+        for setting, instead in OF_BATCHES.items():
             default = constructor[setting].default if setting in constructor else Parameter.empty
-            if default not in (Parameter.empty, getattr(of, setting)):
-                raise GANError(
-                    f"data.of.{setting}={getattr(of, setting)} would do nothing: data.{setting} decides. Leave it out"
-                )
+            if default not in (Parameter.empty, getattr(of, setting, default)):
+                raise GANError(f"data.of.{setting}={getattr(of, setting)} would do nothing: {instead}. Leave it out")
         self.of = of
         self.degradation = degradation
         self.prepare_data_per_node = of.prepare_data_per_node

@@ -1,5 +1,6 @@
 """The average against its closed form, and its way through a checkpoint."""
 
+import copy
 from functools import partial
 
 import pytest
@@ -55,6 +56,23 @@ def test_training_is_the_same_with_and_without(make_gan, make_trainer, data):
     assert same_weights(one.generator, two.generator)
     assert same_weights(one.discriminator, two.discriminator)
     assert not any(parameter.requires_grad for parameter in one.generator_ema.parameters())
+
+
+def test_resume_goes_on_averaging_what_is_told(told, make_trainer, tmp_path):
+    """In the middle of an epoch of 32 batches; and it is the average that draws what is asked for."""
+    (whole, data), (first, _), (second, _) = told(), told(), told()
+    make_trainer(max_steps=10, callbacks=[GeneratorEMA()]).fit(whole, data)
+    trainer = make_trainer(max_steps=4, callbacks=[GeneratorEMA()])
+    trainer.fit(first, data)
+    trainer.save_checkpoint(tmp_path / "half.ckpt")
+    make_trainer(max_steps=10, callbacks=[GeneratorEMA()]).fit(second, data, ckpt_path=tmp_path / "half.ckpt")
+    assert same_weights(whole, second)
+    latents, condition = whole.fixed_latents, whole.fixed_condition
+    expected = copy.deepcopy(whole.generator_ema).eval()(latents, condition)
+    assert torch.equal(whole(latents, condition), expected)
+    assert not torch.equal(expected, copy.deepcopy(whole.generator).eval()(latents, condition))
+    other = condition.roll(8, 0)
+    assert not torch.equal(whole(latents, other), expected)
 
 
 def test_resume_goes_on_averaging(make_gan, make_trainer, data, tmp_path):

@@ -166,6 +166,15 @@ def test_training_is_bit_identical_with_and_without(make_trainer, make_gan, data
     assert same_weights(one, two)
 
 
+def test_looks_on_where_images_are_of_something(told, make_trainer, tmp_path):
+    """Training is the same bits, and the report is of a run that was measured."""
+    (one, data), (two, again) = told(), told()
+    make_trainer(callbacks=[GradientMonitor(every=1, images=8), GradientDoctor()]).fit(one, data)
+    make_trainer().fit(two, again)
+    assert same_weights(one, two)
+    assert "no measurement" not in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
 def test_resumes_bit_for_bit(make_trainer, make_gan, data, tmp_path, monkeypatch):
     """With a row of bad measurements over the break."""
     schedule(monkeypatch, 2, 4, 5, 6)

@@ -25,7 +25,7 @@ from gan.gradients import measure
 from gan.gradients.clip import ByNorm
 from gan.loggers import MetricsTable
 from gan.losses import RelativisticPaired
-from gan.networks import DCGANDiscriminator, DCGANGenerator
+from gan.networks import DCGANDiscriminator, DCGANGenerator, given
 from gan.optim import OPTIMIZER_ORDER
 from gan.penalties import DRAGAN, R1
 
@@ -74,6 +74,50 @@ def test_training_is_bit_identical_with_and_without(make_trainer, settings):
     make_trainer().fit(two, data())
     assert monitor.measured > 2
     assert same_weights(one, two)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"loss": RelativisticPaired(), "penalties": [R1(1.0, every=2), DRAGAN(1.0)], "accumulate": 2}]
+)
+def test_training_is_bit_identical_with_and_without_a_condition(told, make_trainer, settings):
+    (one, data), (two, again) = told("batch", **settings), told("batch", **settings)
+    monitor = GradientMonitor(every=2, images=8)
+    make_trainer(max_steps=6, callbacks=[monitor]).fit(one, data)
+    make_trainer(max_steps=6).fit(two, again)
+    assert monitor.measured > 2
+    assert same_weights(one, two)
+
+
+def test_measures_with_what_the_batch_is_of(told, make_trainer):
+    """The same by hand; and how far the images of the fixed latents and the fixed condition have moved."""
+    found, pictures = {}, []
+
+    class ByHand(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if trainer.global_step == 1:
+                generate, judge = given(batch[1][:8], pl_module.generator, pl_module.discriminator)
+                rng = pl_module.rng("monitor", 1)
+                networks = pl_module.generator, pl_module.discriminator, pl_module.loss, batch[0][:8]
+                noise = torch.randn(8, 8, generator=rng), torch.rand(8, 1, 1, 1, generator=rng)
+                penalties = [(pl_module.penalties[0], None)]
+                record = measure(*networks, *noise, penalties=penalties, step=2, generate=generate, judge=judge)
+                found["stats"] = record
+
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            generator = deepcopy(pl_module.generator).train()
+            images = generator(pl_module.fixed_latents, pl_module.fixed_condition).detach()
+            pictures.append(torch.nn.functional.adaptive_avg_pool2d(images, 16))
+
+    gan, data = told(penalties=[R1(1.0, every=16)])
+    monitor = GradientMonitor(every=2, images=8)
+    make_trainer(max_steps=2, callbacks=[ByHand(), monitor]).fit(gan, data)
+    stats, expected = monitor.stats, found["stats"]
+    for name in ("image_gradient", "slope_real", "slope_between", "logit_gap", "accuracy_fake"):
+        assert getattr(stats, name) == getattr(expected, name)
+    assert stats.generator.parameter_gradients == expected.generator.parameter_gradients
+    assert stats.discriminator.terms == expected.discriminator.terms
+    moved = (pictures[1] - pictures[0]).square().flatten(1).sum(1).mean() * 784 / 256
+    assert stats.movement == pytest.approx(moved.sqrt().item(), rel=1e-4)
 
 
 @pytest.mark.parametrize(

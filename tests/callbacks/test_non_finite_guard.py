@@ -194,6 +194,71 @@ def test_rollback(make_trainer, where):
     assert said[0].endswith("; back to the state after batch 4 (try 1 of 3)")
 
 
+def test_training_is_the_same_with_and_without_a_condition(told, make_trainer):
+    settings = {"penalties": [R1(1.0, every=2)], "accumulate": 2, "n_critic": 2}
+    plain, data = told("batch", **settings)
+    make_trainer(max_steps=6).fit(plain, data)
+    for policy in ("skip", "rollback"):
+        gan, data = told("batch", **settings)
+        make_trainer(max_steps=6, callbacks=[NonFiniteGuard(policy, every=2)]).fit(gan, data)
+        assert same_weights(plain, gan)
+
+
+class Spoil(Callback):
+    """Puts NaN into batch 5, counted from 0: into an image, a source, or what the discriminator's last layer makes."""
+
+    def __init__(self, where: str):
+        self.where, self.now = where, False
+
+    def on_train_start(self, trainer, pl_module):
+        pl_module.discriminator.output.register_forward_hook(
+            lambda layer, inputs, output: output * NAN if self.now and self.where == "output" else None
+        )
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.now = trainer.global_step == 5
+        if self.now and self.where != "output":
+            batch[self.where == "source"][3, 0, 5, 5] = NAN
+
+    def on_train_batch_end(self, *args):
+        self.now = False
+
+
+@pytest.mark.parametrize(
+    ("where", "what"),
+    [
+        ("image", "real image 3 of the batch"),
+        ("source", "source image 3 of the batch"),
+        ("output", "the output of discriminator.output, in the forward pass"),
+    ],
+)
+@pytest.mark.parametrize("policy", ["skip", "rollback"])
+def test_diagnosis_and_the_way_back_with_a_condition(told, make_trainer, where, what, policy):
+    """The replay tells the networks what the batch was of; weights are the bits of the last state, or of before."""
+    gan, data = told("batch")
+    if where == "source" and gan.condition_shape is None:
+        pytest.skip("labels are whole numbers")
+    keep, seen = Keep(), {}
+
+    class Look(Callback):
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            if trainer.global_step == 5 and optimizer is trainer.optimizers[0]:
+                seen.update(everything(trainer, pl_module))
+
+    guard = NonFiniteGuard(policy, every=4)
+    trainer = make_trainer(callbacks=[GeneratorEMA(), Spoil(where), guard, keep, Look()])
+    with pytest.warns(UserWarning, match=what) as said:
+        trainer.fit(gan, data)
+    lines = [str(one.message) for one in said if "is not finite" in str(one.message)]
+    assert all(what in line for line in lines)
+    assert "back to the state after batch 4" in lines[0] if policy == "rollback" else "skipped" in lines[0]
+    expected = (keep.kept[4] if policy == "rollback" else keep.before[5])["weights"]
+    names = [*expected] if policy == "rollback" else [name for name, _ in gan.named_parameters()]  # good passes count
+    assert all(equal(seen["weights"][name], expected[name]) for name in names)
+    assert trainer.global_step == 8
+    assert finite(gan)
+
+
 class Infinite(NonSaturating):
     """A loss that is infinite and has a gradient all the same."""
 

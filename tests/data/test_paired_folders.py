@@ -155,10 +155,10 @@ def damage(folder, name, content=b"no image"):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda s, t: damage(s, "3.png"), r"data.sources .*sources has 1 file that cannot be read: 3.png \(no image\)"),
+        (lambda s, t: damage(s, "3.png"), r"data.sources .*sources has 1 file that cannot be used: 3.png \(no image\)"),
         (
             lambda s, t: damage(t, "3.png", (t / "3.png").read_bytes()[:40]),
-            r"data.targets .*targets has 1 file that cannot be read: 3.png \(.+\)\. Mend",
+            r"data.targets .*targets has 1 file that cannot be used: 3.png \(.+\)\. Mend",
         ),
         (
             lambda s, t: picture(3, 5).save(s / "3.png"),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from commands import ColourDigits, command, fit, load
+from commands import PAIRS, ColourDigits, command, fit, load
 from conftest import SmallMNIST, mnist
 from PIL import Image
 from torch import Tensor
@@ -163,6 +163,12 @@ class OwnBatches(SmallMNIST):
         return batch
 
 
+class Flipped(SmallMNIST):
+    def __init__(self, flips=False):
+        super().__init__()
+        self.flips = flips
+
+
 class Sourced(SmallMNIST):
     condition_shape = (1, 28, 28)
 
@@ -182,6 +188,7 @@ class Shapeless(InMemoryDataModule):
         (SmallMNIST(64), Mask(), "data.of.batch_size=64 would do nothing: data.batch_size decides. Leave it out"),
         (SmallMNIST(validation_size=9), Mask(), "data.of.validation_size=9 would do nothing"),
         (SmallMNIST(seed=1), Mask(), "data.of.seed=1 would do nothing"),
+        (Flipped(flips=True), Mask(), "data.of.flips=True would do nothing: pairs are not mirrored"),
         (SmallMNIST(), Grey(), "3 channels, and these have 1"),
     ],
 )
@@ -199,14 +206,10 @@ def test_a_degradation_that_breaks_its_word_is_named():
 
 # The commands
 
-DEGRADED = ["--data", "gan.data.DegradedDataModule", "--data.of", "conftest.SmallMNIST"]
-DEGRADED += ["--data.degradation", "gan.data.Downsample", "--data.degradation.factor", "7"]
-DEGRADED += ["--data.batch_size", "8", "--data.validation_size", "16"]
-
 
 def test_a_checkpoint_rebuilds_it(tmp_path, capsys):
     """From flags, with what it is of in words; the config in the checkpoint is what another command takes it up by."""
-    checkpoint = fit(tmp_path, *DEGRADED)
+    checkpoint = fit(tmp_path, *PAIRS, "gan.data.Downsample", "--data.degradation.factor", "7")
     of = "of conftest.SmallMNIST (batch_size 32, validation_size 5000, seed 42)"
     shown = f"gan.data.DegradedDataModule {of}, degradation gan.data.Downsample (factor 7)"
     assert f"data: {shown}, batch_size 8" in capsys.readouterr().out

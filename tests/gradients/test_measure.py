@@ -116,6 +116,28 @@ def test_slopes_are_taken_where_they_are_said_to_be():
     close(stats.discriminator.total, abs(lengths[1].square().mean() - lengths[0].square().mean()).item() / 2)
 
 
+def test_the_logit_of_patches_is_their_mean():
+    """With the linear objective, all is as of the discriminator whose one logit is that mean, but its last layer."""
+    generator, patches = linear_pair()
+    patches.layers[1], patches.shape = nn.Linear(6, 4).double(), (1, 2, 2)
+    _, whole = linear_pair()
+    whole.layers[0] = patches.layers[0]
+    with torch.no_grad():
+        whole.layers[1].weight.copy_(patches.layers[1].weight.mean(0))
+        whole.layers[1].bias.copy_(patches.layers[1].bias.mean(0))
+    of_patches, expected = (
+        measure(generator, network, Wasserstein(), penalties=[(R1(1.0), None)], **batch())
+        for network in (patches, whole)
+    )
+    for name in ("image_gradient", "slope_real", "slope_fake", "slope_between", "lipschitz", "logit_gap"):
+        close(getattr(of_patches, name), getattr(expected, name))
+    for name in ("accuracy_real", "accuracy_fake", "logit_real", "logit_fake"):
+        close(getattr(of_patches, name), getattr(expected, name))
+    close(of_patches.generator.total, expected.generator.total)
+    of_layers = [stats.discriminator.parameter_gradients["layers.0"] for stats in (of_patches, expected)]
+    close(*of_layers)
+
+
 # ---------------------------------------------------------------------- a second way
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from conftest import SmallMNIST
+from conftest import Pairs, SmallMNIST
 from lightning import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from torch.optim import Adam
@@ -26,10 +26,12 @@ from gan.networks import (
     DCGANGenerator,
     MLPDiscriminator,
     MLPGenerator,
+    PatchDiscriminator,
     ProjectionDCGANDiscriminator,
+    UNetGenerator,
 )
 from gan.parallel import DDP
-from gan.terms import Classification
+from gan.terms import Classification, Reconstruction
 
 SHAPE = (1, 28, 28)
 BATCH = 16  # images over all processes
@@ -56,6 +58,11 @@ def groups() -> tuple[torch.nn.Module, torch.nn.Module]:
 
 def conditional(judge: type[torch.nn.Module]) -> tuple[torch.nn.Module, torch.nn.Module]:
     return ConditionalDCGANGenerator(SHAPE, 10, 8, 4, norm="layer"), judge(SHAPE, 10, 4)
+
+
+def translation() -> tuple[torch.nn.Module, torch.nn.Module]:
+    sources = Pairs.condition_shape
+    return UNetGenerator(SHAPE, sources, 8, 4, norm="layer"), PatchDiscriminator(SHAPE, sources, 4)
 
 
 LOSSES = (
@@ -93,6 +100,13 @@ CASES |= {
     "auxiliary classifier": {
         "networks": partial(conditional, AuxiliaryDCGANDiscriminator),
         "classification": Classification(),
+    },
+    "translation": {
+        "networks": translation,
+        "penalties": [penalties.R1(1.0, every=2), penalties.GradientPenalty(0.5)],
+        "reconstruction": Reconstruction(3.0),
+        "accumulate": 2,
+        "data": Pairs,
     },
 }
 
@@ -158,12 +172,12 @@ WIRE = [
 
 
 def train(
-    devices: int, networks=None, steps=STEPS, precision="64-true", validation_size=0, **settings
+    devices: int, networks=None, steps=STEPS, precision="64-true", validation_size=0, data=SmallMNIST, **settings
 ) -> dict[str, Any]:
     torch.manual_seed(7 + int(os.environ.get("LOCAL_RANK", 0)))  # the first one's weights are those that count
     make = partial(Adam, lr=1e-3, betas=(0.5, 0.9))
     gan = GAN(*(networks or small)(), generator_optimizer=make, discriminator_optimizer=make, **settings)
-    data = SmallMNIST(BATCH // devices // settings.get("accumulate", 1), validation_size)
+    loaded = data(BATCH // devices // settings.get("accumulate", 1), validation_size)
     record, gradients = Record(), Gradients()
     wire = {name: getattr(dist, name) for name in WIRE}
     for name in WIRE:
@@ -181,7 +195,7 @@ def train(
         enable_model_summary=False,
         log_every_n_steps=1,
     )
-    trainer.fit(gan, data)
+    trainer.fit(gan, loaded)
     for name, function in wire.items():
         setattr(dist, name, function)
     sizes = [sum(p.numel() for p in network.parameters()) for network in (gan.discriminator, gan.generator)]
