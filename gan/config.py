@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from gan.errors import GANError
+from gan.paths import cache_folder
 
 KEY = "config"  # in a checkpoint
 OF_COMMAND = ("run_dir", "resume", "config", "trust", "ckpt_path", "verbose")  # which say nothing of the run
@@ -89,8 +90,6 @@ def is_own(config: dict[str, Any]) -> bool:
 
 def mark(config: dict[str, Any]) -> Path | None:
     """Where that mark lies, if the user has a cache."""
-    from gan.metrics.feature_cache import cache_folder
-
     folder = cache_folder()
     digest = hashlib.blake2b(as_text(config).encode(), digest_size=16).hexdigest()
     return None if folder is None else folder / "own_runs" / digest

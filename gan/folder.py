@@ -7,7 +7,7 @@ import socket
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
@@ -182,7 +182,7 @@ def hold(folder: Path) -> IO[str]:
             file.close()
 
 
-def lock(file: IO[str]) -> bool:
+def lock(file: IO[Any]) -> bool:
     """Locks a file for as long as it is open in this process. False where the system, or that of the file, cannot.
 
     Raises:

@@ -323,7 +323,7 @@ class Lifecycle(L.LightningModule):
         if not batches:
             return None, None
         for batch in batches:
-            self.look_at(batch, "test")
+            self.look_at(batch, "held-out")
         targets, sources = (torch.cat(of_all) for of_all in zip(*map(as_pair, batches), strict=True))
         turn = torch.arange(num, device=sources.device) % len(sources)
         device, dtype = self.fixed_latents.device, self.fixed_latents.dtype

@@ -32,3 +32,16 @@ def local_path(path: str | os.PathLike[str], setting: str) -> Path:
         if (braced or bare) not in os.environ and not os.path.lexists(text):  # which may be its name
             raise GANError(f"{setting} {text}: the variable {braced or bare} is not set: set it, or spell the path out")
     return Path(os.path.expanduser(os.path.expandvars(text)))
+
+
+def cache_folder() -> Path | None:
+    """Where what takes its time to make is kept for all runs: $GAN_CACHE, or `gan` in the cache of the user.
+
+    None for a user who has neither that nor a home.
+    """
+    if own := os.environ.get("GAN_CACHE"):
+        return local_path(own, "GAN_CACHE")
+    if cache := os.environ.get("XDG_CACHE_HOME"):
+        return Path(cache, "gan")
+    home = os.path.expanduser("~")
+    return None if home == "~" else Path(home, ".cache", "gan")

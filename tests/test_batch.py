@@ -200,3 +200,57 @@ def test_labels_that_conditional_networks_cannot_take(labels, message):
 
 def test_labels_as_they_should_be():
     check_batch((torch.zeros(2, 1, 8, 8), torch.tensor([0, 9])), (1, 8, 8), "a training batch of X", num_classes=10)
+
+
+# ---------------------------------------------------------------------- source images of conditional networks
+
+
+@pytest.mark.parametrize(
+    ("sources", "message"),
+    [
+        (None, r"is images alone, and the networks are told source images: give floating \(N, 1, 4, 4\) in \[-1, 1\]"),
+        (["cat", "dog"], "is images with a list of str, str, and the networks are told source images"),
+        (torch.tensor([1, 3]), r"has torch.int64 of shape \(2,\), as labels are, beside its images"),
+        (torch.zeros(2, 1, 8, 4), r"must have sources of shape \(N, 1, 4, 4\), and has \(2, 1, 8, 4\)"),
+        (torch.zeros(2, 3, 4, 4), r"and has \(2, 3, 4, 4\)"),
+        (torch.zeros(3, 1, 4, 4), r"has 2 images and sources of shape \(3, 1, 4, 4\): one for each"),
+        (torch.zeros(2, 1, 4, 4, dtype=torch.uint8), "has sources of torch.uint8: scale them"),
+        (torch.full((2, 1, 4, 4), 200.0), r"has sources from 200 to 200: scale them to \[-1, 1\]"),
+        (torch.full((2, 1, 4, 4), torch.nan), "has sources that are not finite"),
+    ],
+)
+def test_sources_that_conditional_networks_cannot_take(sources, message):
+    images = torch.zeros(2, 1, 8, 8)
+    batch = images if sources is None else (images, sources)
+    with pytest.raises(GANError, match=f"^a training batch of X .*{message}"):
+        check_batch(batch, (1, 8, 8), "a training batch of X", condition_shape=(1, 4, 4))
+
+
+def test_sources_as_they_should_be():
+    pairs = torch.zeros(2, 1, 8, 8), torch.zeros(2, 1, 4, 4)
+    check_batch(pairs, (1, 8, 8), "a training batch of X", condition_shape=(1, 4, 4))
+    check_batch(pairs, (1, 8, 8), "a training batch of X")  # to networks that are told nothing they mean nothing
+
+
+def test_sources_where_labels_are_wanted():
+    pairs = torch.zeros(2, 1, 8, 8), torch.zeros(2, 1, 4, 4)
+    with pytest.raises(
+        GANError, match=r"has source images \(2, 1, 4, 4\) beside its images, and the networks are told a"
+    ):
+        check_batch(pairs, (1, 8, 8), "a training batch of X", num_classes=10)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_names_beside_images_are_no_condition(make_trainer, accumulate):
+    torch.manual_seed(0)
+    gan = GAN(MLPGenerator(SHAPE, latent_dim=8), MLPDiscriminator(SHAPE), accumulate=accumulate)
+    make_trainer(max_steps=2).fit(gan, Own([(image, "cat") for image in IMAGES]))
+
+
+def test_a_run_on_data_without_what_its_networks_are_told_is_a_line(told, make_trainer):
+    gan, _ = told()
+    images = torch.zeros(32, 1, 28, 28)
+    for other in (TensorDataset(images), TensorDataset(images, torch.zeros(32))):
+        told_of = "are conditional|has labels of torch.float32" if gan.num_classes else "are told source images"
+        with pytest.raises(GANError, match=f"^a (training|held-out) batch of Own .*({told_of})"):
+            make_trainer(max_steps=1).fit(gan, Own(other, shape=(1, 28, 28)))

@@ -22,6 +22,7 @@ def name(path):
 def test_all_are_there():
     assert {name(path) for path in CONFIGS if path.parent.name != "failures"} == {
         "article.yaml",
+        "conditional.yaml",
         "dcgan.yaml",
         "debug/fast.yaml",
         "debug/overfit.yaml",
@@ -29,6 +30,7 @@ def test_all_are_there():
         "hinge_sn.yaml",
         "r3gan.yaml",
         "resnet.yaml",
+        "superres.yaml",
         "wgan_gp.yaml",
     }
 

@@ -5,8 +5,8 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from commands import load
-from conftest import Recorder, TableLogger, same_weights
+from commands import equal, load
+from conftest import Pairs, Recorder, TableLogger, same_weights
 from lightning import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.optim import SGD, Adam
@@ -17,7 +17,15 @@ from gan.errors import GANError
 from gan.generate import export, sample
 from gan.images import to_uint8
 from gan.losses import Wasserstein
-from gan.networks import DCGANDiscriminator, DCGANGenerator, Discriminator, MLPDiscriminator, MLPGenerator
+from gan.networks import (
+    DCGANDiscriminator,
+    DCGANGenerator,
+    Discriminator,
+    MLPDiscriminator,
+    MLPGenerator,
+    PatchDiscriminator,
+    UNetGenerator,
+)
 from gan.optim import WarmupCosine
 from gan.penalties import R1, GradientPenalty
 
@@ -100,6 +108,66 @@ def test_python_checkpoint_loads_with_weights_only(make_gan, make_trainer, data,
     assert optimizer.defaults["betas"] == (0.0, 0.9)
     latents = torch.randn(4, 8)
     assert torch.equal(gan(latents), loaded(latents))  # by the averaged generator, in both
+
+
+class TakesWhatThereIs(torch.nn.Module):
+    """Is told something of each image, and does not say what."""
+
+    def __init__(self, latent_dim=8):
+        super().__init__()
+        self.latent_dim = latent_dim
+        self.scale = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, z, condition):
+        of_image = condition.flatten(1).mean(1) if condition.ndim > 1 else condition / 10
+        return (self.scale * of_image).tanh()[:, None, None, None].expand(-1, *SHAPE)
+
+
+@pytest.mark.parametrize("says", [True, False])
+def test_python_checkpoint_knows_what_its_generator_is_told(told, make_trainer, tmp_path, says):
+    """Which the generator says or, where it takes what there is, the data."""
+    gan, data = told()
+    if not says:
+        gan = GAN(TakesWhatThereIs(), gan.discriminator)
+    trainer = make_trainer(max_steps=2, callbacks=[GeneratorEMA()])
+    trainer.fit(gan, data)
+    trainer.save_checkpoint(tmp_path / "gan.ckpt")
+    loaded = GAN.load_from_checkpoint(tmp_path / "gan.ckpt", weights_only=True, trust="test_lifecycle")
+    assert same_weights(gan, loaded)
+    assert (loaded.num_classes, loaded.condition_shape) == (gan.num_classes, gan.condition_shape)
+    assert (gan.num_classes, gan.condition_shape) in ((10, None), (None, (1, 7, 7)))
+    assert torch.equal(gan.sample(64, condition=gan.fixed_condition), loaded.sample(64, condition=gan.fixed_condition))
+
+
+def test_pairs_to_watch_are_the_first_test_images(make_trainer):
+    """Those of the validation set where there is no test set; again and again, where there are too few."""
+    shapes = SHAPE, Pairs.condition_shape
+
+    def watched(data, num=4):
+        generator = UNetGenerator(*shapes, latent_dim=8, base_channels=4)
+        gan = GAN(generator, PatchDiscriminator(*shapes, base_channels=4), num_fixed_latents=num)
+        make_trainer(max_steps=1, limit_val_batches=0).fit(gan, data)
+        return gan.fixed_sources, gan.fixed_target
+
+    class WithoutTest(Pairs):
+        def test_dataloader(self):
+            return []
+
+    class Few(Pairs):
+        def load(self, train):
+            return tuple(part[: 512 if train else 3] for part in super().load(train))
+
+    data = Pairs(16, validation_size=0)
+    data.setup("test")
+    images, sources = next(iter(data.test_dataloader()))
+    assert equal(watched(data), (sources[:4], images[:4]))
+    few = watched(Few(16, validation_size=0), 7)
+    assert equal(few, (sources[[0, 1, 2, 0, 1, 2, 0]], images[[0, 1, 2, 0, 1, 2, 0]]))
+    data = WithoutTest(16, validation_size=32)
+    data.setup("validate")
+    images, sources = next(iter(data.val_dataloader()))
+    assert equal(watched(data), (sources[:4], images[:4]))
+    assert watched(WithoutTest(16, validation_size=0)) == (None, None)
 
 
 def test_unknown_network_is_named_where_it_is_needed_and_can_be_given(make_gan, make_trainer, data, tmp_path, recwarn):

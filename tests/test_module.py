@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Pairs, Recorder, SmallMNIST, TableLogger
+from conftest import Pairs, Recorder, SmallMNIST, TableLogger, same_weights
 from lightning import Callback
 from torch.nn.functional import softplus
-from torch.optim import LBFGS, SGD
+from torch.optim import LBFGS, SGD, Adam
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from gan import GAN, networks
@@ -108,6 +108,47 @@ def test_equals_a_loop_written_by_hand(make_gan, make_trainer, data, n_critic):
     by_hand(other.double(), SmallMNIST(batch_size=16, validation_size=0), 7, n_critic)
     for trained, expected in zip(gan.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(trained, expected, rtol=0, atol=1e-12)
+
+
+def test_an_unconditional_run_has_the_bits_of_its_arithmetic(make_trainer):
+    """20 batches of the default's networks, penalty and optimizers, in float32: a condition costs those without none.
+
+    That these are the bits from before there were conditions was seen once, on one machine, by both commits.
+    """
+    optimizer = partial(Adam, lr=0.004, betas=(0.0, 0.9), fused=True)
+
+    def make() -> GAN:
+        torch.manual_seed(0)
+        networks = DCGANGenerator(SHAPE, 16, 8), DCGANDiscriminator(SHAPE, 8)
+        optimizers = {"generator_optimizer": optimizer, "discriminator_optimizer": optimizer}
+        return GAN(*networks, penalties=[R1(1.0, every=16)], **optimizers)
+
+    gan, other = make(), make()
+    make_trainer(max_steps=20).fit(gan, SmallMNIST(batch_size=64, validation_size=0))
+
+    data = SmallMNIST(batch_size=64, validation_size=0)
+    data.setup("fit")
+    generator, discriminator = other.generator, other.discriminator
+    of_generator, of_discriminator = (optimizer(network.parameters()) for network in (generator, discriminator))
+    loader = data.train_dataloader()
+    batches = [real for _ in range(3) for real, _ in loader]  # of 8 in an epoch
+    for step, real in enumerate(batches[:20]):
+        rng = other.rng("batch", step)
+        with torch.no_grad():
+            fake = generator(torch.randn(64, 16, generator=rng))
+        loss = (softplus(-discriminator(real)) + softplus(discriminator(fake))).mean()
+        if step % 16 == 0:
+            x = real.clone().requires_grad_()
+            (gradient,) = torch.autograd.grad(discriminator(x).sum(), x, create_graph=True)
+            loss = loss + 1.0 * 16 * (0.5 * gradient.flatten(1).square().sum(1)).mean()
+        of_discriminator.zero_grad()
+        loss.backward()
+        of_discriminator.step()
+        of_generator.zero_grad()
+        softplus(-discriminator(generator(torch.randn(64, 16, generator=rng)))).mean().backward()
+        of_generator.step()
+    assert same_weights(gan.generator, generator)
+    assert same_weights(gan.discriminator, discriminator)
 
 
 def conditional_pair(cls, **settings) -> GAN:

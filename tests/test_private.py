@@ -95,6 +95,7 @@ IMPORTS = {
     f"{CONNECTOR}._CheckpointConnector": "`last` and `best` as a checkpoint's path from Python",
     "lightning.fabric.utilities.distributed._set_num_threads_if_needed": "the threads of each process",
     "lightning.pytorch.core.mixins.hparams_mixin._given_hyperparameters": "checkpoints that a config can rebuild",
+    "torchmetrics.functional.image.lpips._NoTrainLpips": "LPIPS by the user's weights: the public class downloads some",
     "jsonargparse._typehints": "a class that is swapped begins with its own defaults",
     "jsonargparse._paths": "configs are read as UTF-8 in any locale",
     "jsonargparse._common.parsing_settings": "what a checkpoint names is not imported without --trust",

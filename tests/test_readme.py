@@ -9,6 +9,7 @@ import torch
 from commands import FEW_SCORES, process
 from conftest import ROOT
 from lightning import LightningDataModule, Trainer
+from pictures import fill, zipped
 
 from gan import GAN
 from gan.cli import main
@@ -79,6 +80,9 @@ def test_command(line, run, tmp_path, monkeypatch):
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
     save_features(CNNFeatures((3, 32, 32)), "flowers.safetensors")
+    if "photos" in line:
+        photos = fill(tmp_path / "photos", 80)
+        zipped(tmp_path / "photos.zip", {file.name: file.read_bytes() for file in photos.iterdir()})
     line = line.replace("RUN", str(run)).replace(
         "my_package.Flowers", "commands.ColourDigits --data.validation_size 16"
     )
@@ -164,11 +168,11 @@ def flowers(tmp_path, monkeypatch):
         torch.save({"images": images, "labels": torch.arange(32) % 5}, name)
 
 
-ELSEWHERE = {"docs/own-step.md": "test_own_step.py"}  # blocks that need each other
+TRIED_WHOLE = {"docs/own-step.md": "test_own_step.py"}  # blocks that need each other
 BLOCKS = [
     (page, number)
     for page, text in PAGES.items()
-    if page not in ELSEWHERE
+    if page not in TRIED_WHOLE
     for number, _ in enumerate(python_blocks(text))
 ]
 

@@ -7,7 +7,7 @@ import re
 from functools import partial
 from pathlib import Path
 from statistics import mean
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from lightning import Callback, Trainer
@@ -25,20 +25,24 @@ from gan.metrics import fingerprint, load_features
 from gan.metrics.evaluator import Evaluator, Generated, NotFinite
 from gan.metrics.feature_cache import CHUNK
 from gan.metrics.features import doubt
+from gan.metrics.paired import LPIPS
 from gan.metrics.table import scalar, table
 from gan.module import GAN
 from gan.order import callbacks_of
+from gan.spec import uncompiled
 from gan.weights import holding, sampled, share_buffers, weights_of
 
 
 class FIDTracker(Callback):
     """Scores the generator during training and in `validate`: FID, KID, precision, recall, density, coverage.
 
-    Where the extractor is a classifier, also the classes covered, their entropy and the inception score. The averaged
-    generator is scored where there is one. Generated images are held against the test images; the floor is the mean
-    FID that real training images have there, of up to five draws of as many of them. Below all of these a generator
-    has learnt images by heart, or something is measured wrongly: that is a warning. Nothing here touches training,
-    and no score is ever NaN: where there is none, a warning says why.
+    Where the extractor is a classifier, also the classes covered, their entropy and the inception score. Of a generator
+    that makes images from images, also PSNR and SSIM: it is given the sources of the test images one after the other,
+    and what it makes is held against those. The averaged generator is scored where there is one. Generated images are
+    held against the test images; the floor is the mean FID that real training images have there, of up to five draws of
+    as many of them. Below all of these a generator has learnt images by heart, or something is measured wrongly: that
+    is a warning, but where it is given the test images' own sources, which may well bring it nearer. Nothing here
+    touches training, and no score is ever NaN: where there is none, a warning says why.
 
     During training all scores are of the same latents, so that a curve shows the weights and not the draw. At the end,
     the generator of the best score, or where no checkpoint has it the last one, is scored again, with other latents and
@@ -56,6 +60,8 @@ class FIDTracker(Callback):
         unit: What `every` counts. The end of a run is scored in any case.
         num_samples: Images that are generated for a score in training.
         final_samples: Images that are generated for the report at the end, and in `validate`.
+        lpips: For generators that make images from images, the file of AlexNet's weights that LPIPS is measured by,
+            a state dict of torchvision's; not measured if not given.
 
     Raises:
         ValueError: If a setting is out of range, the extractor cannot be used, or there are no real images.
@@ -68,6 +74,7 @@ class FIDTracker(Callback):
         unit: Literal["batches", "epochs"] = "batches",
         num_samples: int = 1000,
         final_samples: int = 10_000,
+        lpips: str | None = None,
     ):
         if not every >= 1:
             raise GANError(f"FIDTracker's every is a number of {unit} of at least 1, and is {every}")
@@ -82,6 +89,7 @@ class FIDTracker(Callback):
         self.unit = unit
         self.num_samples = num_samples
         self.final_samples = final_samples
+        self.lpips = lpips
         self.evaluator: Evaluator = None  # pyright: ignore[reportAttributeAccessIssue] # until `prepare`
         self.best: float | None = None  # the lowest FID in training
         self.best_step = -1  # the batches completed when it was measured
@@ -140,13 +148,20 @@ class FIDTracker(Callback):
         """Whether there is something to see images with."""
         return self._module is not None
 
-    def prepare(self, trainer: Trainer) -> None:
+    def prepare(self, trainer: Trainer, pl_module: GAN) -> None:
         """Measures the real images, unless that is done."""
         assert self._module is not None
         data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere
-        now = trainer, self._module, data
+        translates = pl_module.condition_shape is not None
+        now = trainer, self._module, data, translates
         if self.evaluator is not None and self._measured == now:
             return
+        if self.lpips is not None and not translates:
+            name = type(uncompiled(pl_module.generator)).__name__
+            raise GANError(
+                f"FIDTracker's lpips holds images against targets, and {name} makes none from images: leave it out"
+            )
+        lpips = None if self.lpips is None else LPIPS(self.lpips).to(trainer.strategy.root_device)
         self._module.to(trainer.strategy.root_device)
         with isolate_rng():  # loaders and data sets may draw from it
             for stage in ("fit", "test"):  # in one order on all processes
@@ -159,7 +174,9 @@ class FIDTracker(Callback):
                     f"FIDTracker needs training and test images, and {type(data).__name__} does not give both: {error}"
                 ) from error
             device = trainer.strategy.root_device
-            self.evaluator = Evaluator(self._module, train, test, device, partial(say, trainer))
+            self.evaluator = Evaluator(
+                self._module, train, test, device, partial(say, trainer), paired=translates, lpips=lpips
+            )
             sizes = {"num_samples": self.num_samples, "final_samples": self.final_samples}
             if trainer.state.fn != "fit":
                 del sizes["num_samples"]
@@ -170,8 +187,10 @@ class FIDTracker(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: GAN) -> None:
         if self.active:
-            self.prepare(trainer)
+            self.prepare(trainer, pl_module)
             measured = {*self.scalars} - {scalar("fid_of_best", self.name)}  # which the end does
+            if pl_module.num_classes is not None:
+                measured |= {*self.named({"class_accuracy": 0, "fid_within_classes": 0})}
             pl_module.scores = {*pl_module.scores, *measured}
 
     # ------------------------------------------------------------------ training
@@ -219,7 +238,8 @@ class FIDTracker(Callback):
             rank_zero_warn(f"no FID of batch {pl_module.global_step:,}: {error}")
             return None
         draws = self.evaluator.floor(num)
-        if generated.fid < min(draws) and num <= len(self.evaluator.training):
+        alone = pl_module.condition_shape is None  # not made from the very images that they are held against
+        if alone and generated.fid < min(draws) and num <= len(self.evaluator.training):
             rank_zero_warn(
                 f"FID {generated.fid:.4f} is below the floor, {min(draws):.4f} to {max(draws):.4f} for real training "
                 "images: too good to be true. The generator has learnt images by heart (see samples/nearest), or test "
@@ -232,19 +252,16 @@ class FIDTracker(Callback):
         return pl_module(latents(pl_module, noise, number), self.asked(pl_module, number))
 
     def asked(self, pl_module: GAN, number: int) -> Tensor | None:
-        """Labels (CHUNK,) that the images of a chunk are to be of: those of the test images, else the classes in turn.
+        """What the images of a chunk are to be of, as the test images are: labels (CHUNK,), or sources (CHUNK, ...).
 
-        None for a generator without a condition.
+        Of classes that the test images do not tell, one after the other. None for a generator without a condition.
         """
+        if pl_module.condition_shape is not None:
+            return self.evaluator.pairs(number)[1].to(pl_module.device, cast(torch.dtype, pl_module.dtype))
         real = self.evaluator.labels
         if pl_module.num_classes is None or real is None:
             return pl_module.classes_in_turn(CHUNK)
         return real[torch.arange(number * CHUNK, (number + 1) * CHUNK) % len(real)].to(pl_module.device)
-
-    def asked_of(self, pl_module: GAN, num: int) -> Tensor | None:
-        """The labels (num,) of so many images, or None."""
-        chunks = [self.asked(pl_module, number) for number in range(-(-num // CHUNK))]
-        return torch.cat([chunk for chunk in chunks if chunk is not None])[:num] if chunks[0] is not None else None
 
     def draw_classes(self, trainer: Trainer, generated: Generated) -> None:
         """Draws how many of the generated images the extractor's classifier takes for each class."""
@@ -280,8 +297,9 @@ class FIDTracker(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: GAN) -> None:
         if trainer.state.fn == "fit" or not self.active:
             return
-        self.prepare(trainer)
+        self.prepare(trainer, pl_module)
         self.scores = {}
+        self.source_scores = None
         generated = self.generate(pl_module, self.final_samples, "report")
         if generated is None:
             return
@@ -291,7 +309,10 @@ class FIDTracker(Callback):
             "accuracy_score": self.accuracy_score(pl_module),
         }
         scores |= {metric: value for metric, value in more.items() if value is not None}
-        pl_module.log_dict(self.named(scores), sync_dist=True)
+        if pl_module.condition_shape is not None:
+            self.source_scores = self.evaluator.source_scores(self.final_samples)
+        of_source = {f"{metric}_of_source": value for metric, value in (self.source_scores or {}).items()}
+        pl_module.log_dict(self.named(scores | of_source), sync_dist=True)
         self.scores = scores
 
     on_test_epoch_end = on_validation_epoch_end  # pyright: ignore[reportAssignmentType] # a GAN, see pyproject
@@ -311,8 +332,11 @@ class FIDTracker(Callback):
 
     def condition_scores(self, pl_module: GAN, generated: Generated) -> dict[str, float]:
         """What is scored of a generator that is told the class, beside its images."""
-        labels = self.asked_of(pl_module, len(generated.features))
-        return {} if labels is None else self.evaluator.condition_scores(generated.features, labels)
+        if pl_module.num_classes is None:
+            return {}
+        num = len(generated.features)
+        labels = torch.cat([cast(Tensor, self.asked(pl_module, number)) for number in range(-(-num // CHUNK))])[:num]
+        return self.evaluator.condition_scores(generated.features, labels)
 
     def on_validation_end(self, trainer: Trainer, pl_module: GAN) -> None:
         trackers = active_trackers(trainer) or callbacks_of(trainer, FIDTracker)
@@ -326,7 +350,8 @@ class FIDTracker(Callback):
                 console.print("No scores: the images, or what they look like to the extractor, are NaN or infinite")
             else:
                 console.print(f"Scores of {tracker.terms(tracker.final_samples)}")
-                console.print(table(tracker.scores, tracker.evaluator.real_scores(tracker.final_samples)))
+                real = tracker.evaluator.real_scores(tracker.final_samples)
+                console.print(table(tracker.scores, real, tracker.source_scores))
         if self.active:
             loss = float(trainer.callback_metrics["validation/discriminator"])
             console.print(f"Loss of the discriminator on images it has not seen: {loss:.3f}")
@@ -344,7 +369,9 @@ class FIDTracker(Callback):
         """The names of the scores that tell a run from another."""
         metrics = ["fid", "fid_of_best", "kid", "precision", "recall", "density", "coverage"]
         classes = [] if self.evaluator.num_classes is None else ["modes_covered", "entropy", "inception_score"]
-        return [scalar(metric, self.name) for metric in metrics + classes]
+        paired = self.evaluator.paired
+        pairs = [] if paired is None else paired.names
+        return [scalar(metric, self.name) for metric in metrics + classes + pairs]
 
     def terms(self, num: int) -> str:
         """What a score of `num` images is by, without which it means nothing."""

@@ -6,11 +6,13 @@ from typing import Any
 
 import torch
 from lightning import Callback, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from gan.errors import GANError
-from gan.images import encoded, image_grid, show, to_pil
+from gan.images import encoded, image_grid, show, to_pil, visible
 from gan.loggers import log_image
 from gan.module import GAN
 from gan.networks import slerp
@@ -29,6 +31,12 @@ class ImageLogger(Callback):
     which. The averaged generator is drawn where there is one. In a notebook, the latest fixed grid is shown
     inline. Nothing here touches training.
 
+    Of a generator that makes images from images, the fixed grid shows what it makes of the module's `fixed_condition`;
+    `samples/translation`, with each fixed grid, the same images between their sources and their targets; the
+    interpolation a source a row, with other latents in each column; and `samples/training.gif` the translations. Where
+    there are no sources, because there is no data module or it holds out no images, a warning says so and nothing is
+    drawn but `samples/real`.
+
     Args:
         every: Training batches between two pictures.
     """
@@ -42,6 +50,11 @@ class ImageLogger(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:
         self.shown = None  # by another `fit`
+        if not can_draw(pl_module):
+            rank_zero_warn(
+                "no pictures of what the generator makes: it is told source images, and there are none to draw. Give a "
+                "data module with test or validation images"
+            )
         if trainer.global_step == 0:  # a resumed run has its first picture
             self.draw_fixed(trainer, pl_module)
             labels = pl_module.fixed_condition
@@ -68,10 +81,11 @@ class ImageLogger(Callback):
         steps = torch.linspace(0, 1, 8, device=first.device, dtype=first.dtype)
         path = torch.stack([slerp(first, second, t) for t in steps], dim=1)  # (rows, 8, latent_dim)
         of_rows = pl_module.classes_in_turn(len(path)) if pl_module.fixed_sources is None else pl_module.fixed_sources
-        told = None if of_rows is None else of_rows[: len(path)].repeat_interleave(len(steps), 0)
-        save_grid(trainer, "interpolation", pl_module(path.flatten(0, 1), told))
+        condition = None if of_rows is None else of_rows[: len(path)].repeat_interleave(len(steps), dim=0)
+        save_grid(trainer, "interpolation", pl_module(path.flatten(0, 1), condition), columns=len(steps))
         folder = Path(trainer.default_root_dir, "samples")
-        if trainer.is_global_zero and (animation := animate(folder)):
+        name = "fixed" if pl_module.condition_shape is None else "translation"
+        if trainer.is_global_zero and (animation := animate(folder, name)):
             outbox(trainer).write(folder / "training.gif", animation)
 
     def draw_fixed(self, trainer: Trainer, pl_module: GAN) -> None:
@@ -80,8 +94,41 @@ class ImageLogger(Callback):
             self.last_drawn = trainer.global_step
             images = pl_module(pl_module.fixed_latents, pl_module.fixed_condition)
             picture = save_grid(trainer, "fixed", images, pl_module.fixed_columns)
+            sources, targets = pl_module.fixed_sources, pl_module.fixed_target
+            if sources is not None and targets is not None:
+                trios = in_rows(sources, images, targets)
+                picture = save_grid(trainer, "translation", trios, columns=max(1, round((len(trios) / 3) ** 0.5)))
             if picture is not None:
                 self.shown = show(picture, self.shown)
+
+
+def in_rows(sources: Tensor, *others: Tensor) -> Tensor:
+    """Sources (N, C', H', W') beside other images of each (N, C, H, W): pictures (N, C'', H, W'') in [-1, 1].
+
+    Sources are resized, each pixel becoming a block where they are smaller, and what they hide is grey.
+    """
+    sources = interpolate(without_alpha(sources, others[0].shape[1]), others[0].shape[2:], mode="nearest-exact")
+    tiles = [visible(tile) for tile in (sources, *others)]
+    channels = max(tile.shape[1] for tile in tiles)
+    tiles = [with_channels(tile.float(), channels) for tile in tiles]
+    gap = torch.ones_like(tiles[0][..., :2])
+    return torch.cat([part for tile in tiles for part in (tile, gap)] + [gap], dim=3)
+
+
+def without_alpha(sources: Tensor, channels: int) -> Tensor:
+    """Sources (N, C', H, W) laid on grey, where their last channel is alpha beside images of so many channels."""
+    if sources.shape[1] == channels or sources.shape[1] not in (channels + 1, 2, 4):
+        return sources
+    shown = (sources[:, -1:] + 1) / 2  # 0 where nothing is to be seen
+    return sources[:, :-1] * shown
+
+
+def with_channels(images: Tensor, channels: int) -> Tensor:
+    """Images (N, C, H, W) of one channel as colour, and of three as opaque, if they are to have so many channels."""
+    if images.shape[1] == 1 and channels > 1:
+        images = images.expand(-1, 3, -1, -1)
+    missing = channels - images.shape[1]
+    return torch.cat([images, torch.ones_like(images[:, :1]).expand(-1, missing, -1, -1)], dim=1)
 
 
 def can_draw(gan: GAN) -> bool:
@@ -104,9 +151,9 @@ def save_grid(trainer: Trainer, name: str, images: Tensor, columns: int | None =
     return grid
 
 
-def animate(folder: Path) -> bytes | None:
-    """The `fixed_*.png` of a folder in turn, as a GIF, at most 100 and the last one held; None if there are none."""
-    found = ((re.fullmatch(r"fixed_(\d+)\.png", path.name), path) for path in folder.glob("fixed_*.png"))
+def animate(folder: Path, name: str = "fixed") -> bytes | None:
+    """The `<name>_*.png` of a folder in turn, as a GIF, at most 100 and the last one held; None if there are none."""
+    found = ((re.fullmatch(rf"{name}_(\d+)\.png", path.name), path) for path in folder.glob(f"{name}_*.png"))
     # By number: a name of a million batches and more stands before those of fewer.
     pictures = [path for _, path in sorted((int(match[1]), path) for match, path in found if match)]
     if len(pictures) > MAX_FRAMES:

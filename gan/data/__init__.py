@@ -1,5 +1,6 @@
-"""Images in memory: the embedded MNIST, four data sets by name, pairs, and the base class for your own tensors."""
+"""Images: MNIST, embedded, four data sets by name, folders, pairs, and the base class for your own tensors."""
 
+from gan.data.folder import ImageFolder
 from gan.data.memory import InMemoryDataModule, InMemoryLoader
 from gan.data.mnist import MNISTDataModule
 from gan.data.paired_folders import PairedFolders
@@ -11,6 +12,7 @@ __all__ = [
     "DegradedDataModule",
     "Downsample",
     "Grey",
+    "ImageFolder",
     "InMemoryDataModule",
     "InMemoryLoader",
     "MNISTDataModule",

@@ -44,10 +44,15 @@ class InMemoryLoader:
         rank: Index of this process, 0 to `world_size - 1`.
         world_size: Number of processes that share each epoch.
         counter: Gives the batches trained on so far, and how many make an epoch there: no more than there are.
+        flips: Whether every image, and its source, is mirrored left to right in about half of the epochs, which depend
+            on `(seed, e)` alone too.
 
     Raises:
         ValueError: If `batch_size` is below 1, or a rank would get nothing.
     """
+
+    content: str | None = None
+    """What tells its images from all others, where somebody knows that without going through them."""
 
     def __init__(
         self,
@@ -60,6 +65,7 @@ class InMemoryLoader:
         rank: int = 0,
         world_size: int = 1,
         counter: Callable[[], tuple[int, float]] | None = None,
+        flips: bool = False,
     ) -> None:
         if not batch_size >= 1:
             raise GANError(f"batch_size must be at least 1, got {batch_size}")
@@ -81,6 +87,7 @@ class InMemoryLoader:
         self.rank = rank
         self.world_size = world_size
         self.counter = counter
+        self.flips = flips
         self._global_batch = batch_size * world_size
         self._epochs = 0  # iterated to their end, where nobody else counts
         self._minus_one = torch.tensor(-1.0, device=images.device)
@@ -120,24 +127,46 @@ class InMemoryLoader:
             if len(bounds) <= len(self):
                 bounds.insert(-1, len(mine) - 1)  # another rank has an image more, and a batch more for it
             first = done - epoch * length  # of the iteration, seen from this epoch
+            flipped = self._flipped(epoch)
             for index in range(max(first, 0), min(first + length, length)):
                 batch = slice(bounds[index], bounds[index + 1])
-                condition = self._normalised(self.labels, mine[batch]) if labels is None else labels[batch]
-                yield self._normalised(self.images, mine[batch]), condition
+                self._announce(mine[bounds[index + 1] : bounds[min(index + 2, len(bounds) - 1)]])
+                condition = self._some(self.labels, mine[batch], flipped) if labels is None else labels[batch]
+                yield self._some(self.images, mine[batch], flipped), condition
         self._epochs = done // length + 1
 
-    def _normalised(self, images: Tensor, index: Tensor) -> Tensor:
-        """Some of uint8 images as float32 in [-1, 1]."""
-        return torch.add(self._minus_one, images.index_select(0, index), alpha=SCALE)
+    def _some(self, images: Tensor, index: Tensor, flipped: Tensor | None) -> Tensor:
+        """Those of uint8 images as float32 in [-1, 1], and mirrored where `flipped`, bool `(N,)`, says so."""
+        some = torch.add(self._minus_one, self._gather(images, index), alpha=SCALE)
+        if flipped is None:
+            return some
+        return torch.where(flipped[index].to(some.device).view(-1, 1, 1, 1), some.flip(-1), some)
+
+    def _gather(self, images: Tensor, index: Tensor) -> Tensor:
+        """Those of uint8 images, where batches are made."""
+        return images.index_select(0, index)
+
+    def _announce(self, index: Tensor) -> None:
+        """Hears which images come next, of which those in memory are at hand."""
+
+    def _flipped(self, epoch: int) -> Tensor | None:
+        """Which images are mirrored in an epoch: bool `(N,)`, beside the images; None if none is."""
+        if not self.flips:
+            return None
+        generator = self._generator(f"{self.seed} {epoch} flips")
+        return torch.randint(0, 2, (len(self.images),), generator=generator).bool().to(self.images.device)
 
     def _order(self, epoch: int) -> Tensor:
         """The images of one epoch over all ranks: int64 `(N,)`."""
         if not self.shuffle:
             return torch.arange(len(self.images))
+        return torch.randperm(len(self.images), generator=self._generator(f"{self.seed} {epoch}"))
+
+    @staticmethod
+    def _generator(key: str) -> torch.Generator:
         # A hash, because a sum would make (1, 2) equal (2, 1), and a CPU generator keeps 32 bits of its seed.
-        digest = hashlib.sha256(f"{self.seed} {epoch}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
-        return torch.randperm(len(self.images), generator=generator)
+        digest = hashlib.sha256(key.encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
 
     def _mine(self, order: Tensor) -> Tensor:
         """The share of this rank in `order`, batch after batch."""
@@ -184,6 +213,9 @@ class InMemoryDataModule(L.LightningDataModule):
 
     condition_shape: tuple[int, int, int] | None = None
     """Channels, height and width of a source; None of images that are not made from others."""
+
+    flips: bool = False
+    """Whether every training image, and its source, is mirrored left to right in about half of the epochs."""
 
     extractor: str | None = None
     """The features shipped with this package that can judge such images, see `gan.metrics.load_features`."""
@@ -258,13 +290,14 @@ class InMemoryDataModule(L.LightningDataModule):
         overfit = self.trainer and self.trainer.overfit_batches  # pyright: ignore[reportAttributeAccessIssue]
         passes = getattr(self.trainer.lightning_module, "accumulate", 1) if self.trainer else 1
         counter = self._counter if self.trainer and self.trainer.training else None
-        return self._loader("train", self.batch_size * passes, shuffle=not overfit, drop_last=True, counter=counter)
+        options = {"shuffle": not overfit, "drop_last": True, "counter": counter, "flips": self.flips}
+        return self._loader("train", self.batch_size * passes, **options)
 
     def val_dataloader(self) -> InMemoryLoader | list[Never]:
         """Each validation image once. Empty if `validation_size` is 0, when Lightning skips validation."""
+        self.setup("validate")
         if self.validation_size == 0:
             return []
-        self.setup("validate")
         return self._loader("validation", max(self.batch_size, EVAL_BATCH_SIZE))
 
     def test_dataloader(self) -> InMemoryLoader:
@@ -279,7 +312,12 @@ class InMemoryDataModule(L.LightningDataModule):
     def _loader(self, subset: str, batch_size: int, **options: Any) -> InMemoryLoader:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         images, labels = self._subsets[subset]
-        return InMemoryLoader(images, labels, batch_size, seed=self.seed, rank=rank, world_size=world_size, **options)
+        options |= {"seed": self.seed, "rank": rank, "world_size": world_size}
+        return self._loader_class(subset)(images, labels, batch_size, **options)
+
+    def _loader_class(self, subset: str) -> Callable[..., InMemoryLoader]:
+        """What makes the loader of a subset."""
+        return InMemoryLoader
 
     def load_checked(self, train: bool) -> tuple[Tensor, Tensor]:
         """What `load` returns, with zeros for labels of images alone; refused if it is not what `load` promises."""

@@ -1,5 +1,6 @@
 """One image file as a uint8 tensor, whatever format, mode and orientation it is in."""
 
+from functools import cache
 from pathlib import Path
 from typing import IO, Literal
 
@@ -34,12 +35,14 @@ class Unreadable(GANError):
     """A file that is no image, or a damaged one: the message says what is wrong, and not with which file."""
 
 
+@cache
 def formats() -> list[str]:
     """Those of `FORMATS` that this Pillow reads."""
     Image.init()
     return [name for name in FORMATS if name in Image.OPEN]
 
 
+@cache
 def suffixes() -> set[str]:
     """How the names of image files end: `.png`, `.jpg` and so on."""
     known = formats()
@@ -82,6 +85,20 @@ def read_image(
     Raises:
         Unreadable: If it is no image, is damaged, or has more pixels than Pillow takes for safe.
     """
+    return torch.from_numpy(read_array(file, size, mode, background))
+
+
+def read_array(
+    file: Path | IO[bytes],
+    size: tuple[int, int] | None = None,
+    mode: Mode | None = None,
+    background: str = "white",
+) -> np.ndarray:
+    """What `read_image` gives, as an array.
+
+    Raises:
+        Unreadable: If it is no image, is damaged, or has more pixels than Pillow takes for safe.
+    """
     try:
         with Image.open(file, formats=formats()) as image:
             wanted = mode or natural(image)
@@ -91,8 +108,8 @@ def read_image(
     if made.has_transparency_data and not wanted.endswith("A"):
         behind = Image.new("RGBA", made.size, ImageColor.getrgb(background))
         made = Image.alpha_composite(behind, made.convert("RGBA"))
-    array = np.array(made.convert(wanted))
-    return torch.from_numpy(array[..., None] if array.ndim == 2 else array).permute(2, 0, 1).contiguous()
+    array = np.array(made if made.mode == wanted else made.convert(wanted))
+    return np.ascontiguousarray((array[..., None] if array.ndim == 2 else array).transpose(2, 0, 1))
 
 
 def natural(image: Image.Image) -> Mode:

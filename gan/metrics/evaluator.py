@@ -22,6 +22,7 @@ from gan.metrics.feature_cache import (
     images_at,
     in_memory,
     labels_of,
+    pairs_at,
     processes,
     real_features,
     turns,
@@ -29,6 +30,7 @@ from gan.metrics.feature_cache import (
 from gan.metrics.fid import FID, PER_DIMENSION, fid_infinity
 from gan.metrics.inception_score import ClassEntropy, InceptionScore, ModesCovered
 from gan.metrics.kid import KID
+from gan.metrics.paired import LPIPS, PairedScores, done_nothing
 from gan.metrics.prdc import PRDC, nearest
 
 TEST, TRAINING = 10_000, 60_000  # real images that are looked at, at most; all of MNIST's
@@ -47,6 +49,7 @@ class Generated:
 
     features: Tensor  # (N, D)
     fid: float
+    pairs: Tensor | None = None  # (N, numbers), of each image and its target, where it has one
 
 
 class Evaluator:
@@ -63,6 +66,8 @@ class Evaluator:
         test: Loader of the test images.
         device: Where features are made and scored.
         say: Is told, before it takes its time, what is measured.
+        paired: Whether images are made from the sources of the test images, and are to be those: see `PairedScores`.
+        lpips: For `PairedScores`.
 
     Raises:
         ValueError: If the extractor does not take the images or gives no features (N, D), there are too few images, or
@@ -76,8 +81,12 @@ class Evaluator:
         test: Any,
         device: torch.device | str = "cpu",
         say: Callable[[str], None] = lambda text: None,
+        paired: bool = False,
+        lpips: LPIPS | None = None,
     ) -> None:
         self.extractor, self.train, self.test, self.device = extractor, train, test, device
+        self.paired: PairedScores | None = None
+        self._pair: tuple[int, tuple[Tensor, Tensor]] | None = None  # of the chunk that was asked for last
         self.real, self.test_order = real_features(test, extractor, TEST, device, say)
         self.training, self.order = real_features(train, extractor, TRAINING, device, say)
         for features, split in ((self.real, "test"), (self.training, "training")):
@@ -104,6 +113,8 @@ class Evaluator:
             ).to(device)
             self.class_scores(logits)  # raises now what it would raise at the first score
         self._floors: dict[int, list[float]] = {}
+        if paired:
+            self.paired = PairedScores(tuple(self.pairs(0)[0].shape[1:]), lpips)
 
     # ------------------------------------------------------------------ what the scores are worth
 
@@ -157,11 +168,14 @@ class Evaluator:
         Raises:
             NotFinite: If images or features are NaN or infinite; on every process alike.
         """
-        made, broken = [], torch.zeros((), device=self.device)
+        made, pairs, broken = [], [], torch.zeros((), device=self.device)
         for number in turns(num):
             images = make(number)
             broken += images[: max(0, num - number * CHUNK)].isfinite().logical_not().any()
-            made.append(extract(self.extractor, to_uint8(images)))
+            levels = to_uint8(images)
+            made.append(extract(self.extractor, levels))
+            if self.paired is not None:
+                pairs.append(self.paired.rows(levels, self.pairs(number)[0]))
         if processes()[1] > 1:
             dist.all_reduce(broken)
         if broken > 0:
@@ -170,7 +184,21 @@ class Evaluator:
         logits = self.logits(features)
         if not features.isfinite().all() or not (logits is None or logits.isfinite().all()):
             raise NotFinite("the extractor makes features or logits of generated images that are NaN or infinite")
-        return Generated(features, self.fid(features))
+        return Generated(features, self.fid(features), gather(pairs, num) if pairs else None)
+
+    def pairs(self, number: int) -> tuple[Tensor, Tensor]:
+        """The test images of chunk `number`, uint8 (CHUNK, C, H, W), and the sources (CHUNK, C', H', W') of each.
+
+        The test images one after the other, and again from the first where there are no more.
+
+        Raises:
+            ValueError: If the test data has no sources.
+        """
+        if self._pair is None or self._pair[0] != number:
+            chunk = self.test_order[torch.arange(number * CHUNK, (number + 1) * CHUNK) % len(self.test_order)]
+            images, sources = pairs_at(self.test, chunk)
+            self._pair = number, (images.to(self.device), sources.to(self.device))
+        return self._pair[1]
 
     # ------------------------------------------------------------------ features to scores
 
@@ -189,7 +217,10 @@ class Evaluator:
         return self._floors[num]
 
     def scores(self, generated: Generated) -> dict[str, float]:
-        """FID, KID, precision to coverage and, where the extractor is a classifier, what it makes of the classes."""
+        """FID, KID, precision to coverage; where the extractor is a classifier, what it makes of the classes.
+
+        And of images with a target, how near they come to it.
+        """
         fake = generated.features
         real = self.real[: len(fake)]
         kid = KID(self.dim, subsets=max(10, len(fake) // 100), sync_on_compute=False)
@@ -201,7 +232,21 @@ class Evaluator:
         scores = {"fid": generated.fid, "kid": kid.compute()[0].item()}
         scores |= {name: value.item() for name, value in prdc.compute().items()}
         logits = self.logits(fake)
-        return scores if logits is None else scores | self.class_scores(logits)
+        if logits is not None:
+            scores |= self.class_scores(logits)
+        return scores | self.pair_scores(generated)
+
+    def pair_scores(self, generated: Generated) -> dict[str, float]:
+        """PSNR and so on; nothing of images that have no target."""
+        return {} if self.paired is None or generated.pairs is None else self.paired.scores(generated.pairs)
+
+    def source_scores(self, num: int) -> dict[str, float] | None:
+        """FID, PSNR and so on of `num` sources, resized and nothing else done; None where they have other channels."""
+        image_shape = tuple(self.pairs(0)[0].shape[1:])
+        if done_nothing(self.pairs(0)[1], image_shape) is None:
+            return None
+        generated = self.generate(lambda number: cast(Tensor, done_nothing(self.pairs(number)[1], image_shape)), num)
+        return {"fid": generated.fid} | self.pair_scores(generated)
 
     def class_scores(self, logits: Tensor) -> dict[str, float]:
         """What the extractor's classifier makes of the classes, by its logits (N, K)."""

@@ -19,7 +19,7 @@ from gan.checkpoints import write
 from gan.errors import GANError, counted
 from gan.images import to_float, to_uint8
 from gan.metrics.features import fingerprint
-from gan.paths import local_path
+from gan.paths import cache_folder
 
 CHUNK = 250  # images that go through a network together, whatever the number of processes
 
@@ -66,7 +66,7 @@ def real_features(
                 f"cannot keep the features of the real images: this user has no home. {CACHE_HINT}", stacklevel=2
             )
         else:
-            path = folder / f"{key(images, extractor, limit)}.pt"
+            path = folder / f"{key(images, extractor, limit, getattr(loader, 'content', None))}.pt"
             (first,) = images_at(loader, chunks[:1])
             kept = recall(path, len(order), extract(extractor, first.to(device)))
     kept = broadcast(kept)
@@ -101,11 +101,39 @@ def images_at(loader: Any, chunks: Sequence[Tensor]) -> Iterator[Tensor]:
         for chunk in chunks:
             yield images.index_select(0, chunk.to(images.device))
         return
+    for batch in batches_at(loader, chunks):
+        yield to_uint8(as_pair(batch)[0])
+
+
+def pairs_at(loader: Any, chunk: Tensor) -> tuple[Tensor, Tensor]:
+    """uint8 images (B, C, H, W) of a loader's data at indices (B,), and the sources that they are to be made from.
+
+    The sources are float32 (B, C', H', W') in [-1, 1].
+
+    Raises:
+        ValueError: If the data has none.
+    """
+    images, sources = in_memory(loader), getattr(loader, "labels", None)
+    if images is not None and isinstance(sources, Tensor) and sources.dtype == torch.uint8 and sources.ndim == 4:
+        chunk = chunk.to(images.device)
+        return images.index_select(0, chunk), to_float(sources.index_select(0, chunk))
+    if images is None:
+        (batch,) = batches_at(loader, [chunk])
+        images, sources = as_pair(batch)
+        if isinstance(sources, Tensor) and sources.is_floating_point() and sources.ndim == 4:
+            return to_uint8(images), sources.float()
+    raise GANError(
+        "FIDTracker makes images from the sources of the test images, and the test data has no images beside its "
+        "images: give (images, sources), or leave FIDTracker out"
+    )
+
+
+def batches_at(loader: Any, chunks: Sequence[Tensor]) -> Iterator[Any]:
+    """Batches of a DataLoader's data, as it would give them, for each chunk of indices (B,)."""
     batches = [chunk.tolist() for chunk in chunks]
     settings = {"num_workers": loader.num_workers, "collate_fn": loader.collate_fn}
     # A generator of its own: a DataLoader draws from the global one even where nothing is left to chance.
-    for batch in DataLoader(indexed(loader), batch_sampler=batches, generator=torch.Generator(), **settings):
-        yield to_uint8(as_pair(batch)[0])
+    yield from DataLoader(indexed(loader), batch_sampler=batches, generator=torch.Generator(), **settings)
 
 
 def indexed(loader: Any) -> Any:
@@ -184,19 +212,13 @@ def gather(made: Iterable[Tensor], num: int) -> Tensor:
 # ---------------------------------------------------------------------- on the disk
 
 
-def cache_folder() -> Path | None:
-    """Where features of real images are kept: $GAN_CACHE, or `gan` in the cache of the user, if that has a home."""
-    if own := os.environ.get("GAN_CACHE"):
-        return local_path(own, "GAN_CACHE")
-    if cache := os.environ.get("XDG_CACHE_HOME"):
-        return Path(cache, "gan")
-    home = os.path.expanduser("~")
-    return None if home == "~" else Path(home, ".cache", "gan")
+def key(images: Tensor, extractor: nn.Module, limit: int, content: str | None = None) -> str:
+    """The name that features are kept under: by the images, the extractor and how images come to it.
 
-
-def key(images: Tensor, extractor: nn.Module, limit: int) -> str:
-    """The name that features are kept under: by the images, the extractor and how images come to it."""
-    digest = hashlib.blake2b(images.cpu().contiguous().numpy().data, digest_size=16)
+    `content` tells the images from all others, where somebody knows that without going through them.
+    """
+    known = images.cpu().contiguous().numpy().data if content is None else content.encode()
+    digest = hashlib.blake2b(known, digest_size=16)
     digest.update(repr((tuple(images.shape), fingerprint(extractor), limit, PREPROCESSING)).encode())
     return digest.hexdigest()
 

@@ -12,7 +12,17 @@ from statistics import mean
 from gan.run import CONFIGS
 
 DOOR = Path(__file__).parents[1] / "benchmark.py"
-RECIPES = ["default", "article", "dcgan", "resnet", "wgan_gp", "r3gan", "hinge_sn"]
+RECIPES = [
+    "default",
+    "article",
+    "dcgan",
+    "resnet",
+    "wgan_gp",
+    "r3gan",
+    "hinge_sn",
+    "conditional",
+    "superres",
+]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,14 +38,29 @@ def measure(settings: argparse.Namespace) -> None:
         scores = dict(zip(runs, pool.map(train_recipe, *zip(*runs, strict=True)), strict=True))
     print(f"recipes   seeds {', '.join(map(str, settings.seeds))}; ", end="")
     print(f"{settings.at_once} runs at a time, each in one thread\n")
-    print("| config | FID | KID x 1000 | coverage | seconds of one core |\n|---|---|---|---|---|")
-    for config in settings.configs:
-        of_config = [score for run, score in scores.items() if run[1] == config]
-        columns = [mean_and_range([score[name] for score in of_config], form) for name, form in COLUMNS.items()]
-        print(f"| `{config}.yaml` | {' | '.join(columns)} |")
+    of_configs = {config: [score for run, score in scores.items() if run[1] == config] for config in settings.configs}
+    columns = [name for name in COLUMNS if any(name in score for score in scores.values())]
+    print(f"| config | {' | '.join(COLUMNS[name][0] for name in columns)} |\n{'|---' * (1 + len(columns))}|")
+    for config, of_config in of_configs.items():
+        cells = [mean_and_range([score[name] for score in of_config if name in score], name) for name in columns]
+        print(f"| `{config}.yaml` | {' | '.join(cells)} |")
 
 
-COLUMNS = {"fid": "{:.2f}", "kid": "{:.2f}", "coverage": "{:.3f}", "seconds": "{:.0f}"}
+COLUMNS = {  # a score, what it is called, and how it is written; one that no config has gets no column
+    "fid": ("FID", "{:.2f}"),
+    "kid": ("KID x 1000", "{:.2f}"),
+    "recall": ("recall", "{:.3f}"),
+    "coverage": ("coverage", "{:.3f}"),
+    "fid_within_classes": ("FID within the classes", "{:.2f}"),
+    "class_accuracy": ("of the class asked for", "{:.4f}"),
+    "accuracy_score": ("accuracy score", "{:.3f}"),
+    "psnr": ("PSNR, dB", "{:.2f}"),
+    "ssim": ("SSIM", "{:.4f}"),
+    "fid_of_source": ("FID of the source", "{:.2f}"),
+    "psnr_of_source": ("its PSNR, dB", "{:.2f}"),
+    "ssim_of_source": ("its SSIM", "{:.4f}"),
+    "seconds": ("seconds of one core", "{:.0f}"),
+}
 
 
 def train_recipe(run_dir: Path, config: str, seed: int) -> dict[str, float]:
@@ -60,5 +85,7 @@ def processor_seconds(process: subprocess.Popen) -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def mean_and_range(values: list[float], form: str) -> str:
-    return f"{form} ({form} to {form})".format(mean(values), min(values), max(values))
+def mean_and_range(values: list[float], name: str) -> str:
+    """The mean of a score, and its range; nothing where there is none."""
+    form = COLUMNS[name][1]
+    return f"{form} ({form} to {form})".format(mean(values), min(values), max(values)) if values else ""

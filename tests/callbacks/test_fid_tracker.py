@@ -7,6 +7,7 @@ from copy import deepcopy
 import numpy as np
 import pytest
 import torch
+import torchvision
 from commands import LOST, Pooled
 from conftest import Halves, SmallMNIST, mnist, same_weights
 from lightning import Callback, LightningDataModule
@@ -16,6 +17,7 @@ from scipy.linalg import sqrtm
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
+from torchmetrics.image import StructuralSimilarityIndexMeasure
 
 from gan import GAN
 from gan.callbacks import FIDTracker, GeneratorEMA, RunCheckpoint, RunProgress
@@ -24,7 +26,7 @@ from gan.generate import load
 from gan.images import to_uint8
 from gan.metrics.evaluator import Evaluator
 from gan.metrics.feature_cache import extract
-from gan.networks import MLPDiscriminator
+from gan.networks import MLPDiscriminator, MLPGenerator
 
 SCORES = [
     "fid_floor",
@@ -576,3 +578,162 @@ def test_the_nearest_training_images_show_what_was_learnt_by_heart(make_gan, mak
     new, by_feature, by_pixel = memory.evaluator.nearest_images(gan(latents(gan, "report", 0)[:16]))
     distances = (new.flatten(1)[:, None].double() - mnist()[0][:256].flatten(1)).norm(dim=2)
     assert torch.equal(by_pixel, mnist()[0][:256][distances.argmin(1)])
+
+
+# ---------------------------------------------------------------------- images made from images
+
+
+class Small(Halves):
+    """Digits, and those of 14 x 14 that they are to be made from."""
+
+    condition_shape = (1, 14, 14)
+
+    def load(self, train):
+        images, _ = super().load(train)
+        return images, images[:, :, ::2, ::2]
+
+
+class Enlarge(nn.Module):
+    """A generator that makes blocks of the pixels of its source, each lighter by what its latents say."""
+
+    latent_dim = 8
+    condition_shape = (1, 14, 14)
+
+    def __init__(self, lighter: float = 0.0):
+        super().__init__()
+        self.lighter = lighter
+        self.unused = nn.Parameter(torch.zeros(1))
+
+    def forward(self, latents: Tensor, condition: Tensor) -> Tensor:
+        light = self.lighter * latents[:, :1, None, None]
+        return (self.upsampled(condition) + light).clamp(-1, 1) + 0 * self.unused
+
+    def upsampled(self, condition: Tensor) -> Tensor:
+        return condition.repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+
+def small() -> Small:
+    return Small(batch_size=16, validation_size=16)
+
+
+def enlarges(lighter: float = 0.0) -> GAN:
+    return GAN(Enlarge(lighter), MLPDiscriminator((1, 28, 28)))
+
+
+def test_what_is_made_of_the_test_images_sources_is_held_against_them(make_trainer):
+    """By NumPy, of as many pairs as images; the same images by torchmetrics' own SSIM."""
+    gan, scored = enlarges(0.1), tracker(final_samples=300)
+    (logged,) = make_trainer(callbacks=[scored]).validate(gan, small(), verbose=False)
+    order = scored.evaluator.test_order[torch.arange(300) % 256]  # there are 256 test images
+    targets = mnist()[0][256:][order]
+    latents_ = torch.cat([latents(gan, "report", chunk) for chunk in range(2)])[:300]
+    images = to_uint8(gan(latents_, floats(targets[:, :, ::2, ::2])))
+    error = ((images.double() - targets.double()) / 255).square().mean().item()
+    assert scored.scores["psnr"] == pytest.approx(-10 * np.log10(error), rel=1e-5)
+    ssim = StructuralSimilarityIndexMeasure(data_range=1.0)(images / 255, targets / 255).item()
+    assert scored.scores["ssim"] == pytest.approx(ssim, rel=1e-5)
+    assert logged["scores/psnr/pooled"] == pytest.approx(scored.scores["psnr"])
+    assert "lpips" not in scored.scores
+
+
+def test_the_source_has_a_column_of_its_own(make_trainer, capsys):
+    """Resized by Pillow's kernel, it comes nearer than blocks of its pixels."""
+    gan, scored = enlarges(), tracker()
+    (logged,) = make_trainer(callbacks=[scored]).validate(gan, small(), verbose=True)
+    assert scored.source_scores.keys() == {"fid", "psnr", "ssim"}
+    assert logged["scores/fid_of_source/pooled"] == pytest.approx(scored.source_scores["fid"])
+    printed = capsys.readouterr().out
+    row = next(line for line in printed.splitlines() if "PSNR, dB" in line)
+    cells = [cell.strip() for cell in row.split("│")[1:-1]]
+    assert cells == ["PSNR, dB", f"{scored.scores['psnr']:.2f}", "", f"{scored.source_scores['psnr']:.2f}"]
+    targets = mnist()[0][256:]
+    sources = nn.functional.interpolate(floats(targets[:, :, ::2, ::2]), (28, 28), mode="bicubic", antialias=True)
+    error = ((to_uint8(sources).double() - targets.double()) / 255).square()
+    all_of = -10 * np.log10(error[scored.evaluator.test_order[torch.arange(260) % 256]].mean().item())
+    assert scored.source_scores["psnr"] == pytest.approx(all_of, rel=1e-5)
+
+
+def test_scores_of_pairs_in_training_are_watched_and_those_of_loaders_the_same(make_trainer):
+    """A ModelCheckpoint may monitor one; data sets of a user's own have the same scores."""
+
+    class Loaded(LightningDataModule):
+        def setup(self, stage):
+            images, self.sets = floats(mnist()[0]), {}
+            for name, part in (("train", slice(0, 256)), ("test", slice(256, 512))):
+                self.sets[name] = TensorDataset(images[part], images[part][:, :, ::2, ::2])
+
+        def train_dataloader(self):
+            return DataLoader(self.sets["train"], batch_size=16, shuffle=True)
+
+        def test_dataloader(self):
+            return DataLoader(self.sets["test"], batch_size=16)
+
+    found = []
+    for data in (small(), Loaded()):
+        rows, gan = Rows(), enlarges()
+        best = ModelCheckpoint(monitor="scores/psnr/pooled", mode="max")
+        trainer = make_trainer(
+            callbacks=[tracker(every=2), rows, best], limit_val_batches=0, enable_checkpointing=True, max_steps=4
+        )
+        trainer.fit(gan, datamodule=data)
+        (scores,) = rows.rows.values()  # of batch 2, and the same of batch 4: nothing has moved
+        assert best.best_model_score == pytest.approx(scores["scores/psnr/pooled"])
+        found.append({name: value for name, value in scores.items() if "floor" not in name})  # of other training images
+    assert found[0] == found[1]
+
+
+def test_a_translation_that_is_right_is_not_too_good_to_be_true(make_trainer, recwarn):
+    class Same(Small):
+        condition_shape = (1, 28, 28)
+
+        def load(self, train):
+            images = Halves.load(self, train)[0]
+            return images, images
+
+    class Copy(Enlarge):
+        condition_shape = (1, 28, 28)
+
+        def upsampled(self, condition):
+            return condition
+
+    gan, scored = GAN(Copy(), MLPDiscriminator((1, 28, 28))), tracker(num_samples=250, final_samples=250)
+    make_trainer(callbacks=[scored]).validate(gan, Same(16, 16), verbose=False)
+    assert scored.scores["fid"] < min(scored.evaluator.floor(250))
+    assert scored.scores["psnr"] == np.inf
+    assert scored.scores["ssim"] == pytest.approx(1)
+    assert not [warning for warning in recwarn if "too good" in str(warning.message)]
+
+
+def test_lpips_where_its_weights_are_given(make_trainer, tmp_path):
+    with torch.random.fork_rng(devices=[]):
+        torch.save(torchvision.models.alexnet(weights=None).state_dict(), tmp_path / "alexnet.pth")
+    file = str(tmp_path / "alexnet.pth")
+    scored = tracker(final_samples=20, lpips=file)
+    make_trainer(callbacks=[scored]).validate(enlarges(), small(), verbose=False)
+    assert 0 < scored.scores["lpips"] < scored.source_scores["lpips"] * 10
+    assert scored.scalars[-1] == "scores/lpips/pooled"
+    with pytest.raises(ValueError, match="lpips holds images against targets, and MLPGenerator makes none from images"):
+        make_trainer(callbacks=[tracker(lpips=file)]).fit(
+            GAN(MLPGenerator((1, 28, 28), latent_dim=8), MLPDiscriminator((1, 28, 28))), Halves(16, 16)
+        )
+
+
+def test_a_source_of_other_channels_has_no_column(make_trainer, capsys):
+    class Coloured(Small):
+        condition_shape = (3, 14, 14)
+
+        def load(self, train):
+            images, sources = super().load(train)
+            return images, sources.expand(-1, 3, -1, -1)
+
+    class FromColour(Enlarge):
+        condition_shape = (3, 14, 14)
+
+        def upsampled(self, condition):
+            return super().upsampled(condition[:, :1])
+
+    gan, scored = GAN(FromColour(), MLPDiscriminator((1, 28, 28))), tracker()
+    make_trainer(callbacks=[scored]).validate(gan, Coloured(16, 16), verbose=True)
+    assert scored.source_scores is None
+    assert "psnr" in scored.scores
+    assert "source" not in capsys.readouterr().out

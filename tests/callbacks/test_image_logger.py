@@ -13,8 +13,8 @@ from test_images import ipython
 
 from gan import GAN
 from gan.callbacks import GeneratorEMA, ImageLogger
-from gan.callbacks.image_logger import animate
-from gan.images import image_grid, to_pil
+from gan.callbacks.image_logger import animate, in_rows
+from gan.images import image_grid, to_pil, to_uint8
 from gan.networks import (
     ConditionalDCGANGenerator,
     DCGANDiscriminator,
@@ -153,3 +153,99 @@ def test_training_is_bit_identical_in_a_notebook(make_trainer, data, monkeypatch
     ipython(monkeypatch, SimpleNamespace(kernel=object()))
     make_trainer(callbacks=[ImageLogger(every=2)]).fit(two, data)
     assert same_weights(one, two)
+
+
+# ---------------------------------------------------------------------- images made from images
+
+
+class Pairs(SmallMNIST):
+    """Digits and their halves in size, with an alpha channel that hides the left of each."""
+
+    condition_shape = (2, 14, 14)
+
+    def load(self, train):
+        images, _ = super().load(train)
+        sources = images[:, :, ::2, ::2].clone()
+        alpha = torch.full_like(sources, 255)
+        alpha[..., :7] = 0
+        return images, torch.cat([sources, alpha], 1)
+
+
+class Lightens(torch.nn.Module):
+    """A generator that is told a source, and makes plain images as light as the first of its latents."""
+
+    latent_dim = 4
+    condition_shape = (2, 14, 14)
+
+    def __init__(self):
+        super().__init__()
+        self.lighter = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, latents, condition):
+        light = condition[:, 0].mean((1, 2)) + latents[:, 0] / 4 + 100 * self.lighter  # moves some levels in a batch
+        return light[:, None, None, None].expand(-1, 1, 28, 28).clamp(-1, 1)
+
+
+def pixels(path) -> torch.Tensor:
+    return torch.from_numpy(np.array(Image.open(path)))
+
+
+def test_translations_stand_between_their_sources_and_targets(make_trainer, tmp_path):
+    gan = GAN(Lightens(), DCGANDiscriminator((1, 28, 28), 4), num_fixed_latents=12)
+    logger = TensorBoardLogger(tmp_path, name="", version="tensorboard")
+    data = Pairs(batch_size=8, validation_size=8)
+    make_trainer(max_steps=4, logger=logger, callbacks=[ImageLogger(every=2)]).fit(gan, data)
+    names = {path.name for path in (tmp_path / "samples").iterdir()}
+    assert {f"{kind}_00000{step}.png" for kind in ("fixed", "translation") for step in (0, 2, 4)} < names
+    assert "classes.txt" not in names
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [image.step for image in events.Images("samples/translation")] == [0, 2, 4]
+
+    picture = pixels(tmp_path / "samples" / "translation_000004.png")
+    images, sources = data.load(train=False)
+    made = gan(gan.fixed_latents, gan.fixed_condition)
+    width = 3 * 28 + 4 * 2  # of a trio, with what parts it from the next
+    assert picture.shape == (2 + 6 * 30, 2 + 2 * (width + 2))  # 2 trios a row
+    for number in range(12):
+        top, left = 2 + number // 2 * 30, 2 + number % 2 * (width + 2)
+        source, output, target = (picture[top : top + 28, left + shift :][:, :28] for shift in (0, 30, 60))
+        shown = sources[number, 0].repeat_interleave(2, 0).repeat_interleave(2, 1)
+        assert (source[:, 14:].int() - shown[:, 14:].int()).abs().max() <= 1
+        assert ((source[:, :14] == 127) | (source[:, :14] == 128)).all()  # hidden, so grey
+        assert torch.equal(target, images[number, 0])
+        assert torch.equal(output, to_uint8(made[number, 0]))
+    with Image.open(tmp_path / "samples" / "training.gif") as animation:
+        assert animation.n_frames == 3
+        assert animation.size == picture.shape[::-1]
+
+
+def test_the_interpolation_keeps_a_source_a_row(make_trainer, tmp_path):
+    gan = GAN(Lightens(), DCGANDiscriminator((1, 28, 28), 4), num_fixed_latents=5)
+    make_trainer(max_steps=1, callbacks=[ImageLogger()]).fit(gan, Pairs(batch_size=8, validation_size=8))
+    picture = pixels(tmp_path / "samples" / "interpolation_000001.png")
+    assert picture.shape == (2 + 5 * 30, 2 + 8 * 30)
+    for row in range(5):
+        ends = gan(gan.fixed_latents[[row, -5 + row]], gan.fixed_condition[[row, row]])
+        for column, expected in zip((0, 7), image_grid(ends, 2)[0, 2:30].split([32, 30], dim=1), strict=True):
+            found = picture[2 + 30 * row + 5, 2 + 30 * column + 5]
+            assert abs(int(found) - int(expected[5, 7 if column == 0 else 5])) <= 1
+
+
+def test_without_sources_a_warning_says_that_there_are_no_pictures(make_trainer, tmp_path):
+    data = Pairs(batch_size=8, validation_size=0)
+    data.setup("fit")
+    with pytest.warns(UserWarning, match="no pictures of what the generator makes: it is told source images"):
+        make_trainer(max_steps=2, callbacks=[ImageLogger()]).fit(
+            GAN(Lightens(), DCGANDiscriminator((1, 28, 28), 4)), data.train_dataloader()
+        )
+    assert [path.name for path in (tmp_path / "samples").iterdir()] == ["real.png"]
+
+
+@pytest.mark.parametrize(
+    ("source", "image", "channels"),
+    [(1, 1, 1), (2, 1, 1), (3, 1, 3), (1, 3, 3), (4, 3, 3), (2, 3, 3), (3, 3, 3), (3, 4, 4), (1, 4, 4), (5, 4, 4)],
+)
+def test_sources_and_images_of_other_channels_stand_side_by_side(source, image, channels):
+    trios = in_rows(torch.zeros(2, source, 5, 4), torch.ones(2, image, 10, 8), torch.ones(2, image, 10, 8))
+    assert trios.shape == (2, channels, 10, 3 * 8 + 4 * 2)

@@ -99,6 +99,19 @@ def test_evaluation_sees_each_image_once_over_all_ranks(n, world_size):
     assert len(lengths) == 1
 
 
+def test_flips_mirror_an_image_and_its_source_together():
+    images = torch.arange(50 * 4, dtype=torch.uint8).view(50, 1, 1, 4)
+    flipping = InMemoryLoader(images, images, 10, shuffle=True, flips=True)
+    plain = InMemoryLoader(images, images, 10, shuffle=True)
+    mirrored = []
+    for (ours, sources), (theirs, _) in zip(flipping, plain, strict=True):
+        assert torch.equal(ours, sources)
+        turned = (ours != theirs).flatten(1).any(1)
+        assert torch.equal(ours, torch.where(turned.view(-1, 1, 1, 1), theirs.flip(-1), theirs))
+        mirrored += turned.tolist()
+    assert 10 < sum(mirrored) < 40
+
+
 def test_evaluation_of_fewer_images_than_ranks_is_refused():
     with pytest.raises(ValueError, match="1 image is too few for 2 processes"):
         loader(1, 5, drop_last=False, world_size=2)

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from gan.config import is_own, remember_own
-from gan.metrics.feature_cache import cache_folder, extract, images_at, real_features
+from gan.metrics.feature_cache import extract, images_at, real_features
+from gan.paths import cache_folder
 
 
 def floats(images: Tensor) -> Tensor:

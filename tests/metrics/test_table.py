@@ -23,3 +23,15 @@ def test_a_table_has_a_row_for_each_score_that_there_is(capsys):
         ["KID", "0.25000", "0.01000"],
         ["accuracy of a classifier trained on it", "0.500", ""],
     ]
+
+
+def test_sources_have_a_column_of_what_is_known_of_them(capsys):
+    Console(width=100).print(table({"fid": 0.5, "kid": 0.1, "psnr": 19.123}, {"fid": 0.1}, {"fid": 12, "psnr": 17}))
+    lines = [line for line in capsys.readouterr().out.splitlines() if "│" in line or "┃" in line]
+    rows = [[cell.strip() for cell in line.replace("┃", "│").split("│")[1:-1]] for line in lines]
+    assert rows == [
+        ["score", "generated", "real", "source"],
+        ["FID", "0.500", "0.100", "12.000"],
+        ["KID", "0.10000", "", ""],
+        ["PSNR, dB", "19.12", "", "17.00"],
+    ]

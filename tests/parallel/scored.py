@@ -10,8 +10,10 @@ from commands import Pooled
 from conftest import SmallMNIST
 from lightning import Callback
 
+from gan import GAN
 from gan.callbacks import FIDTracker, GeneratorEMA, RunCheckpoint
 from gan.losses import Hinge
+from gan.networks import PatchDiscriminator, UNetGenerator
 from gan.parallel import DDP, FSDP2, replace_lightnings
 from parallel import sharded
 from parallel.sharded import make_gan, make_trainer
@@ -58,6 +60,28 @@ def score(name: str, folder: Path, strategy) -> None:
     torch.save(scores.scores, folder / f"{name}-{sharded.PROCESSES}-{sharded.RANK}.pt")
 
 
+class Halved(SmallMNIST):
+    """Digits, and those of half the size that they are to be made from."""
+
+    condition_shape = (1, 14, 14)
+
+    def load(self, train: bool):
+        images, _ = super().load(train)
+        return images, images[:, :, ::2, ::2]
+
+
+def translate(folder: Path, strategy) -> None:
+    """The scores of images that are made from images, in `validate`."""
+    torch.manual_seed(0)
+    shapes = {"image_shape": (1, 28, 28), "condition_shape": (1, 14, 14), "base_channels": 4}
+    gan = GAN(UNetGenerator(**shapes, latent_dim=4), PatchDiscriminator(**shapes)).double()
+    scores, data = tracker(), Halved(batch_size=12 // sharded.PROCESSES, validation_size=16)
+    settings = {"strategy": strategy, "precision": "64-true"}  # else images differ by a level now and then
+    make_trainer(folder, sharded.PROCESSES, [scores], **settings).validate(gan, data, verbose=False)
+    found = scores.scores | {f"{name} of source": value for name, value in scores.source_scores.items()}
+    torch.save(found, folder / f"translation-{sharded.PROCESSES}-{sharded.RANK}.pt")
+
+
 def train(name: str, folder: Path, strategy, networks: str = "dcgan", **settings) -> None:
     """A run that is scored as it trains, its best kept and scored again at the end."""
     gan, scores = make_gan(networks, "adam", loss=Hinge()), tracker(num=280)
@@ -73,12 +97,14 @@ def train(name: str, folder: Path, strategy, networks: str = "dcgan", **settings
 def one(folder: Path) -> None:
     score("ddp", folder, "auto")
     score("fsdp2", folder, "auto")
+    translate(folder, "auto")
     train("float64", folder, "auto", precision="64-true")
 
 
 def several(folder: Path) -> None:
     score("ddp", folder, DDP(patience=120))
     score("fsdp2", folder, FSDP2(patience=120))
+    translate(folder, DDP(patience=120))
     train("float64", folder, DDP(patience=120), precision="64-true")
     train("fsdp2 run", folder, FSDP2(patience=120))
     train("batch norm", folder, DDP(patience=120), networks="batch norm")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from commands import OwnGenerator
-from conftest import SmallMNIST
+from conftest import Pairs, SmallMNIST
 from lightning import Callback, Trainer
 from torch import Tensor, distributed, nn
 from torch.optim import SGD, Adafactor, Adam
@@ -22,15 +22,20 @@ from gan import GAN
 from gan.callbacks import GeneratorEMA, ImageLogger, RunProgress
 from gan.losses import Hinge, NonSaturating, RelativisticPaired, Wasserstein
 from gan.networks import (
+    ConditionalDCGANGenerator,
     DCGANDiscriminator,
     DCGANGenerator,
     MLPDiscriminator,
     MLPGenerator,
+    PatchDiscriminator,
+    ProjectionDCGANDiscriminator,
     ResNetDiscriminator,
     ResNetGenerator,
+    UNetGenerator,
 )
 from gan.parallel import FSDP2, replace_lightnings
 from gan.penalties import R1
+from gan.terms import Reconstruction
 
 SHAPE = (1, 28, 28)
 BATCH = 8  # images per process
@@ -43,6 +48,8 @@ SETTINGS = {
     "relativistic": {"loss": RelativisticPaired()},
     "n_critic": {"loss": NonSaturating(), "n_critic": 2},
     "accumulate": {"loss": NonSaturating(), "accumulate": 2},
+    "labels": {"loss": NonSaturating(), "networks": "labels", "rule": "adam"},
+    "sources": {"loss": Hinge(), "networks": "sources", "reconstruction": Reconstruction(2.0)},
 }
 RULES = {
     "sgd": partial(SGD, lr=0.05, momentum=0.9),
@@ -86,6 +93,12 @@ def make_gan(networks: str = "mlp", rule: str = "sgd", start: int = 0, **setting
         discriminator = ResNetDiscriminator(SHAPE, 4, "layer", attention_resolution=7, minibatch_std=True)
         for network in (generator, discriminator):
             nn.init.constant_(network.attention.gamma, 0.5)
+    elif networks == "labels":
+        generator = ConditionalDCGANGenerator(SHAPE, 10, 8, 4, "layer")
+        discriminator = ProjectionDCGANDiscriminator(SHAPE, 10, 4)
+    elif networks == "sources":
+        generator = UNetGenerator(SHAPE, Pairs.condition_shape, 8, 4, "layer")
+        discriminator = PatchDiscriminator(SHAPE, Pairs.condition_shape, 4)
     elif networks == "batch norm":
         generator, discriminator = DCGANGenerator(SHAPE, 8, 4, "batch"), DCGANDiscriminator(SHAPE, 4, "batch")
     else:
@@ -110,15 +123,15 @@ def make_trainer(folder: Path, processes: int, callbacks: list[Callback] = (), *
     return Trainer(callbacks=[*callbacks], **(defaults | settings))
 
 
-def make_data() -> SmallMNIST:
-    return SmallMNIST(batch_size=BATCH, validation_size=16)
+def make_data(gan: GAN) -> SmallMNIST:
+    return (SmallMNIST if gan.condition_shape is None else Pairs)(batch_size=BATCH, validation_size=16)
 
 
 class Inputs(Callback):
     """Keeps what a process trains on: its real images and the latents that its generator gets."""
 
     def on_fit_start(self, trainer, pl_module):
-        self.real, self.latents = [], []
+        self.real, self.condition, self.latents = [], [], []
         pl_module.generator.register_forward_pre_hook(self.keep)
 
     def keep(self, network, inputs):
@@ -127,6 +140,7 @@ class Inputs(Callback):
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         self.real.append(batch[0].clone())
+        self.condition.append(batch[1].clone())
 
 
 class SaveAt(Callback):
@@ -173,7 +187,7 @@ def sharded(distributed_checkpoint: bool = False) -> FSDP2:
 
 def fit(gan: GAN, folder: Path, strategy: FSDP2, callbacks: list[Callback] = (), ckpt_path=None, **settings) -> Trainer:
     trainer = make_trainer(folder, PROCESSES, callbacks, strategy=strategy, **settings)
-    trainer.fit(gan, datamodule=make_data(), ckpt_path=ckpt_path)
+    trainer.fit(gan, datamodule=make_data(gan), ckpt_path=ckpt_path)
     return trainer
 
 
@@ -185,7 +199,8 @@ def train(name: str, folder: Path, **settings) -> None:
     trainer.save_checkpoint(folder / f"{name}.ckpt")
     latents, passes = inputs.latents, settings.get("accumulate", 1)
     latents = [torch.cat(latents[start : start + passes]) for start in range(0, len(latents), passes)]
-    torch.save({"real": inputs.real, "latents": latents}, folder / f"{name}-{RANK}.pt")
+    kept = {"real": inputs.real, "condition": inputs.condition, "latents": latents}
+    torch.save(kept, folder / f"{name}-{RANK}.pt")
 
 
 def stop_and_go(folder: Path) -> None:
@@ -231,7 +246,7 @@ def with_all(folder: Path) -> None:
         trainer.save_checkpoint(folder / f"{precision}.ckpt")
         fresh = make_trainer(folder, PROCESSES, strategy=sharded(), precision=precision)
         scores += fresh.validate(
-            make_gan("batch norm", start=1), make_data(), folder / f"{precision}.ckpt", verbose=False
+            make_gan("batch norm", start=1), make_data(gan), folder / f"{precision}.ckpt", verbose=False
         )
         torch.save(scores, folder / f"{precision}-{RANK}.pt")
         assert not trainer.validate_loop.inference_mode  # which gloo never sees, and NCCL would
@@ -261,7 +276,7 @@ def refused(folder: Path) -> None:
         gan.discriminator = case.get("discriminator", gan.discriminator)
         try:
             settings = {"strategy": sharded(), "max_steps": 1} | case.get("trainer", {})
-            make_trainer(folder, PROCESSES, **settings).fit(gan, datamodule=make_data())
+            make_trainer(folder, PROCESSES, **settings).fit(gan, datamodule=make_data(gan))
             outcomes[name] = "runs"
         except ValueError as error:
             outcomes[name] = str(error)

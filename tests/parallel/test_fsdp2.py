@@ -17,6 +17,7 @@ from gan.callbacks.run_progress import describe
 from gan.checkpoints import read
 from gan.generate import sample
 from gan.losses import Hinge
+from gan.networks import given
 from gan.parallel import replace_lightnings
 from parallel.sharded import BATCHES, SETTINGS, SHAPE, make_data, make_gan, make_trainer
 
@@ -42,21 +43,22 @@ def one_process(folder: Path, resume: Path | None = None, name: str = "one-6.ckp
     trainer = make_trainer(folder, 1, [GeneratorEMA()], **settings)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        trainer.fit(gan, datamodule=make_data(), ckpt_path=resume, weights_only=True)
+        trainer.fit(gan, datamodule=make_data(gan), ckpt_path=resume, weights_only=True)
     trainer.save_checkpoint(folder / name)
     return gan
 
 
-def by_hand(gan: GAN, real: list, latents: list, half_life: float = 50) -> GAN:
+def by_hand(gan: GAN, real: list, condition: list, latents: list, half_life: float = 50) -> GAN:
     """Trains on whole batches, without Lightning and without processes."""
     gan.add_ema()
     networks = gan.discriminator, gan.generator
     optimizers = [make(network.parameters()) for make, network in zip(gan.make_optimizer, networks, strict=True)]
     latents = iter(latents)
-    for batch, images in enumerate(real, start=1):
+    for batch, (images, told) in enumerate(zip(real, condition, strict=True), start=1):
+        generate, judge = given(told, gan.generator, gan.discriminator)
         with torch.no_grad():
-            fake = gan.generator(next(latents))
-        logits = gan.discriminator(images), gan.discriminator(fake)
+            fake = generate(next(latents))
+        logits = judge(images), judge(fake)
         optimizers[0].zero_grad()
         gan.loss.discriminator(*logits).mean().backward()
         optimizers[0].step()
@@ -64,10 +66,13 @@ def by_hand(gan: GAN, real: list, latents: list, half_life: float = 50) -> GAN:
             for parameter in gan.discriminator.parameters():
                 parameter.data.clamp_(-gan.weight_clip, gan.weight_clip)
         if batch % gan.n_critic == 0:
-            fake = gan.generator(next(latents))
-            real_logits = gan.discriminator(images) if gan.loss.relativistic else None
+            fake = generate(next(latents))
+            real_logits = judge(images) if gan.loss.relativistic else None
             optimizers[1].zero_grad()
-            gan.loss.generator(gan.discriminator(fake), real_logits).mean().backward()
+            objective = gan.loss.generator(judge(fake), real_logits).mean()
+            if gan.condition_shape is not None:
+                objective = objective + 2 * (fake - images).abs().mean()
+            objective.backward()
             optimizers[1].step()
         decay = 0.5 ** (len(images) / min(half_life, len(images) * batch / 20))
         with torch.no_grad():
@@ -84,11 +89,11 @@ def by_hand(gan: GAN, real: list, latents: list, half_life: float = 50) -> GAN:
 )
 def test_trains_as_one_process(folder, name, settings, number):
     shares = [load(folder / f"{name}-{rank}.pt") for rank in range(number)]
-    real, latents = (
+    real, condition, latents = (
         [torch.cat(parts) for parts in zip(*(share[key] for share in shares), strict=True)] for key in shares[0]
     )
     assert len(real) == BATCHES
-    expected = by_hand(make_gan(**settings), real, latents).state_dict()
+    expected = by_hand(make_gan(**settings), real, condition, latents).state_dict()
     state = load(folder / f"{name}.ckpt")["state_dict"]
     assert state.keys() == expected.keys()
     start = make_gan(**settings).state_dict()
@@ -249,7 +254,7 @@ def test_takes_a_penalty_that_is_off(folder):
 def test_refuses_one_process(tmp_path):
     replace_lightnings()
     with pytest.raises(ValueError, match=r"set trainer\.devices above 1"):
-        make_trainer(tmp_path, 1, strategy="fsdp2").fit(make_gan(), datamodule=make_data())
+        make_trainer(tmp_path, 1, strategy="fsdp2").fit(gan := make_gan(), datamodule=make_data(gan))
 
 
 def test_refuses_parts_that_are_not_whole(tmp_path):

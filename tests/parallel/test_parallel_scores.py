@@ -28,11 +28,11 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ddp", "fsdp2"])
+@pytest.mark.parametrize(("name", "number"), [("ddp", 10), ("fsdp2", 10), ("translation", 15)])
 @pytest.mark.parametrize("processes", [2, 3])
-def test_as_many_processes_as_one_likes_give_the_same_scores(folder, name, processes):
+def test_as_many_processes_as_one_likes_give_the_same_scores(folder, name, number, processes):
     one = load(folder / f"{name}-1-0.pt")
-    assert len(one) == 10
+    assert len(one) == number
     for rank in range(processes):
         scores = load(folder / f"{name}-{processes}-{rank}.pt")
         assert scores.keys() == one.keys()
