@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gan.checkpoints import check_checkpoint, checkpoint_in, read
 from gan.data.paired_folders import named_images, of_each, read_source
-from gan.data.reading import Mode, Unreadable, read_image, read_mode
+from gan.data.reading import Mode, Unreadable, read_image, read_mode, read_size
 from gan.errors import GANError, counted
 from gan.images import image_grid, to_float, to_pil, to_uint8
 from gan.module import GAN, SAMPLE_BATCH
@@ -126,6 +126,11 @@ def translate(ckpt: str, images: str, out: str, seed: int = 0, trust: str | list
             f"the generator of {ckpt} is told {told}: `translate` is for one that is told images; use `sample`"
         )
     files = named_images(given, "--images")
+    linked = next((file for file in files.values() if file.resolve().parent == path.resolve()), None)
+    if linked is not None:
+        raise GANError(
+            f"--out {out} is where {linked} leads to, which would be written over: give a folder without sources"
+        )
     read, takes = reader_of(gan.condition_shape)
     of_each(lambda path: read(path).shape, [*files.values()], "--images", takes)  # all, before anything is written
     names = list(files)
@@ -163,6 +168,9 @@ def reader_of(shape: tuple[int, int, int]) -> tuple[Callable[[Path], Tensor], st
     mode, kind = MODES[channels]
 
     def read(path: Path) -> Tensor:
+        size = read_size(path)  # before any pixel: a small file can have millions
+        if sorted(size) != sorted((height, width)):
+            raise Unreadable(f"{size[0]} x {size[1]} pixels")
         whole = read_image(path, mode="RGBA")
         colours, seen = whole[:3], whole[3:] > 0
         if whole.shape[1:] != (height, width):

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
-from gan.batch import as_pair, check_batch
+from gan.batch import as_pair, check_batch, check_labels, check_sources
 from gan.checkpoints import check_checkpoint
 from gan.config import KEY as CONFIG
 from gan.errors import GANError, counted
@@ -151,7 +151,27 @@ class Lifecycle(L.LightningModule):
                 f"generator {type(self.generator).__name__} is told source images: for {counted(num, 'image')} give a "
                 f"condition of shape {(num, *shape)}, floating in [-1, 1], got {got}"
             )
+        if self.num_classes is not None and condition is not None and (got != (num,) or condition.is_floating_point()):
+            check_labels(condition, self.num_classes, "the condition")
+            raise GANError(f"for {counted(num, 'image')} give as many labels as the condition, got {got}")
         return None if condition is None else condition.to(self.fixed_latents.device)
+
+    def condition_asked(self, num: int, condition: Tensor | None) -> Tensor | None:
+        """As `condition_of`, where somebody asks for images: the values of a condition are looked at too.
+
+        Raises:
+            GANError: If the generator is told something else, or nothing.
+        """
+        if condition is not None and not is_conditional(self.generator):
+            raise GANError(
+                f"generator {type(self.generator).__name__} is told nothing of what to draw: leave the condition out"
+            )
+        told = self.condition_of(num, condition)
+        if condition is not None and self.num_classes is not None:
+            check_labels(condition, self.num_classes, "the condition")
+        if condition is not None and self.condition_shape is not None:
+            check_sources(condition, self.condition_shape, "the condition")
+        return told
 
     def optimizer(self, network: str) -> LightningOptimizer:
         """The optimizer of a network, by the network's name."""
@@ -272,8 +292,15 @@ class Lifecycle(L.LightningModule):
         if is_conditional(self.generator) and self.num_classes is None and self.condition_shape is None:
             self.condition_shape = sources
             self.num_classes = getattr(data, "num_classes", None) if sources is None else None
-        check_pair(self.generator, self.discriminator, getattr(data, "image_shape", None), self.num_classes, sources)
+        classes = getattr(data, "num_classes", None) if sources is None else None
+        image_shape = getattr(data, "image_shape", None)
+        check_pair(self.generator, self.discriminator, image_shape, self.num_classes, sources, classes)
         self.terms.check(self.discriminator, self.num_classes, self.condition_shape)
+        if self.num_classes is not None and not is_conditional(self.discriminator) and not self.terms.terms:
+            rank_zero_warn(
+                f"generator {type(self.generator).__name__} is told the class, and nothing holds it to that: "
+                f"discriminator {type(self.discriminator).__name__} is not told, and there is no model.classification"
+            )
         if self.penalties and self.trainer.precision in ("16-true", "bf16-true"):
             raise GANError(
                 f"trainer.precision={self.trainer.precision} leaves no float32 weights to compute a penalty with: "
@@ -315,20 +342,23 @@ class Lifecycle(L.LightningModule):
 
         They are test images, or else validation images; again and again the same ones where there are too few.
         """
-        num, strategy = len(self.fixed_latents), self.trainer.strategy
+        num, device, dtype = len(self.fixed_latents), self.fixed_latents.device, self.fixed_latents.dtype
         data = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere
         with isolate_rng():  # loaders and data sets may draw from it
             seed_all(self.rng("fixed sources"))
             batches = [] if data is None else held_out(data, num)
+            batches = [self._on_before_batch_transfer(batch) for batch in batches]  # private, as below
+            batches = [super(Lifecycle, self)._apply_batch_transfer_handler(batch, device) for batch in batches]
         if not batches:
             return None, None
         for batch in batches:
             self.look_at(batch, "held-out")
         targets, sources = (torch.cat(of_all) for of_all in zip(*map(as_pair, batches), strict=True))
         turn = torch.arange(num, device=sources.device) % len(sources)
-        device, dtype = self.fixed_latents.device, self.fixed_latents.dtype
-        pairs = sources[turn].to(device, dtype), targets[turn].to(device, dtype)
-        return strategy.broadcast(pairs) if self.trainer.world_size > 1 else pairs  # each loads images of its own
+        pairs = sources[turn], targets[turn]
+        if self.trainer.world_size > 1:  # each loads images of its own; what is sent would stay on the sender's device
+            pairs = self.trainer.strategy.broadcast((pairs[0].cpu(), pairs[1].cpu()))
+        return pairs[0].to(device, dtype), pairs[1].to(device, dtype)
 
     def on_train_start(self) -> None:
         """Lets what monitors a score wait for it, and has a batch fetched anew that came too early.

@@ -233,7 +233,7 @@ class GAN(Lifecycle):
                 (num, C', H', W') in [-1, 1].
 
         Raises:
-            GANError: If there is no such number of images, or of source images.
+            GANError: If there is no such number of images, or the condition is none that the generator is told.
         """
         if not num >= 1:
             raise GANError(f"num must be at least 1 image, got {num}")
@@ -242,6 +242,6 @@ class GAN(Lifecycle):
         rng = torch.Generator().manual_seed(seed)
         latents = torch.randn(-(-num // 16) * 16, self.latent_dim, generator=rng)[:num]
         parts = latents.to(self.device, cast(torch.dtype, self.dtype)).split(SAMPLE_BATCH)
-        told = self.condition_of(num, condition)
+        told = self.condition_asked(num, condition)
         of_parts = [None] * len(parts) if told is None else told.split(SAMPLE_BATCH)
         return torch.cat([self(part, of_part).float().cpu() for part, of_part in zip(parts, of_parts, strict=True)])

@@ -519,6 +519,29 @@ def test_a_file_is_taken_if_it_loses_nothing(channels, image, says):
         assert source[:, 3, 3].tolist() == says
 
 
+def test_a_file_of_another_size_is_not_read(monkeypatch):
+    """It may be small, and of millions of pixels; the head says so. Which way up it is, only the whole file says."""
+    Image.new("L", (4000, 3000)).save("large.png")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.new("L", (5, 7), 9).save("turned.png", exif=turned)
+    read, _ = reader_of((1, 5, 7))
+    assert read(Path("turned.png")).shape == (1, 5, 7)
+    monkeypatch.setattr("gan.generate.read_image", None)
+    with pytest.raises(Unreadable, match="3000 x 4000 pixels"):
+        read(Path("large.png"))
+
+
+def test_sources_are_not_written_over_through_links(enlarges, refused):
+    write_sources(Downsample(4), ["a.png", "b.png"])
+    Path("some").mkdir()
+    Path("some/a.png").symlink_to(Path("sources/a.png").resolve())
+    before = Path("sources/a.png").read_bytes()
+    line = refused("translate", "--ckpt", enlarges, "--images", "some", "--out", "sources")
+    assert "--out sources is where some/a.png leads to, which would be written over" in line
+    assert Path("sources/a.png").read_bytes() == before
+
+
 def test_channels_that_no_file_has():
     with pytest.raises(GANError, match="is told images of 5 channels, and image files have 1 to 4"):
         reader_of((5, 7, 7))

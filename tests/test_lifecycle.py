@@ -18,16 +18,20 @@ from gan.generate import export, sample
 from gan.images import to_uint8
 from gan.losses import Wasserstein
 from gan.networks import (
+    AuxiliaryDCGANDiscriminator,
+    ConditionalDCGANGenerator,
     DCGANDiscriminator,
     DCGANGenerator,
     Discriminator,
     MLPDiscriminator,
     MLPGenerator,
     PatchDiscriminator,
+    ProjectionDCGANDiscriminator,
     UNetGenerator,
 )
 from gan.optim import WarmupCosine
 from gan.penalties import R1, GradientPenalty
+from gan.terms import Classification
 
 SHAPE = (1, 28, 28)
 
@@ -168,6 +172,39 @@ def test_pairs_to_watch_are_the_first_test_images(make_trainer):
     images, sources = next(iter(data.val_dataloader()))
     assert equal(watched(data), (sources[:4], images[:4]))
     assert watched(WithoutTest(16, validation_size=0)) == (None, None)
+
+
+def test_pairs_to_watch_come_as_batches_do(make_trainer):
+    """By the hooks of a data module that scales images on the device."""
+
+    class Levels(Pairs):
+        def on_before_batch_transfer(self, batch, dataloader_idx):
+            return [part.flip(-1) for part in batch]
+
+        def on_after_batch_transfer(self, batch, dataloader_idx):
+            return [(part + 1) * 127.5 / 255 for part in batch]
+
+    def watched(data):
+        gan = GAN(UNetGenerator(SHAPE, (1, 7, 7), 8, 4), PatchDiscriminator(SHAPE, (1, 7, 7), 4), num_fixed_latents=4)
+        make_trainer(max_steps=1).fit(gan, data)
+        return gan.fixed_sources, gan.fixed_target
+
+    plain, levels = (watched(data(16, validation_size=0)) for data in (Pairs, Levels))
+    for one, other in zip(plain, levels, strict=True):
+        torch.testing.assert_close((one.flip(-1) + 1) / 2, other)
+
+
+def test_a_class_that_nobody_judges_by_is_a_warning(make_trainer, data, recwarn):
+    def warned(discriminator, **settings):
+        recwarn.clear()
+        gan = GAN(ConditionalDCGANGenerator(SHAPE, 10, 8, 4), discriminator, **settings)
+        make_trainer(max_steps=1).fit(gan, data)
+        return [str(warning.message) for warning in recwarn if "nothing holds it" in str(warning.message)]
+
+    judge = AuxiliaryDCGANDiscriminator(SHAPE, 10, 4)
+    (text,) = warned(judge)
+    assert "ConditionalDCGANGenerator is told the class" in text
+    assert warned(judge, classification=Classification()) == warned(ProjectionDCGANDiscriminator(SHAPE, 10, 4)) == []
 
 
 def test_unknown_network_is_named_where_it_is_needed_and_can_be_given(make_gan, make_trainer, data, tmp_path, recwarn):

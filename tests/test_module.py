@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from gan import GAN, networks
 from gan.callbacks import GeneratorEMA
+from gan.errors import GANError
 from gan.losses import NonSaturating, RelativisticPaired, Wasserstein
 from gan.networks import (
     AuxiliaryDCGANDiscriminator,
@@ -478,8 +479,27 @@ def test_sampling_of_what_is_told(told, make_trainer):
                 gan.sample(4, condition=given)
             with pytest.raises(ValueError, match="for 4 images"):
                 gan(gan.fixed_latents[:4], given)
+        for value, message in ((3.0, "sources of torch.uint8"), (200.0, "sources from 200 to 200")):
+            sources = torch.full((4, 1, 7, 7), value)
+            with pytest.raises(ValueError, match=f"the condition has {message}"):
+                gan.sample(4, condition=sources.byte() if value == 3.0 else sources)
     else:
         assert torch.equal(gan.sample(4), gan.sample(4, condition=torch.arange(4)))
+        labels = torch.tensor([1, 2, 3, 4])
+        for given, message in (
+            (labels + 6, "labels from 7 to 10, and the networks have 10 classes"),
+            (labels.float(), "labels of torch.float32: give int64"),
+            (torch.eye(10)[labels], "one-hot labels"),
+        ):
+            with pytest.raises(GANError, match=f"the condition has {message}"):
+                gan.sample(4, condition=given)
+        with pytest.raises(GANError, match="for 4 images give as many labels as the condition, got"):
+            gan.sample(4, condition=labels[:1])
+
+
+def test_who_is_told_nothing_says_so(make_gan):
+    with pytest.raises(GANError, match="MLPGenerator is told nothing of what to draw: leave the condition out"):
+        make_gan().sample(4, condition=torch.arange(4))
 
 
 def test_step_is_small_enough_to_be_held_in_mind():

@@ -111,6 +111,13 @@ def test_it_goes_on_bit_for_bit_with_its_pool(cyclegan, tmp_path):
         assert torch.equal(value, resumed[name]), name
 
 
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_it_trains_in_16_bits(cyclegan, tmp_path, precision):
+    state = fit(made(cyclegan), tmp_path, 2, precision=precision)
+    assert all(value.isfinite().all() for value in state.values())
+    assert state["pools"].any()
+
+
 def test_its_checkpoint_is_loaded_by_its_class(cyclegan, tmp_path):
     fit(made(cyclegan, cycle=7.0), tmp_path, 2)
     model = cyclegan.CycleGAN.load_from_checkpoint(tmp_path / "checkpoints" / "last.ckpt", trust="cyclegan")

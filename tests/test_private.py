@@ -11,7 +11,7 @@ from operator import attrgetter
 import pytest
 import torch
 from conftest import ROOT, SmallMNIST
-from lightning import Trainer
+from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
@@ -57,6 +57,7 @@ ATTRIBUTES = {
     "_combined_loader": (lambda trainer: trainer.fit_loop, "a batch that was fetched too early is fetched anew"),
     "_mode": (lambda trainer: trainer.fit_loop._combined_loader, "several loaders of a user's own"),
     "_train_time_interval": (lambda _: ModelCheckpoint(), "a setting of ModelCheckpoint that never saves is refused"),
+    "_on_before_batch_transfer": (lambda _: LightningModule, "the pairs to watch come as batches do"),
     "_every_n_train_steps": (lambda _: ModelCheckpoint(), "whether it has been told when to save"),
     "_every_n_epochs": (lambda _: ModelCheckpoint(), "whether it has been told when to save"),
     "_save_on_train_epoch_end": (lambda _: ModelCheckpoint(), "whether it has been told when to save"),

@@ -6,10 +6,11 @@ import sys
 
 import pytest
 import torch
-from commands import FEW_SCORES, process
+from commands import FEW_SCORES, PAIRS, TRANSLATION, fit, process
 from conftest import ROOT
 from lightning import LightningDataModule, Trainer
 from pictures import fill, zipped
+from PIL import Image
 
 from gan import GAN
 from gan.cli import main
@@ -61,6 +62,12 @@ def run(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def translator(tmp_path_factory):
+    """A short run of a generator that is told images of 7x7."""
+    return fit(tmp_path_factory.mktemp("readme") / "translator", *PAIRS, "gan.data.Downsample", *TRANSLATION)
+
+
 OURS = [
     line.split("#")[0].strip()
     for line in LINES
@@ -75,10 +82,15 @@ OURS += [
 
 
 @pytest.mark.parametrize("line", dict.fromkeys(OURS))
-def test_command(line, run, tmp_path, monkeypatch):
+def test_command(line, request, tmp_path, monkeypatch):
     """Each `python -m gan.cli` line of the pages, cut short where it trains."""
+    run = request.getfixturevalue("translator" if " translate " in line else "run")
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
+    for folder, size in (("sources", 7), ("edges", 16), ("shoes", 16)):
+        (tmp_path / folder).mkdir()
+        for number in range(100):
+            Image.new("L", (size, size), number).save(tmp_path / folder / f"{number}.png")
     save_features(CNNFeatures((3, 32, 32)), "flowers.safetensors")
     if "photos" in line:
         photos = fill(tmp_path / "photos", 80)

@@ -193,7 +193,8 @@ class InMemoryDataModule(L.LightningDataModule):
     Of images without classes, `load` returns the images alone, and their labels are zeros. Where images are to be
     made from others, their sources, state the shape of these as `condition_shape` and return them in the place of
     labels: uint8 `(N, *condition_shape)`. The validation images are split from the training images by a permutation
-    that is the same for every run. The test images are loaded only for testing. All batches are float32 in [-1, 1]
+    that is the same for every run. The test images are loaded for testing, for scores, and where there are sources, of
+    which some are drawn. All batches are float32 in [-1, 1]
     with their int64 labels or their sources, see `InMemoryLoader`.
 
     Args:

@@ -19,7 +19,6 @@ OF_BATCHES = {  # settings of the images' own data module that are about its bat
     "validation_size": "data.validation_size decides",
     "validation_share": "data.validation_size decides",
     "seed": "--seed_everything decides",
-    "flips": "pairs are not mirrored",
 }
 BATCH_HOOKS = (  # which say what a batch is
     "train_dataloader",
@@ -195,6 +194,7 @@ class DegradedDataModule(InMemoryDataModule):
         self.image_shape = of.image_shape
         self.condition_shape = degradation.shape(of.image_shape)
         self.extractor = of.extractor
+        self.flips = of.flips
 
     def prepare_data(self) -> None:
         """Download or prepare the images, where they need it."""

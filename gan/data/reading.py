@@ -62,6 +62,19 @@ def read_mode(file: Path | IO[bytes]) -> Mode:
         raise Unreadable(reason(error)) from error
 
 
+def read_size(file: Path | IO[bytes]) -> tuple[int, int]:
+    """Height and width as the head of a file says, which may be lying on their side; no pixel is read.
+
+    Raises:
+        Unreadable: If it is no image.
+    """
+    try:
+        with Image.open(file, formats=formats()) as image:
+            return image.height, image.width
+    except Exception as error:  # of damaged files Pillow raises anything
+        raise Unreadable(reason(error)) from error
+
+
 def read_image(
     file: Path | IO[bytes],
     size: tuple[int, int] | None = None,

@@ -5,9 +5,9 @@ from typing import cast
 import torch
 from torch import nn
 
-from gan.errors import GANError
+from gan.errors import GANError, counted
 from gan.networks.modes import evaluating
-from gan.networks.network import given, is_conditional, sources_of, trial_condition
+from gan.networks.network import classes_of, given, is_conditional, misses_condition, sources_of, trial_condition
 
 
 def check_pair(
@@ -16,6 +16,7 @@ def check_pair(
     image_shape: tuple[int, int, int] | None,
     num_classes: int | None = None,
     condition_shape: tuple[int, int, int] | None = None,
+    of_data: int | None = None,
 ) -> None:
     """Runs 4 latents through both networks and checks every shape on the way.
 
@@ -25,10 +26,17 @@ def check_pair(
         image_shape: The (C, H, W) of the data, or None if that is not known.
         num_classes: Classes that a conditional generator is told of, or None if that is not known, or it is none.
         condition_shape: The (C', H', W') of the data's source images, or None if that is not known, or it has none.
+        of_data: Classes that the data has, or None if that is not known.
 
     Raises:
         ValueError: If the networks do not fit each other or the data.
     """
+    for network in (generator, discriminator):
+        if misses_condition(network):
+            raise GANError(
+                f"{type(network).__name__} is to be told what an image is of, and its forward does not ask for it: "
+                "make condition its second input, without a default"
+            )
     if is_conditional(discriminator) and not is_conditional(generator):
         raise GANError(
             f"discriminator {type(discriminator).__name__} is told what an image is of, and generator "
@@ -51,17 +59,31 @@ def check_pair(
             f"generator {type(generator).__name__} is told the class of an image, and the data has one class: give the "
             "data module labels and its num_classes, or take a generator without a condition"
         )
+    classes = classes_of(generator)
+    if classes is not None and of_data is not None and of_data != classes:
+        raise GANError(
+            f"generator {type(generator).__name__} is told {counted(classes, 'class', 'classes')}, and the data has "
+            f"{of_data}: set its num_classes to that of the data, whose labels are 0 to num_classes - 1"
+        )
     latent_dim = cast(int, generator.latent_dim)
     weight = next(generator.parameters(), torch.empty(0))
     rng = torch.Generator(weight.device).manual_seed(0)
     latents = torch.randn(4, latent_dim, generator=rng, device=weight.device, dtype=weight.dtype)
     condition = trial_condition(4, num_classes, told, weight)
+    if told is None and condition is not None and num_classes is not None:
+        condition[-1] = num_classes - 1  # which both must know
     generate, judge = given(condition, generator, discriminator)
-    beside = "" if told is None else f", and sources {tuple(told)}"
+    beside = (
+        ""
+        if condition is None
+        else f", and labels 0 to {condition.max()}"
+        if told is None
+        else f", and sources {tuple(told)}"
+    )
     with torch.no_grad(), evaluating(generator), evaluating(discriminator):
         try:
             images = generate(latents)
-        except RuntimeError as error:
+        except (RuntimeError, IndexError) as error:
             raise GANError(
                 f"generator {type(generator).__name__} does not take latents (N, {latent_dim}), "
                 f"as its latent_dim says{beside}: {error}"
@@ -74,7 +96,7 @@ def check_pair(
             )
         try:
             logits = judge(images)
-        except RuntimeError as error:
+        except (RuntimeError, IndexError) as error:
             raise GANError(
                 f"discriminator {type(discriminator).__name__} does not take images {made}{beside}: {error}"
             ) from error

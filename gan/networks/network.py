@@ -121,6 +121,17 @@ def is_conditional(network: nn.Module) -> bool:
     return takes_condition(type(uncompiled(network)))
 
 
+def misses_condition(network: nn.Module) -> bool:
+    """Whether a network has an input for a condition that it would never be told: one with a default, or by name only.
+
+    By such an input's name, or by what a generator says that it is told.
+    """
+    inputs = list(inspect.signature(type(uncompiled(network)).forward).parameters)[2:]  # without self and the first
+    told = [getattr(network, name, None) for name in ("num_classes", "condition_shape")]
+    says = hasattr(network, "latent_dim") and told != [None, None]
+    return not is_conditional(network) and ("condition" in inputs or (says and inputs != []))
+
+
 def classes_of(generator: nn.Module) -> int | None:
     """How many classes a conditional generator tells apart, if it says so by `num_classes`; None for any other."""
     return getattr(generator, "num_classes", None) if is_conditional(generator) else None

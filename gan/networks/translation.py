@@ -153,7 +153,10 @@ class PatchDiscriminator(Discriminator):
 def resized(sources: Tensor, image_shape: tuple[int, int, int]) -> Tensor:
     """Source images (N, C', H', W') at the height and width of an image, by bicubic interpolation if need be."""
     size = image_shape[1:]
-    return sources if sources.shape[2:] == size else F.interpolate(sources, size, mode="bicubic", antialias=True)
+    if sources.shape[2:] == size:
+        return sources
+    wide = sources.to(torch.promote_types(sources.dtype, torch.float32))  # CPUs do not resize in 16 bits
+    return F.interpolate(wide, size, mode="bicubic", antialias=True).to(sources.dtype)
 
 
 def halvings(image_shape: tuple[int, int, int]) -> int:

@@ -5,10 +5,11 @@ import pytest
 import torch
 from commands import PAIRS, ColourDigits, command, fit, load
 from conftest import SmallMNIST, mnist
+from pictures import fill
 from PIL import Image
 from torch import Tensor
 
-from gan.data import Degradation, DegradedDataModule, Downsample, Grey, InMemoryDataModule, Mask
+from gan.data import Degradation, DegradedDataModule, Downsample, Grey, ImageFolder, InMemoryDataModule, Mask
 from gan.data.pairs import CHUNK
 from gan.trust import check_names
 
@@ -148,6 +149,22 @@ def test_it_is_as_its_images_are():
     assert torch.equal(((images + 1) * 127.5).round().byte(), Judged().load(True)[0][:12]), "another validation split"
 
 
+def test_a_folder_is_mirrored_with_its_sources(tmp_path):
+    of = ImageFolder(str(fill(tmp_path / "photos", 40)), size=16, channels=3, flips=True)
+    data = DegradedDataModule(of, Grey(), 8, 5)
+    assert (data.condition_shape, len(data.val_dataloader())) == ((1, 16, 16), 1)
+    loader, seen = data.train_dataloader(), {}
+    for images, sources in [*loader, *loader, *loader]:
+        images, sources = (((part + 1) * 127.5).round().byte() for part in (images, sources))
+        assert torch.equal(Grey().degrade(images, []), sources)
+        for image in images:
+            whole = min(image.numpy().tobytes(), image.flip(-1).numpy().tobytes())
+            seen.setdefault(whole, set()).add(image.numpy().tobytes())
+    assert any(len(sides) == 2 for sides in seen.values()), "never mirrored"
+    with pytest.raises(ValueError, match=r"validation_share=0\.2 would do nothing: data.validation_size decides"):
+        DegradedDataModule(ImageFolder(str(tmp_path / "photos"), validation_share=0.2), Grey())
+
+
 class Blur(Degradation):
     """A user's own."""
 
@@ -161,12 +178,6 @@ class Blur(Degradation):
 class OwnBatches(SmallMNIST):
     def on_after_batch_transfer(self, batch, dataloader_idx):
         return batch
-
-
-class Flipped(SmallMNIST):
-    def __init__(self, flips=False):
-        super().__init__()
-        self.flips = flips
 
 
 class Sourced(SmallMNIST):
@@ -188,7 +199,6 @@ class Shapeless(InMemoryDataModule):
         (SmallMNIST(64), Mask(), "data.of.batch_size=64 would do nothing: data.batch_size decides. Leave it out"),
         (SmallMNIST(validation_size=9), Mask(), "data.of.validation_size=9 would do nothing"),
         (SmallMNIST(seed=1), Mask(), "data.of.seed=1 would do nothing"),
-        (Flipped(flips=True), Mask(), "data.of.flips=True would do nothing: pairs are not mirrored"),
         (SmallMNIST(), Grey(), "3 channels, and these have 1"),
     ],
 )

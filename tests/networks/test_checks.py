@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from gan.errors import GANError
 from gan.networks import (
     ConditionalDCGANGenerator,
     DCGANDiscriminator,
@@ -79,6 +80,56 @@ def test_what_does_not_fit_is_named(generator, discriminator, image_shape, messa
 def test_classes_that_do_not_fit_are_named(generator, discriminator, num_classes, message):
     with pytest.raises(ValueError, match=message):
         check_pair(generator, discriminator, MNIST, num_classes)
+
+
+class MayBeTold(ConditionalDCGANGenerator):
+    def forward(self, z, labels=None):
+        return super().forward(z, torch.zeros(len(z), dtype=torch.int64) if labels is None else labels)
+
+
+class ToldByName(ConditionalDCGANGenerator):
+    def forward(self, z, *, condition):
+        return super().forward(z, condition)
+
+
+class MayJudge(ProjectionDCGANDiscriminator):
+    def forward(self, images, condition=None):
+        return self.output(self.features(images)).squeeze(1)
+
+
+@pytest.mark.parametrize(
+    ("generator", "discriminator", "who"),
+    [
+        (MayBeTold(MNIST, 3, 8, 4), DCGANDiscriminator(MNIST, 4), "MayBeTold"),
+        (ToldByName(MNIST, 3, 8, 4), DCGANDiscriminator(MNIST, 4), "ToldByName"),
+        (TOLD, MayJudge(MNIST, 3, 4), "MayJudge"),
+    ],
+)
+def test_a_condition_that_would_be_left_out_is_named(generator, discriminator, who):
+    with pytest.raises(GANError, match=f"{who} is to be told .* make condition its second input, without a default"):
+        check_pair(generator, discriminator, MNIST, 3)
+
+
+def test_other_inputs_with_defaults_are_nobodys_business():
+    class Truncates(MLPGenerator):
+        def forward(self, z, psi=1.0):
+            return super().forward(psi * z)
+
+    check_pair(Truncates(MNIST, 8), MLPDiscriminator(MNIST), MNIST, of_data=10)
+
+
+@pytest.mark.parametrize("of_data", [1, 2, 10])
+def test_another_number_of_classes_than_the_datas_is_named(of_data):
+    with pytest.raises(GANError, match=rf"told 3 classes, and the data has {of_data}: set its num_classes"):
+        check_pair(TOLD, DCGANDiscriminator(MNIST, 4), MNIST, 3, of_data=of_data)
+    check_pair(TOLD, DCGANDiscriminator(MNIST, 4), MNIST, 3, of_data=3)
+
+
+@pytest.mark.parametrize("classes", [3, 9])
+def test_a_judge_of_fewer_classes_is_named(classes):
+    generator = ConditionalDCGANGenerator(MNIST, 10, 8, 4)
+    with pytest.raises(GANError, match=r"ProjectionDCGANDiscriminator does not take .* labels 0 to 9: "):
+        check_pair(generator, ProjectionDCGANDiscriminator(MNIST, classes, 4), MNIST, 10)
 
 
 def test_conditional_pairs_fit():

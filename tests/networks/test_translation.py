@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from gan.networks import Norm, PatchDiscriminator, UNetGenerator
+from gan.networks.translation import resized
 
 MNIST, SMALL = (1, 28, 28), (1, 7, 7)
 NORMS = get_args(Norm)
@@ -26,6 +27,16 @@ def test_generator_makes_images_in_range(image_shape, condition_shape, n):
     images = generator(100 * torch.randn(n, 7), torch.rand(n, *condition_shape) * 200 - 100)
     assert images.shape == (n, *image_shape)
     assert -1 <= images.min() < 0 < images.max() <= 1
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_sources_are_resized_in_16_bits_too(dtype):
+    """Which CPUs do not by themselves; to the nearest of its numbers."""
+    source = torch.rand(2, *SMALL, dtype=torch.float64).to(dtype)
+    made = resized(source, MNIST)
+    assert made.dtype == dtype
+    torch.testing.assert_close(made, resized(source.double(), MNIST).to(dtype))
+    assert resized(source.double(), MNIST).dtype == torch.float64
 
 
 @pytest.mark.parametrize(("size", "halvings"), [(28, 2), (32, 4), (64, 4), (6, 1), (40, 3)])
