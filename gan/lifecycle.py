@@ -46,7 +46,7 @@ from gan.order import (
 from gan.outbox import outbox
 from gan.parallel import check_manual, check_strategy, is_sharded, shard
 from gan.paths import local_path
-from gan.penalties import Penalty, mixes_batch
+from gan.penalties import Penalty, mixing_layers
 from gan.spec import is_compiled, uncompiled
 from gan.terms import Terms
 from gan.trust import Trust, check_hyper_parameters, imports_of
@@ -311,11 +311,12 @@ class Lifecycle(L.LightningModule):
                 f"{type(self.penalties[0]).__name__} takes derivatives of derivatives, which torch.compile does not "
                 "make: give the discriminator as it is, or model.penalties as []"
             )
-        if mixes_batch(self.discriminator):
+        if mixing := mixing_layers(self.discriminator):
             for penalty in self.penalties:
                 rank_zero_warn(
-                    f"{type(penalty).__name__} is about each image's own gradient, and batch normalisation in the "
-                    "discriminator mixes the images of a batch; set its norm to layer, group, spectral or none"
+                    f"{type(penalty).__name__} is about each image's own gradient, and {' and '.join(mixing)} in the "
+                    "discriminator mixes the images of a batch; set its norm to layer, group, spectral or none, and "
+                    "its minibatch_std to false"
                 )
 
     def configure_model(self) -> None:

@@ -234,13 +234,21 @@ def clip_weights_after(optimizer: Optimizer, discriminator: nn.Module, limit: fl
 
 
 def mixes_batch(discriminator: nn.Module) -> bool:
-    """Whether a batch norm, SyncBatchNorm included, lets one sample's logit depend on the others.
+    """Whether a layer lets one sample's logit depend on the others, see `mixing_layers`.
 
     Every penalty here is then about a gradient that belongs to no single sample; Gulrajani et al. 2017 take
-    layer norm instead. Modes are ignored, and other layers that mix samples, such as minibatch stddev, go
-    unseen.
+    layer norm instead. Modes are ignored.
     """
-    return any(isinstance(module, _BatchNorm) for module in discriminator.modules())
+    return bool(mixing_layers(discriminator))
+
+
+def mixing_layers(discriminator: nn.Module) -> list[str]:
+    """The classes of layers that mix the samples of a batch: batch norms, and what says so by `mixes_batch = True`.
+
+    Minibatch standard deviation (`gan.networks.MinibatchStd`) does, and so should a layer of your own.
+    """
+    mixing = (m for m in discriminator.modules() if isinstance(m, _BatchNorm) or getattr(m, "mixes_batch", False))
+    return sorted({type(layer).__name__ for layer in mixing})
 
 
 def _distance_to_unit_norm(discriminator: Critic, images: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Measures this project: `python scripts/benchmark.py data|step|monitor|ddp|fid|folder|recipes|score|startup`.
+"""Measures this project: `python scripts/benchmark.py data|step|monitor|ddp|fid|folder|recipes|score|sizes|startup`.
 
 Prints the machine and the versions first: a figure means nothing without them. Each measurement is a file of
 `scripts/benchmarks`, whose first line says what it measures.
@@ -7,7 +7,7 @@ Prints the machine and the versions first: a figure means nothing without them. 
 import argparse
 from collections.abc import Sequence
 
-from benchmarks import data, ddp, fid, folder, monitor, recipes, report, score, startup, step
+from benchmarks import data, ddp, fid, folder, monitor, recipes, report, score, sizes, startup, step
 
 MEASUREMENTS = {
     "data": data,
@@ -18,6 +18,7 @@ MEASUREMENTS = {
     "folder": folder,
     "recipes": recipes,
     "score": score,
+    "sizes": sizes,
     "startup": startup,
 }
 

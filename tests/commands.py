@@ -192,6 +192,12 @@ class ColourDigits(InMemoryDataModule):
         return nn.functional.pad(images.expand(-1, 3, -1, -1), (2, 2, 2, 2)).contiguous(), labels
 
 
+class Large(Colour):
+    """128 images of 3x64x64, noise."""
+
+    image_shape = (3, 64, 64)
+
+
 class Odd(Colour):
     """Images that cannot be halved twice."""
 

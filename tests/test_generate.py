@@ -293,6 +293,27 @@ def test_onnx(request, fixture, capfd):
         torch.testing.assert_close(torch.from_numpy(images), by_hand(checkpoint, num, seed=5), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("form", ["pt2", "onnx"])
+@pytest.mark.parametrize("network", ["DCGANGenerator", "ResNetGenerator"])
+def test_export_of_a_deeper_network_with_attention(tmp_path, network, form):
+    """64x64, halved four times, with attention at 16x16 that has begun to see something."""
+    words = ["--model.generator", f"gan.networks.{network}", "--model.generator.base_channels", "4"]
+    words += ["--model.generator.attention_resolution", "16", "--data", "commands.Large", "--trainer.max_steps", "4"]
+    checkpoint = fit(tmp_path / "run", *words)
+    command("export", "--ckpt", checkpoint, "--out", f"generator.{form}", *TRUSTED)
+    gan = GAN.load_from_checkpoint(checkpoint, weights_only=True)
+    assert gan.generator_ema.attention.gamma.abs() > 1e-4
+    for num in (1, 2, 5):
+        latents = torch.randn(num, 8, generator=torch.Generator().manual_seed(5))
+        if form == "pt2":
+            images = torch.export.load("generator.pt2").module()(latents)
+        else:
+            onnxruntime = pytest.importorskip("onnxruntime")
+            session = onnxruntime.InferenceSession("generator.onnx", providers=["CPUExecutionProvider"])
+            images = torch.from_numpy(session.run(["images"], {"latents": latents.numpy()})[0])
+        torch.testing.assert_close(images, gan(latents), rtol=0, atol=5e-5)
+
+
 # ---------------------------------------------------------------------- classes
 
 

@@ -389,13 +389,21 @@ def test_latents_that_do_not_fit(make_trainer, data):
         make_trainer().fit(GAN(generator, MLPDiscriminator(image_shape=SHAPE)), data)
 
 
-def test_batch_norm_under_a_penalty_warns(make_trainer, data):
+@pytest.mark.parametrize(
+    ("settings", "mixing"),
+    [
+        ({"norm": "batch"}, "BatchNorm2d"),
+        ({"minibatch_std": True}, "MinibatchStd"),
+        ({"norm": "batch", "minibatch_std": True}, "BatchNorm2d and MinibatchStd"),
+    ],
+)
+def test_what_mixes_a_batch_under_a_penalty_warns(make_trainer, data, settings, mixing):
     gan = GAN(
         DCGANGenerator(image_shape=SHAPE, base_channels=4),
-        DCGANDiscriminator(image_shape=SHAPE, base_channels=4, norm="batch"),
+        DCGANDiscriminator(image_shape=SHAPE, base_channels=4, **settings),
         penalties=[GradientPenalty()],
     )
-    with pytest.warns(UserWarning, match="mixes the images of a batch"):
+    with pytest.warns(UserWarning, match=f"{mixing} in the discriminator mixes the images of a batch"):
         make_trainer(max_steps=1).fit(gan, data)
 
 

@@ -14,7 +14,7 @@ from torch.nn.functional import softplus
 from torch.optim import LBFGS, SGD, Adam
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from gan import GAN
+from gan import GAN, networks
 from gan.callbacks import GeneratorEMA
 from gan.errors import GANError
 from gan.losses import NonSaturating, RelativisticPaired, Wasserstein
@@ -71,6 +71,20 @@ def test_accumulate_gives_the_weights_of_the_larger_batch(make_gan, make_trainer
         for (step, row), (expected_step, expected) in zip(rows, trained[0][1], strict=True):
             assert step == expected_step
             assert row == pytest.approx(expected, rel=1e-9)
+
+
+def test_groups_of_images_are_the_same_in_passes(make_trainer):
+    """Minibatch standard deviation is of 4 images in a row, which no pass divides."""
+    trained = []
+    for passes in (1, 2, 4):
+        torch.manual_seed(0)
+        networks = DCGANGenerator(SHAPE, 8, 4, "layer"), DCGANDiscriminator(SHAPE, 4, minibatch_std=True)
+        gan, data = GAN(*networks, accumulate=passes), SmallMNIST(batch_size=16 // passes, validation_size=0)
+        make_trainer(max_steps=6, precision="64-true").fit(gan, data)
+        trained.append(gan.state_dict())
+    for weights in trained[1:]:
+        for name, value in trained[0].items():
+            torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-10)
 
 
 def test_accumulate_needs_a_batch_that_it_can_divide(make_gan, make_trainer, data):
@@ -392,6 +406,37 @@ def test_discriminator_sees_real_and_generated_images_apart(make_trainer, data, 
 
     make_trainer(max_steps=1, callbacks=[Watch()]).fit(gan, data)
     assert sizes == [16, 16, 16]
+
+
+class Pictures(SmallMNIST):
+    """8 colour images of one size, noise."""
+
+    def __init__(self, size):
+        super().__init__(batch_size=4, validation_size=0)
+        self.image_shape = (3, size, size)
+
+    def load(self, train):
+        return torch.randint(256, (8, *self.image_shape), dtype=torch.uint8), torch.arange(8)
+
+
+@pytest.mark.parametrize("size", [16, 64, 128, 256])
+@pytest.mark.parametrize("kind", ["DCGAN", "ResNet"])
+def test_trains_on_images_of_any_size(make_trainer, kind, size):
+    """With all that larger images are given, under a penalty; every weight moves."""
+    torch.manual_seed(0)
+    flags = {"base_channels": 4, "norm": "layer", "max_channels": 16, "attention_resolution": 8}
+    make_generator, judge = (getattr(networks, f"{kind}{end}") for end in ("Generator", "Discriminator"))
+    data = Pictures(size)
+    pair = make_generator(data.image_shape, **flags), judge(data.image_shape, **flags, minibatch_std=True)
+    gan = GAN(*pair, penalties=[R1(0.1)])
+    for network in pair:
+        torch.nn.init.constant_(network.attention.gamma, 0.5)  # it starts at 0, and what is behind it moves later
+    before = {name: value.clone() for name, value in gan.named_parameters()}
+    make_trainer(max_steps=3).fit(gan, data)
+    for name, value in gan.named_parameters():
+        assert value.isfinite().all(), name
+        assert not torch.equal(value, before[name]), name
+    assert gan.sample(2).shape == (2, 3, size, size)
 
 
 def test_discriminator_sees_images_and_what_they_are_of_apart_too(told, make_trainer):

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gan.networks import PatchDiscriminator, given
-from gan.penalties import DRAGAN, R1, R2, GradientPenalty, Penalty, clip_weights, mixes_batch
+from gan.networks import MinibatchStd, PatchDiscriminator, given
+from gan.penalties import DRAGAN, R1, R2, GradientPenalty, Penalty, clip_weights, mixes_batch, mixing_layers
 
 PENALTIES = [R1, R2, GradientPenalty, DRAGAN]
 SHAPES = [(1, 8, 8), (3, 5, 4), (4, 2, 2), (6,), (2, 3, 4, 5)]
@@ -430,6 +430,13 @@ def test_mixes_batch():
         assert mixes_batch(nn.Sequential(nn.Conv2d(1, 4, 3), nn.Sequential(layer)))
     for layer in (nn.InstanceNorm2d(4), nn.GroupNorm(2, 4), nn.LayerNorm(4), nn.Dropout()):
         assert not mixes_batch(nn.Sequential(nn.Conv2d(1, 4, 3), nn.Sequential(layer)))
+
+
+def test_a_layer_can_say_that_it_mixes_the_batch():
+    network = nn.Sequential(nn.BatchNorm2d(4), nn.Sequential(MinibatchStd()), nn.BatchNorm2d(4))
+    assert mixing_layers(network) == ["BatchNorm2d", "MinibatchStd"]
+    assert mixes_batch(network[1])
+    assert not mixing_layers(nn.Conv2d(1, 4, 3))
 
 
 @pytest.mark.parametrize(("norm", "mixes"), [(nn.BatchNorm1d, True), (nn.LayerNorm, False)])

@@ -12,7 +12,7 @@ from gan.networks.conditional import (
 )
 from gan.networks.dcgan import DCGANDiscriminator, DCGANGenerator
 from gan.networks.deep import DeepMLPDiscriminator, DeepMLPGenerator, hidden_layers
-from gan.networks.layers import Norm
+from gan.networks.layers import MinibatchStd, Norm, SelfAttention
 from gan.networks.mlp import MLPDiscriminator, MLPGenerator
 from gan.networks.modes import evaluating, frozen, in_own_precision
 from gan.networks.network import (
@@ -43,6 +43,7 @@ __all__ = [
     "Generator",
     "MLPDiscriminator",
     "MLPGenerator",
+    "MinibatchStd",
     "Network",
     "Norm",
     "PatchDiscriminator",
@@ -51,6 +52,7 @@ __all__ = [
     "ResNetDiscriminator",
     "ResNetGenerator",
     "ResidualBlock",
+    "SelfAttention",
     "UNetGenerator",
     "check_pair",
     "classes_of",

@@ -15,8 +15,6 @@ and weights of the classifier N(0, 0.02).
 
 from collections.abc import Callable
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gan.errors import GANError
@@ -59,14 +57,18 @@ class ConditionalDCGANGenerator(DCGANGenerator):
     """Latents `(N, latent_dim)` and labels `(N,)` to images `(N, C, H, W)` in [-1, 1].
 
     Args:
-        image_shape: Channels, height and width of an image; height and width multiples of 4, at least 8.
+        image_shape: Channels, height and width of an image, which is halved until its shorter side is 4 to 7 pixels.
         num_classes: Labels are 0 to `num_classes - 1`.
         latent_dim: Size of a latent vector, at least 1.
-        base_channels: Channels at half the image's resolution; twice as many at a quarter of it.
+        base_channels: Channels at half the image's resolution; doubled at each further halving.
         norm: Normalisation before each ReLU, whose scales and shifts are a class's own: "batch", "layer" or "group".
+        max_channels: Channels at any resolution, at most; 16 times `base_channels` if not given.
+        attention_resolution: Shorter side, in pixels, of the feature maps that self-attention (SAGAN) looks over, such
+            as 32; none if not given.
 
     Raises:
-        ValueError: If `image_shape` cannot be halved twice, `norm` is another, or `num_classes` is below 1.
+        ValueError: If `image_shape` cannot be halved like that, `norm` is another, `num_classes` is below 1,
+            `max_channels` is below `base_channels`, or no feature maps are of `attention_resolution`.
     """
 
     def __init__(
@@ -76,35 +78,36 @@ class ConditionalDCGANGenerator(DCGANGenerator):
         latent_dim: int = 100,
         base_channels: int = 32,
         norm: Norm = "batch",
+        max_channels: int | None = None,
+        attention_resolution: int | None = None,
     ) -> None:
-        super().__init__(image_shape, latent_dim, base_channels, norm)
+        super().__init__(image_shape, latent_dim, base_channels, norm, max_channels, attention_resolution)
         self.num_classes = num_classes
-        self.norm1 = ClassNorm(norm, 2 * base_channels, num_classes)
-        self.norm2 = ClassNorm(norm, base_channels, num_classes)
+        for number, channels in enumerate(self.channels, start=1):
+            self.add_module(f"norm{number}", ClassNorm(norm, channels, num_classes))
 
     def forward(self, z: Tensor, condition: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x = self.project(z).unflatten(1, self.grid)  # (N, 2B, H/4, W/4)
-        x = F.relu(self.norm1(x, condition))
-        x = self.up1(x)  # (N, B, H/2, W/2)
-        x = F.relu(self.norm2(x, condition))
-        x = self.up2(x)  # (N, C, H, W)
-        return torch.tanh(x)
+        return self.draw(z, condition)  # (N, C, H, W)
 
 
 class ConditionalResNetGenerator(ResNetGenerator):
     """Latents `(N, latent_dim)` and labels `(N,)` to images `(N, C, H, W)` in [-1, 1].
 
-    The classes scale and shift what comes into the two residual blocks, and what the second makes.
+    The classes scale and shift what comes into the first residual block, and what each block's convolutions make.
 
     Args:
-        image_shape: Channels, height and width of an image; height and width multiples of 4, at least 8.
+        image_shape: Channels, height and width of an image, which is halved until its shorter side is 4 to 7 pixels.
         num_classes: Labels are 0 to `num_classes - 1`.
         latent_dim: Size of a latent vector, at least 1.
-        base_channels: Channels at half the image's resolution; twice as many at a quarter of it.
+        base_channels: Channels at half the image's resolution; doubled at each further halving.
         norm: Normalisation after each layer but the last: "batch", "layer" or "group".
+        max_channels: Channels at any resolution, at most; 16 times `base_channels` if not given.
+        attention_resolution: Shorter side, in pixels, of the feature maps that self-attention (SAGAN) looks over, such
+            as 32; none if not given.
 
     Raises:
-        ValueError: If `image_shape` cannot be halved twice, `norm` is another, or `num_classes` is below 1.
+        ValueError: If `image_shape` cannot be halved like that, `norm` is another, `num_classes` is below 1,
+            `max_channels` is below `base_channels`, or no feature maps are of `attention_resolution`.
     """
 
     def __init__(
@@ -114,23 +117,19 @@ class ConditionalResNetGenerator(ResNetGenerator):
         latent_dim: int = 100,
         base_channels: int = 32,
         norm: Norm = "batch",
+        max_channels: int | None = None,
+        attention_resolution: int | None = None,
     ) -> None:
-        super().__init__(image_shape, latent_dim, base_channels, norm)
+        super().__init__(image_shape, latent_dim, base_channels, norm, max_channels, attention_resolution)
         self.num_classes = num_classes
-        self.norm = ClassNorm(norm, 2 * base_channels, num_classes)
-        for block, channels in ((self.block1, 2 * base_channels), (self.block2, base_channels)):
+        self.norm = ClassNorm(norm, self.channels[0], num_classes)
+        for number, channels in enumerate(self.channels, start=1):
+            block = self.get_submodule(f"block{number}")
             block.norm1 = ClassNorm(norm, channels, num_classes)
             block.norm2 = ClassNorm(norm, channels, num_classes)
 
     def forward(self, z: Tensor, condition: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x = self.project(z).unflatten(1, self.grid)  # (N, 2B, H/4, W/4)
-        x = F.relu(self.norm(x, condition))
-        x = self.block1(x, condition)  # (N, 2B, H/4, W/4)
-        x = F.interpolate(x, scale_factor=2)  # (N, 2B, H/2, W/2), nearest neighbour
-        x = self.block2(x, condition)  # (N, B, H/2, W/2)
-        x = F.interpolate(x, scale_factor=2)  # (N, B, H, W)
-        x = self.output(x)  # (N, C, H, W)
-        return torch.tanh(x)
+        return self.draw(z, condition)  # (N, C, H, W)
 
 
 # ---------------------------------------------------------------------- discriminators
@@ -191,19 +190,32 @@ class ProjectionDCGANDiscriminator(ByProjection, DCGANDiscriminator):  # pyright
     """Images `(N, C, H, W)` in [-1, 1] and their labels `(N,)` to logits `(N,)`.
 
     Args:
-        image_shape: Channels, height and width of an image; height and width multiples of 4, at least 8.
+        image_shape: Channels, height and width of an image, which is halved until its shorter side is 4 to 7 pixels.
         num_classes: Labels are 0 to `num_classes - 1`.
         base_channels: Channels at half the image's resolution; doubled at each further halving.
         norm: Normalisation before each LeakyReLU except the first, see `DCGANDiscriminator`.
+        max_channels: Channels at any resolution, at most; 16 times `base_channels` if not given.
+        attention_resolution: Shorter side, in pixels, of the feature maps that self-attention (SAGAN) looks over, such
+            as 32; none if not given.
+        minibatch_std: Tell the last convolution how much the 4 images of a group differ (PGGAN); logits then depend on
+            the rest of the group.
 
     Raises:
-        ValueError: If `image_shape` cannot be halved twice, `norm` is unknown, or `num_classes` is below 1.
+        ValueError: If `image_shape` cannot be halved like that, `norm` is unknown, `num_classes` is below 1,
+            `max_channels` is below `base_channels`, or no feature maps are of `attention_resolution`.
     """
 
     def __init__(
-        self, image_shape: tuple[int, int, int], num_classes: int, base_channels: int = 32, norm: Norm = "none"
+        self,
+        image_shape: tuple[int, int, int],
+        num_classes: int,
+        base_channels: int = 32,
+        norm: Norm = "none",
+        max_channels: int | None = None,
+        attention_resolution: int | None = None,
+        minibatch_std: bool = False,
     ) -> None:
-        super().__init__(image_shape, base_channels, norm)
+        super().__init__(image_shape, base_channels, norm, max_channels, attention_resolution, minibatch_std)
         self.projection = Projection(num_classes, self.output.in_features, norm)
 
 
@@ -211,19 +223,32 @@ class ProjectionResNetDiscriminator(ByProjection, ResNetDiscriminator):  # pyrig
     """Images `(N, C, H, W)` in [-1, 1] and their labels `(N,)` to logits `(N,)`.
 
     Args:
-        image_shape: Channels, height and width of an image; height and width multiples of 4, at least 8.
+        image_shape: Channels, height and width of an image, which is halved until its shorter side is 4 to 7 pixels.
         num_classes: Labels are 0 to `num_classes - 1`.
-        base_channels: Channels at half the image's resolution; twice as many at a quarter of it.
+        base_channels: Channels at half the image's resolution; doubled at each further halving.
         norm: Normalisation after each convolution but the first, see `ResNetDiscriminator`.
+        max_channels: Channels at any resolution, at most; 16 times `base_channels` if not given.
+        attention_resolution: Shorter side, in pixels, of the feature maps that self-attention (SAGAN) looks over, such
+            as 32; none if not given.
+        minibatch_std: Tell the last block how much the 4 images of a group differ (PGGAN); logits then depend on the
+            rest of the group.
 
     Raises:
-        ValueError: If `image_shape` cannot be halved twice, `norm` is unknown, or `num_classes` is below 1.
+        ValueError: If `image_shape` cannot be halved like that, `norm` is unknown, `num_classes` is below 1,
+            `max_channels` is below `base_channels`, or no feature maps are of `attention_resolution`.
     """
 
     def __init__(
-        self, image_shape: tuple[int, int, int], num_classes: int, base_channels: int = 32, norm: Norm = "none"
+        self,
+        image_shape: tuple[int, int, int],
+        num_classes: int,
+        base_channels: int = 32,
+        norm: Norm = "none",
+        max_channels: int | None = None,
+        attention_resolution: int | None = None,
+        minibatch_std: bool = False,
     ) -> None:
-        super().__init__(image_shape, base_channels, norm)
+        super().__init__(image_shape, base_channels, norm, max_channels, attention_resolution, minibatch_std)
         self.projection = Projection(num_classes, self.output.in_features, norm)
 
 
@@ -231,19 +256,32 @@ class AuxiliaryDCGANDiscriminator(ByClassifier, DCGANDiscriminator):
     """Images `(N, C, H, W)` in [-1, 1] to logits `(N,)`, and by `classify` to logits `(N, num_classes)` of the classes.
 
     Args:
-        image_shape: Channels, height and width of an image; height and width multiples of 4, at least 8.
+        image_shape: Channels, height and width of an image, which is halved until its shorter side is 4 to 7 pixels.
         num_classes: Labels are 0 to `num_classes - 1`.
         base_channels: Channels at half the image's resolution; doubled at each further halving.
         norm: Normalisation before each LeakyReLU except the first, see `DCGANDiscriminator`.
+        max_channels: Channels at any resolution, at most; 16 times `base_channels` if not given.
+        attention_resolution: Shorter side, in pixels, of the feature maps that self-attention (SAGAN) looks over, such
+            as 32; none if not given.
+        minibatch_std: Tell the last convolution how much the 4 images of a group differ (PGGAN); logits then depend on
+            the rest of the group.
 
     Raises:
-        ValueError: If `image_shape` cannot be halved twice, `norm` is unknown, or `num_classes` is below 1.
+        ValueError: If `image_shape` cannot be halved like that, `norm` is unknown, `num_classes` is below 1,
+            `max_channels` is below `base_channels`, or no feature maps are of `attention_resolution`.
     """
 
     def __init__(
-        self, image_shape: tuple[int, int, int], num_classes: int, base_channels: int = 32, norm: Norm = "none"
+        self,
+        image_shape: tuple[int, int, int],
+        num_classes: int,
+        base_channels: int = 32,
+        norm: Norm = "none",
+        max_channels: int | None = None,
+        attention_resolution: int | None = None,
+        minibatch_std: bool = False,
     ) -> None:
-        super().__init__(image_shape, base_channels, norm)
+        super().__init__(image_shape, base_channels, norm, max_channels, attention_resolution, minibatch_std)
         self.classes = Classes(num_classes, self.output.in_features, norm)
 
 
@@ -251,19 +289,32 @@ class AuxiliaryResNetDiscriminator(ByClassifier, ResNetDiscriminator):
     """Images `(N, C, H, W)` in [-1, 1] to logits `(N,)`, and by `classify` to logits `(N, num_classes)` of the classes.
 
     Args:
-        image_shape: Channels, height and width of an image; height and width multiples of 4, at least 8.
+        image_shape: Channels, height and width of an image, which is halved until its shorter side is 4 to 7 pixels.
         num_classes: Labels are 0 to `num_classes - 1`.
-        base_channels: Channels at half the image's resolution; twice as many at a quarter of it.
+        base_channels: Channels at half the image's resolution; doubled at each further halving.
         norm: Normalisation after each convolution but the first, see `ResNetDiscriminator`.
+        max_channels: Channels at any resolution, at most; 16 times `base_channels` if not given.
+        attention_resolution: Shorter side, in pixels, of the feature maps that self-attention (SAGAN) looks over, such
+            as 32; none if not given.
+        minibatch_std: Tell the last block how much the 4 images of a group differ (PGGAN); logits then depend on the
+            rest of the group.
 
     Raises:
-        ValueError: If `image_shape` cannot be halved twice, `norm` is unknown, or `num_classes` is below 1.
+        ValueError: If `image_shape` cannot be halved like that, `norm` is unknown, `num_classes` is below 1,
+            `max_channels` is below `base_channels`, or no feature maps are of `attention_resolution`.
     """
 
     def __init__(
-        self, image_shape: tuple[int, int, int], num_classes: int, base_channels: int = 32, norm: Norm = "none"
+        self,
+        image_shape: tuple[int, int, int],
+        num_classes: int,
+        base_channels: int = 32,
+        norm: Norm = "none",
+        max_channels: int | None = None,
+        attention_resolution: int | None = None,
+        minibatch_std: bool = False,
     ) -> None:
-        super().__init__(image_shape, base_channels, norm)
+        super().__init__(image_shape, base_channels, norm, max_channels, attention_resolution, minibatch_std)
         self.classes = Classes(num_classes, self.output.in_features, norm)
 
 

@@ -1,31 +1,50 @@
-"""DCGAN: strided convolutions, Radford et al. 2015 (arXiv:1511.06434), cut to two doublings for small images.
+"""DCGAN: strided convolutions, Radford et al. 2015 (arXiv:1511.06434), as deep as the image is large.
 
-Below, B is `base_channels`.
+An image is halved until its shorter side is 4 to 7 pixels, at least twice: 28x28 to 7x7, 64x64 to 4x4 (the paper's
+networks, if `base_channels` is 128), 256x256 to 4x4 by six halvings. Below, B is `base_channels`, and k the number of
+halvings. Feature maps have B channels at half the image's resolution, and twice as many at each further halving, up to
+`max_channels`.
 
-Initialisation: the paper's. Weights are N(0, 0.02), scales of a normalisation N(1, 0.02), biases 0.
+Initialisation: the paper's. Weights are N(0, 0.02), scales of a normalisation N(1, 0.02), biases 0. Those of attention
+have variance 1/fan_in.
 """
 
 import math
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gan.networks.layers import Norm, normalization, normalize_weights, quarter
+from gan.networks.layers import (
+    MinibatchStd,
+    Norm,
+    SelfAttention,
+    channel_plan,
+    halved,
+    halvings,
+    level_of,
+    normalization,
+    normalize_weights,
+)
 from gan.networks.network import Discriminator, Generator
 
 
 class DCGANGenerator(Generator):
-    """Latents `(N, latent_dim)` to images `(N, C, H, W)` in [-1, 1] by two transposed convolutions.
+    """Latents `(N, latent_dim)` to images `(N, C, H, W)` in [-1, 1] by transposed convolutions, one a doubling.
 
     Args:
-        image_shape: Channels, height and width of an image; height and width multiples of 4, at least 8.
+        image_shape: Channels, height and width of an image, which is halved until its shorter side is 4 to 7 pixels.
         latent_dim: Size of a latent vector, at least 1.
-        base_channels: Channels at half the image's resolution; twice as many at a quarter of it.
+        base_channels: Channels at half the image's resolution; doubled at each further halving.
         norm: Normalisation before each ReLU.
+        max_channels: Channels at any resolution, at most; 16 times `base_channels` if not given.
+        attention_resolution: Shorter side, in pixels, of the feature maps that self-attention (SAGAN) looks over, such
+            as 32; none if not given.
 
     Raises:
-        ValueError: If `image_shape` cannot be halved twice, or `norm` is unknown.
+        ValueError: If `image_shape` cannot be halved like that, `norm` is unknown, `max_channels` is below
+            `base_channels`, or no feature maps are of `attention_resolution`.
     """
 
     def __init__(
@@ -34,40 +53,59 @@ class DCGANGenerator(Generator):
         latent_dim: int = 100,
         base_channels: int = 32,
         norm: Norm = "batch",
+        max_channels: int | None = None,
+        attention_resolution: int | None = None,
     ) -> None:
         super().__init__(image_shape, latent_dim)
-        self.grid = (2 * base_channels, *quarter(self.image_shape))
-        bias = norm != "batch"  # batch norm subtracts it again
+        self.depth = halvings(self.image_shape)
+        self.attention_level = level_of(attention_resolution, self.image_shape)
+        self.channels = channel_plan(base_channels, self.depth, max_channels)[::-1]
+        self.grid = (self.channels[0], *halved(self.image_shape, self.depth))
         # Here the bias stays: it differs by position, and batch norm subtracts one mean per channel.
         self.project = nn.Linear(latent_dim, math.prod(self.grid))
-        self.norm1 = normalization(norm, 2 * base_channels)
-        self.up1 = nn.ConvTranspose2d(2 * base_channels, base_channels, 4, stride=2, padding=1, bias=bias)
-        self.norm2 = normalization(norm, base_channels)
-        self.up2 = nn.ConvTranspose2d(base_channels, self.image_shape[0], 4, stride=2, padding=1)
+        for number, (wide, narrow) in enumerate(pairwise([*self.channels, self.image_shape[0]]), start=1):
+            self.add_module(f"norm{number}", normalization(norm, wide))
+            if self.attention_level == self.depth - number + 1:
+                self.attention = SelfAttention(wide)
+            bias = norm != "batch" or number == self.depth  # batch norm subtracts it again
+            self.add_module(f"up{number}", nn.ConvTranspose2d(wide, narrow, 4, stride=2, padding=1, bias=bias))
         initialize(self)
         normalize_weights(self, norm)
         self.to(memory_format=torch.channels_last)  # faster convolutions on CPUs and tensor cores
 
     def forward(self, z: Tensor) -> Tensor:
-        x = self.project(z).unflatten(1, self.grid)  # (N, 2B, H/4, W/4)
-        x = F.relu(self.norm1(x))
-        x = self.up1(x)  # (N, B, H/2, W/2)
-        x = F.relu(self.norm2(x))
-        x = self.up2(x)  # (N, C, H, W)
+        return self.draw(z)
+
+    def draw(self, z: Tensor, *condition: Tensor) -> Tensor:
+        """Images of latents; `condition` is what the normalisations take beside their input: nothing, or labels."""
+        x = self.project(z).unflatten(1, self.grid)  # (N, 2^(k-1) B, H/2^k, W/2^k): for 28x28, (N, 2B, 7, 7)
+        for number in range(1, self.depth + 1):
+            norm, up = self.get_submodule(f"norm{number}"), self.get_submodule(f"up{number}")
+            x = F.relu(norm(x, *condition))
+            if self.attention_level == self.depth - number + 1:
+                x = self.attention(x)
+            x = up(x)  # half the channels, twice the resolution: (N, B, H/2, W/2), and (N, C, H, W) in the end
         return torch.tanh(x)
 
 
 class DCGANDiscriminator(Discriminator):
-    """Images `(N, C, H, W)` in [-1, 1] to logits `(N,)` by three strided convolutions.
+    """Images `(N, C, H, W)` in [-1, 1] to logits `(N,)` by strided convolutions, one more than the generator's.
 
     Args:
-        image_shape: Channels, height and width of an image; height and width multiples of 4, at least 8.
+        image_shape: Channels, height and width of an image, which is halved until its shorter side is 4 to 7 pixels,
+            and then once more, rounding down.
         base_channels: Channels at half the image's resolution; doubled at each further halving.
         norm: Normalisation before each LeakyReLU except the first, as in the paper. With "batch" a logit
             depends on the rest of its batch, which per-sample gradient penalties (R1, WGAN-GP) do not allow.
+        max_channels: Channels at any resolution, at most; 16 times `base_channels` if not given.
+        attention_resolution: Shorter side, in pixels, of the feature maps that self-attention (SAGAN) looks over, such
+            as 32; none if not given.
+        minibatch_std: Tell the last convolution how much the 4 images of a group differ (PGGAN); logits then depend on
+            the rest of the group.
 
     Raises:
-        ValueError: If `image_shape` cannot be halved twice, or `norm` is unknown.
+        ValueError: If `image_shape` cannot be halved like that, `norm` is unknown, `max_channels` is below
+            `base_channels`, or no feature maps are of `attention_resolution`.
     """
 
     def __init__(
@@ -75,16 +113,24 @@ class DCGANDiscriminator(Discriminator):
         image_shape: tuple[int, int, int],
         base_channels: int = 32,
         norm: Norm = "none",
+        max_channels: int | None = None,
+        attention_resolution: int | None = None,
+        minibatch_std: bool = False,
     ) -> None:
         super().__init__(image_shape)
-        height, width = quarter(self.image_shape)
+        self.depth = halvings(self.image_shape)
+        self.attention_level = level_of(attention_resolution, self.image_shape)
+        plan = channel_plan(base_channels, self.depth + 1, max_channels)
         bias = norm != "batch"  # batch norm subtracts it again
         self.down1 = nn.Conv2d(self.image_shape[0], base_channels, 4, stride=2, padding=1)
-        self.down2 = nn.Conv2d(base_channels, 2 * base_channels, 4, stride=2, padding=1, bias=bias)
-        self.norm2 = normalization(norm, 2 * base_channels)
-        self.down3 = nn.Conv2d(2 * base_channels, 4 * base_channels, 4, stride=2, padding=1, bias=bias)
-        self.norm3 = normalization(norm, 4 * base_channels)
-        self.output = nn.Linear(4 * base_channels * (height // 2) * (width // 2), 1)
+        for number, (narrow, wide) in enumerate(pairwise(plan), start=2):
+            if self.attention_level == number - 1:
+                self.attention = SelfAttention(narrow)
+            more = minibatch_std and number == self.depth + 1
+            self.add_module(f"down{number}", nn.Conv2d(narrow + more, wide, 4, stride=2, padding=1, bias=bias))
+            self.add_module(f"norm{number}", normalization(norm, wide))
+        self.minibatch_std = MinibatchStd() if minibatch_std else None
+        self.output = nn.Linear(plan[-1] * math.prod(halved(self.image_shape, self.depth + 1)), 1)
         initialize(self)
         normalize_weights(self, norm)
         self.to(memory_format=torch.channels_last)  # faster convolutions on CPUs and tensor cores
@@ -95,11 +141,15 @@ class DCGANDiscriminator(Discriminator):
     def features(self, images: Tensor) -> Tensor:
         """What the last layer judges by: (N, features)."""
         x = F.leaky_relu(self.down1(images), 0.2)  # (N, B, H/2, W/2)
-        x = self.norm2(self.down2(x))  # (N, 2B, H/4, W/4)
-        x = F.leaky_relu(x, 0.2)
-        x = self.norm3(self.down3(x))  # (N, 4B, H/8, W/8), rounded down: 28 -> 14 -> 7 -> 3
-        x = F.leaky_relu(x, 0.2)
-        return x.flatten(1)  # (N, 4B * H/8 * W/8)
+        for number in range(2, self.depth + 2):
+            if self.attention_level == number - 1:
+                x = self.attention(x)
+            if self.minibatch_std is not None and number == self.depth + 1:
+                x = self.minibatch_std(x)  # one channel more
+            down, norm = self.get_submodule(f"down{number}"), self.get_submodule(f"norm{number}")
+            x = norm(down(x))  # (N, 2B, H/4, W/4), and so on; the last rounded down: 28 -> 14 -> 7 -> 3
+            x = F.leaky_relu(x, 0.2)
+        return x.flatten(1)  # (N, 2^k B * H/2^(k+1) * W/2^(k+1)): for 28x28, (N, 4B * 3 * 3)
 
 
 def initialize(network: nn.Module) -> None:
@@ -111,3 +161,6 @@ def initialize(network: nn.Module) -> None:
             nn.init.normal_(layer.weight, 1.0, 0.02)
         if isinstance(bias := getattr(layer, "bias", None), Tensor):
             nn.init.zeros_(bias)
+    for layer in network.modules():
+        if isinstance(layer, SelfAttention):
+            layer.initialize()

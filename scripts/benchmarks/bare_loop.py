@@ -1,19 +1,17 @@
 """The default's training as one writes it by hand: no Lightning, no logging, no average, no schedule."""
 
 from collections.abc import Callable, Iterator
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from gan.data import MNISTDataModule
-
 
 def bare_loop(
     generator: nn.Module,
     discriminator: nn.Module,
-    data: MNISTDataModule,
+    data: Any,
     one_pass: bool,
     wrap: Callable[[nn.Module], nn.Module] = lambda network: network,
     reduce: Callable[[nn.Module], None] = lambda network: None,
@@ -23,7 +21,7 @@ def bare_loop(
     Args:
         generator: Of the default.
         discriminator: Likewise.
-        data: Whose training images are gone through again and again.
+        data: A data module, whose training images are gone through again and again.
         one_pass: Whether the discriminator sees real and generated images in one pass, or in one after the other.
         wrap: Puts a network into what several processes train it in.
         reduce: Called with each network after its backward.

@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 from gan.networks import (
+    AuxiliaryDCGANDiscriminator,
+    AuxiliaryResNetDiscriminator,
     ClassNorm,
     ConditionalDCGANGenerator,
     ConditionalResNetGenerator,
@@ -57,11 +59,11 @@ def test_class_norm_is_the_normalisation_scaled_and_shifted_by_the_class(norm):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("image_shape", [MNIST, (3, 32, 16)])
+@pytest.mark.parametrize("image_shape", [MNIST, (3, 32, 16), (3, 64, 64)])
 @pytest.mark.parametrize("cls", GENERATORS)
 def test_generator_makes_another_image_of_each_class(cls, image_shape, norm):
-    generator = set_apart(cls(image_shape, num_classes=4, latent_dim=7, base_channels=8, norm=norm)).eval()
-    latents = torch.randn(1, 7).expand(4, 7)
+    generator = set_apart(cls(image_shape, num_classes=4, latent_dim=7, base_channels=8, norm=norm)).eval().double()
+    latents = torch.randn(1, 7, dtype=torch.float64).expand(4, 7)
     images = generator(latents, torch.arange(4))
     assert images.shape == (4, *image_shape)
     assert images.abs().max() <= 1
@@ -69,6 +71,29 @@ def test_generator_makes_another_image_of_each_class(cls, image_shape, norm):
     assert (apart[~torch.eye(4, dtype=torch.bool)] > 1e-3).all()
     one_by_one = torch.cat([generator(latents[:1], label[None]) for label in torch.arange(4)])
     torch.testing.assert_close(images, one_by_one)
+
+
+@pytest.mark.parametrize("cls", GENERATORS)
+def test_every_normalisation_is_told_the_class_at_any_depth(cls):
+    for size, count in ((28, 2), (64, 4)):
+        generator = cls((3, size, size), num_classes=4, base_channels=8, attention_resolution=size // 2)
+        told = [module for module in generator.modules() if isinstance(module, ClassNorm)]
+        assert len(told) == (count if cls is ConditionalDCGANGenerator else 1 + 2 * count)
+        plain = [module for module in generator.modules() if isinstance(module, nn.BatchNorm2d) and module.affine]
+        shortcuts = sum(isinstance(module, nn.Sequential) for module in generator.modules())
+        assert len(plain) == shortcuts  # whose channels no class scales
+
+
+@pytest.mark.parametrize("cls", [*DISCRIMINATORS, AuxiliaryDCGANDiscriminator, AuxiliaryResNetDiscriminator])
+def test_judges_have_attention_and_minibatch_std_at_any_depth(cls):
+    flags = {"max_channels": 16, "attention_resolution": 8, "minibatch_std": True}
+    judge = cls((3, 64, 64), num_classes=4, base_channels=8, **flags)
+    assert {name for name, _ in judge.named_children()} > {"attention", "minibatch_std", "output"}
+    assert max(module.out_channels for module in judge.modules() if isinstance(module, nn.Conv2d)) == 16
+    images, labels = torch.randn(4, 3, 64, 64), torch.arange(4)
+    logits = judge(images, labels) if cls in DISCRIMINATORS else judge.classify(images)[:, 0] + judge(images)
+    assert logits.shape == (4,)
+    assert judge.spec["init_args"].items() >= flags.items()
 
 
 @pytest.mark.parametrize("cls", DISCRIMINATORS)

@@ -56,9 +56,11 @@ def test_bad_latent_dim_is_named(cls):
 
 
 def test_spec_holds_the_arguments_and_the_defaults():
+    given = {"image_shape": MNIST, "latent_dim": 64, "norm": "group"}
+    defaults = {"base_channels": 32, "max_channels": None, "attention_resolution": None}
     assert DCGANGenerator(MNIST, 64, norm="group").spec == {
         "class_path": "gan.networks.dcgan.DCGANGenerator",
-        "init_args": {"image_shape": MNIST, "latent_dim": 64, "base_channels": 32, "norm": "group"},
+        "init_args": given | defaults,
     }
 
 

@@ -16,6 +16,7 @@ from gan.networks import (
     ResNetDiscriminator,
     ResNetGenerator,
 )
+from gan.penalties import mixes_batch
 
 MNIST = (1, 28, 28)
 NORMS = get_args(Norm)
@@ -25,6 +26,20 @@ CONVOLUTIONAL = (DCGANGenerator, DCGANDiscriminator, ResNetGenerator, ResNetDisc
 # Every network under every normalisation that it has.
 EVERY = [(cls, {}) for cls in (MLPGenerator, MLPDiscriminator)]
 EVERY += [(cls, {"norm": norm, "base_channels": 8}) for cls in CONVOLUTIONAL for norm in NORMS]
+ATTENTION = {"base_channels": 8, "attention_resolution": 14}
+EVERY += [(cls, {"norm": norm, **ATTENTION}) for cls in CONVOLUTIONAL for norm in ("group", "spectral")]
+EVERY += [(cls, {"norm": "none", "base_channels": 8, "minibatch_std": True}) for cls in CONVOLUTIONAL[1::2]]
+SIZES = [
+    MNIST,
+    (3, 32, 32),
+    (1, 28, 32),
+    (2, 8, 12),
+    (1, 16, 16),
+    (3, 48, 64),
+    (3, 64, 64),
+    (3, 128, 128),
+    (1, 256, 256),
+]
 
 
 def parametrize_networks(cases):
@@ -51,10 +66,10 @@ def inputs_of(network: nn.Module, n: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("n", [1, 3])
-@pytest.mark.parametrize("image_shape", [MNIST, (3, 32, 32), (1, 28, 32), (2, 8, 12)])
+@pytest.mark.parametrize("image_shape", SIZES)
 @pytest.mark.parametrize("cls", GENERATORS)
 def test_generator_makes_images_in_range(cls, image_shape, n):
-    generator = cls(image_shape=image_shape, latent_dim=7)
+    generator = cls(image_shape=image_shape, latent_dim=7, **({} if cls is MLPGenerator else {"base_channels": 8}))
     assert generator.latent_dim == 7
     assert generator.image_shape == image_shape
     images = generator(100 * torch.randn(n, 7))  # far from N(0, 1), to reach for the ends of the range
@@ -66,7 +81,7 @@ def test_generator_makes_images_in_range(cls, image_shape, n):
 
 
 @pytest.mark.parametrize("n", [1, 3])
-@pytest.mark.parametrize("image_shape", [MNIST, (3, 32, 32), (1, 28, 32), (2, 8, 12)])
+@pytest.mark.parametrize("image_shape", SIZES)
 @pytest.mark.parametrize("cls", DISCRIMINATORS)
 def test_discriminator_makes_one_unbounded_logit_per_image(cls, image_shape, n):
     discriminator = cls(image_shape=image_shape)
@@ -80,7 +95,7 @@ def test_discriminator_makes_one_unbounded_logit_per_image(cls, image_shape, n):
 @parametrize_networks(EVERY)
 def test_gradients_reach_every_parameter(cls, kwargs):
     network = cls(MNIST, **kwargs)
-    for _ in range(2):  # a residual branch that ends in zeros passes no gradient before its first step
+    for _ in range(2):  # a branch that ends in zeros, residual or attention, passes no gradient before its first step
         network.zero_grad()
         outputs = network(inputs_of(network, 4))
         (outputs * torch.randn_like(outputs)).sum().backward()
@@ -123,13 +138,14 @@ def test_double(cls, kwargs):
 
 
 @parametrize_networks(EVERY)
-def test_images_of_a_batch_are_mixed_by_batch_norm_alone(cls, kwargs):
+def test_images_of_a_batch_are_mixed_by_batch_norm_and_minibatch_std_alone(cls, kwargs):
     network = cls(MNIST, **kwargs)
     inputs = inputs_of(network, 3).requires_grad_()
     outputs = network(inputs)[0]
     (gradient,) = torch.autograd.grad((outputs * torch.randn_like(outputs)).sum(), inputs)
     assert gradient[0].abs().max() > 0
-    assert (gradient[1:].abs().max() > 0) == (kwargs.get("norm") == "batch")
+    assert (gradient[1:].abs().max() > 0) == (kwargs.get("norm") == "batch" or "minibatch_std" in kwargs)
+    assert mixes_batch(network) == (gradient[1:].abs().max() > 0)
 
 
 @pytest.mark.parametrize(

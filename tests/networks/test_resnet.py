@@ -24,13 +24,15 @@ def test_unnormalised_residual_blocks_start_as_their_shortcut(cls):
         return torch.equal(block(x), F.leaky_relu(block.shortcut(x), block.slope))
 
     for norm in NORMS:
-        blocks = [m for m in cls(MNIST, norm=norm).modules() if isinstance(m, ResidualBlock)]
-        assert [starts_as_shortcut(block) for block in blocks] == [norm == "none"] * 2, norm
+        for shape, depth in ((MNIST, 2), ((3, 64, 64), 4)):
+            blocks = [m for m in cls(shape, base_channels=8, norm=norm).modules() if isinstance(m, ResidualBlock)]
+            assert [starts_as_shortcut(block) for block in blocks] == [norm == "none"] * depth, norm
 
 
 @pytest.mark.parametrize("norm", ["none", "batch", "layer", "group"])
-def test_residual_pair_starts_at_unit_scale(norm):
-    images = ResNetGenerator(MNIST, norm=norm)(torch.randn(64, 100))
+@pytest.mark.parametrize("image_shape", [MNIST, (3, 64, 64), (3, 128, 128)])
+def test_residual_pair_starts_at_unit_scale(norm, image_shape):
+    images = ResNetGenerator(image_shape, base_channels=16, norm=norm)(torch.randn(16, 100))
     assert 0.2 < images.std() < 0.9  # neither flat nor saturated
-    logits = ResNetDiscriminator(MNIST, norm=norm)(torch.randn(64, *MNIST))
+    logits = ResNetDiscriminator(image_shape, base_channels=16, norm=norm)(torch.randn(16, *image_shape))
     assert 0.1 < logits.square().mean().sqrt() < 4

@@ -51,6 +51,11 @@ def convolutions(norm: str) -> tuple[torch.nn.Module, torch.nn.Module]:
 small = partial(convolutions, "none")
 
 
+def groups() -> tuple[torch.nn.Module, torch.nn.Module]:
+    judge = DCGANDiscriminator(SHAPE, 4, attention_resolution=7, minibatch_std=True)
+    return DCGANGenerator(SHAPE, 8, 4, norm="layer", attention_resolution=14), judge
+
+
 def conditional(judge: type[torch.nn.Module]) -> tuple[torch.nn.Module, torch.nn.Module]:
     return ConditionalDCGANGenerator(SHAPE, 10, 8, 4, norm="layer"), judge(SHAPE, 10, 4)
 
@@ -86,6 +91,7 @@ CASES |= {
         "n_critic": 2,
     },
     "fully connected": {"networks": mlps},
+    "groups of images": {"networks": groups, "accumulate": 2},
     "projection": {
         "networks": partial(conditional, ProjectionDCGANDiscriminator),
         "penalties": [penalties.R1(1.0, every=2)],

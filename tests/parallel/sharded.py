@@ -29,6 +29,8 @@ from gan.networks import (
     MLPGenerator,
     PatchDiscriminator,
     ProjectionDCGANDiscriminator,
+    ResNetDiscriminator,
+    ResNetGenerator,
     UNetGenerator,
 )
 from gan.parallel import FSDP2, replace_lightnings
@@ -42,6 +44,7 @@ SETTINGS = {
     "non-saturating": {"loss": NonSaturating()},
     "wasserstein": {"loss": Wasserstein(), "weight_clip": 0.01, "rule": "steep"},
     "hinge": {"loss": Hinge(), "networks": "dcgan", "rule": "gentle"},
+    "attention": {"loss": Hinge(), "networks": "attention", "rule": "gentle"},
     "relativistic": {"loss": RelativisticPaired()},
     "n_critic": {"loss": NonSaturating(), "n_critic": 2},
     "accumulate": {"loss": NonSaturating(), "accumulate": 2},
@@ -85,6 +88,12 @@ def make_gan(networks: str = "mlp", rule: str = "sgd", start: int = 0, **setting
         generator, discriminator = MLPGenerator(SHAPE, 8), MLPDiscriminator(SHAPE)
     elif networks == "dcgan":
         generator, discriminator = DCGANGenerator(SHAPE, 8, 4, "layer"), DCGANDiscriminator(SHAPE, 4, "spectral")
+    elif networks == "attention":  # gamma, of one number, is on one of the processes
+        torch.manual_seed(start + 10)  # from 0, a value comes so near a kink that rounding decides its gradient
+        generator = ResNetGenerator(SHAPE, 8, 4, "layer", attention_resolution=14)
+        discriminator = ResNetDiscriminator(SHAPE, 4, "layer", attention_resolution=7, minibatch_std=True)
+        for network in (generator, discriminator):
+            nn.init.constant_(network.attention.gamma, 0.5)
     elif networks == "labels":
         generator = ConditionalDCGANGenerator(SHAPE, 10, 8, 4, "layer")
         discriminator = ProjectionDCGANDiscriminator(SHAPE, 10, 4)
