@@ -740,3 +740,8 @@ def test_a_source_of_other_channels_has_no_column(make_trainer, capsys):
     assert scored.source_scores is None
     assert "psnr" in scored.scores
     assert "source" not in capsys.readouterr().out
+
+
+def test_pairs_without_features_have_no_scores_and_it_is_said(make_trainer, capsys):
+    make_trainer(callbacks=[RunProgress(), FIDTracker()], enable_progress_bar=True).fit(enlarges(0.1), small())
+    assert "for Small; `python -m gan.cli train_features` trains some, and PSNR and SSIM" in capsys.readouterr().out
