@@ -73,7 +73,8 @@ def sample(
                 to_pil(image).save(path / f"{number:06d}{of_class}.png")
     except OSError as error:
         raise GANError(f"cannot write --out {out}: {error}") from error
-    of_classes = f", class{'es' * (len(wanted) > 1)} {', '.join(map(str, wanted))} in turn" if wanted else ""
+    many = len(wanted) > 1
+    of_classes = f", class{'es' * many} {', '.join(map(str, wanted))}{' in turn' * many}" if wanted else ""
     print(f"{counted(num, 'image')} of {ckpt} (seed {seed}{of_classes}): {path}")
 
 

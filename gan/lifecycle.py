@@ -71,7 +71,8 @@ class Lifecycle(L.LightningModule):
         fixed_latents: Latents (N, latent_dim) whose images are drawn again and again.
         fixed_sources: Of a generator that is told source images, those (N, C', H', W') of the `fixed_latents`, as the
             data has them in front of its test images or else its validation images; None before a run, or without data.
-        fixed_target: The real images (N, C, H, W) of the `fixed_sources`.
+        fixed_target: The real images (M, C, H, W) of the `fixed_sources`, of each once: M is below N where the data
+            holds out fewer.
         seed: Of all randomness in training.
         scalars: The latest value of each scalar of training, between two log entries.
         scores: The names of the scores that a FIDTracker measures as the run trains.
@@ -340,7 +341,8 @@ class Lifecycle(L.LightningModule):
     def pairs_to_watch(self) -> tuple[Tensor | None, Tensor | None]:
         """Sources (N, C', H', W') for the `fixed_latents` and the images of them: the data's first; None without data.
 
-        They are test images, or else validation images; again and again the same ones where there are too few.
+        They are test images, or else validation images. Where there are too few, sources follow again and again, and
+        there are only as many images as there are.
         """
         num, device, dtype = len(self.fixed_latents), self.fixed_latents.device, self.fixed_latents.dtype
         data = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere
@@ -355,7 +357,7 @@ class Lifecycle(L.LightningModule):
             self.look_at(batch, "held-out")
         targets, sources = (torch.cat(of_all) for of_all in zip(*map(as_pair, batches), strict=True))
         turn = torch.arange(num, device=sources.device) % len(sources)
-        pairs = sources[turn], targets[turn]
+        pairs = sources[turn], targets[:num]
         if self.trainer.world_size > 1:  # each loads images of its own; what is sent would stay on the sender's device
             pairs = self.trainer.strategy.broadcast((pairs[0].cpu(), pairs[1].cpu()))
         return pairs[0].to(device, dtype), pairs[1].to(device, dtype)

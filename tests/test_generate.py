@@ -341,7 +341,8 @@ def test_classes_in_turn_with_their_labels_beside(told, words, classes, capsys):
     np.testing.assert_array_equal(array, in_bytes(of_classes(told, 23, labels, 4))[..., 0])
     np.testing.assert_array_equal(np.load("out.labels.npy"), labels.numpy())
     assert np.load("out.labels.npy").dtype == np.int64
-    of_classes_said = f"class{'es' * (len(classes) > 1)} {', '.join(map(str, classes))} in turn"
+    many = len(classes) > 1
+    of_classes_said = f"class{'es' * many} {', '.join(map(str, classes))}{' in turn' * many}"
     assert f"(seed 4, {of_classes_said}): out.npy" in capsys.readouterr().out
 
 

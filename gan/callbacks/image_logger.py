@@ -96,7 +96,8 @@ class ImageLogger(Callback):
             picture = save_grid(trainer, "fixed", images, pl_module.fixed_columns)
             sources, targets = pl_module.fixed_sources, pl_module.fixed_target
             if sources is not None and targets is not None:
-                trios = in_rows(sources, images, targets)
+                once = len(targets)
+                trios = in_rows(sources[:once], images[:once], targets)
                 picture = save_grid(trainer, "translation", trios, columns=max(1, round((len(trios) / 3) ** 0.5)))
             if picture is not None:
                 self.shown = show(picture, self.shown)

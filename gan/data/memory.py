@@ -343,9 +343,10 @@ class InMemoryDataModule(L.LightningDataModule):
         if len(images) == 0:
             raise GANError(f"{what} returned no images")
         if labels.shape[:1] != images.shape[:1] or (self.condition_shape is None and labels.ndim != 1):
+            one_hot = "; of one-hot labels, labels.argmax(1) makes them" if labels.ndim == 2 else ""
             raise GANError(
                 f"{what} must return one {conditions[:-1]} per image, got {conditions} of shape {tuple(labels.shape)} "
-                f"for {counted(len(images), 'image')}"
+                f"for {counted(len(images), 'image')}{one_hot}"
             )
         if self.condition_shape is not None:
             self._check_shape(labels, "condition", what)

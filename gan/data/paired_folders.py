@@ -136,7 +136,8 @@ def named_images(folder: Path, setting: str) -> dict[str, Path]:
         files = [path for path in paths if path.suffix.lower() in suffixes() and path.is_file()]
         within = next((f"; {path.name} is a folder in it: give that" for path in paths if path.is_dir()), "")
     except OSError as error:
-        raise GANError(f"{setting} {folder} cannot be read: {error.strerror}") from error
+        way_out = "; give the folder that it lies in" if isinstance(error, NotADirectoryError) else ""
+        raise GANError(f"{setting} {folder} cannot be read: {error.strerror}{way_out}") from error
     if not files:
         raise GANError(f"{setting} {folder} has no images, such as files that end in .png or .jpg{within}")
     found: dict[str, Path] = {}

@@ -190,6 +190,16 @@ def pixels(path) -> torch.Tensor:
     return torch.from_numpy(np.array(Image.open(path)))
 
 
+def test_each_pair_is_shown_once_where_there_are_few(make_trainer, tmp_path):
+    class Few(Pairs):
+        def load(self, train):
+            return tuple(part[: 64 if train else 3] for part in super().load(train))
+
+    gan = GAN(Lightens(), DCGANDiscriminator((1, 28, 28), 4), num_fixed_latents=12)
+    make_trainer(max_steps=1, callbacks=[ImageLogger()]).fit(gan, Few(batch_size=8, validation_size=8))
+    assert pixels(tmp_path / "samples" / "translation_000001.png").shape == (2 + 3 * 30, 2 + 3 * 28 + 5 * 2)
+
+
 def test_translations_stand_between_their_sources_and_targets(make_trainer, tmp_path):
     gan = GAN(Lightens(), DCGANDiscriminator((1, 28, 28), 4), num_fixed_latents=12)
     logger = TensorBoardLogger(tmp_path, name="", version="tensorboard")

@@ -269,7 +269,12 @@ ZEROS = torch.zeros(6, dtype=torch.int64)
         (GOOD, GOOD, "torch.int64, got torch.uint8; for images in their place, state condition_shape"),
         (GOOD.squeeze(1), ZEROS, r"image_shape=\(1, 4, 4\), got \(6, 4, 4\)"),
         (GOOD[..., :3], ZEROS, r"image_shape=\(1, 4, 4\), got \(6, 1, 4, 3\)"),
-        (GOOD, ZEROS[:5], r"one label per image, got labels of shape \(5,\) for 6 images"),
+        (GOOD, ZEROS[:5], r"one label per image, got labels of shape \(5,\) for 6 images$"),
+        (
+            GOOD,
+            ZEROS[:, None].expand(-1, 3),
+            r"labels of shape \(6, 3\) for 6 images; of one-hot labels, labels.argmax",
+        ),
         (GOOD[:0], ZEROS[:0], "no images"),
         (GOOD, ZEROS + 3, "below num_classes=3, got 3 to 3"),
         (GOOD, ZEROS - 1, "of at least 0 .* got -1 to -1"),

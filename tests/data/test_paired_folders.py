@@ -181,6 +181,7 @@ def damage(folder, name, content=b"no image"):
             "data.targets .*targets has no images, such as files th",
         ),
         (lambda s, t: (t.rename(s / "in"), t.mkdir(), (s / "in").rename(t / "in")), "in is a folder in it: give that"),
+        (lambda s, t: (t.rename(s / "in"), t.touch()), "cannot be read: .+; give the folder that it lies in"),
         (lambda s, t: (t.rename(s / "in"), t.touch()), "data.targets .*targets cannot be read: Not a directory"),
     ],
 )
