@@ -21,6 +21,7 @@ def name(path):
 
 def test_all_are_there():
     assert {name(path) for path in CONFIGS if path.parent.name != "failures"} == {
+        "acgan.yaml",
         "article.yaml",
         "conditional.yaml",
         "dcgan.yaml",
@@ -28,6 +29,7 @@ def test_all_are_there():
         "debug/overfit.yaml",
         "default.yaml",
         "hinge_sn.yaml",
+        "inpaint.yaml",
         "r3gan.yaml",
         "resnet.yaml",
         "superres.yaml",

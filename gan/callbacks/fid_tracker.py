@@ -129,7 +129,9 @@ class FIDTracker(Callback):
             choice = getattr(data, "extractor", None)
             if choice is None:
                 name = "these images" if data is None else type(data).__name__
-                self.why_none = f"no features are shipped for {name}; `python -m gan.cli train_features` trains some"
+                with_it = "" if pl_module.condition_shape is None else ", and PSNR and SSIM are measured beside FID"
+                way_out = "`python -m gan.cli train_features` trains some"
+                self.why_none = f"no features are shipped for {name}; {way_out}{with_it}"
                 self._module = None
                 return
         if data is None:

@@ -21,7 +21,9 @@ RECIPES = [
     "r3gan",
     "hinge_sn",
     "conditional",
+    "acgan",
     "superres",
+    "inpaint",
 ]
 
 
