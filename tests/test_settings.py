@@ -206,8 +206,11 @@ def test_a_config_may_be_a_text(capsys):
         ("wgan-gp", "did you mean wgan_gp?"),
         ("failure/collapse", "did you mean failures/collapse?"),
         ("Resnet", "did you mean resnet?"),
-        ("mine.yaml", "there are article, dcgan, default, hinge_sn, r3gan, resnet, wgan_gp"),
-        ("../pyproject", "there are article"),
+        (
+            "mine.yaml",
+            "there are acgan, article, conditional, dcgan, default, hinge_sn, inpaint, r3gan, resnet, superres, wgan_gp",
+        ),
+        ("../pyproject", "there are acgan, article"),
     ],
 )
 @pytest.mark.parametrize("command", ["fit", "validate"])

@@ -188,10 +188,10 @@ def in_eight_bits(image: Image.Image) -> Image.Image:
     if image.mode in SIXTEEN:
         levels = np.asarray(image).astype(np.int64)
         if levels.min() < 0 or levels.max() > 65535:
-            raise ValueError("pixels of 32 bits, whose range it does not say")
+            raise GANError("pixels of 32 bits, whose range it does not say")
         return Image.fromarray(((levels * 255 + 32767) // 65535).astype(np.uint8))
     if image.mode == "F":
-        raise ValueError("floating pixels, whose range it does not say")
+        raise GANError("floating pixels, whose range it does not say")
     wanted = natural(image)
     return image if image.mode == wanted else image.convert(wanted)
 
