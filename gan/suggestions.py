@@ -29,14 +29,14 @@ class Parser(Suggesting, ArgumentParser):
     """The parser of a command of our own."""
 
 
-PROBLEM = r"Problem with given class_path '([^']+)':\s+(.*?)(?=\n *- |\n *Given value|\Z)"
+PROBLEM = r"Problem with given class_path '([^']+)':\s+(.*?)(?=\n {0,4}- |\n *Given value|\Z)"
 OF_CALLABLE = r"expects a function or a callable class: (.*?)\.? Got value: Namespace\(class_path='([^']+)'"
-VALUE = r"(?:(?:Given|Got) value:|Import path|path string:) (\S+)$|Import path (\S+) does not"
+VALUE = r"(?:(?:Given|Got) value:|Import path|path string:) (\S+)$|(?:path|class, but) (\S+) (?:does not|is abstract)"
 KIND = r"Expected an? (?:<class '([\w.]+)'>|typing.Literal\[(.*?)\])"
 DERIVE = "is no {base}: give a class that derives from it"
 REASONS = {  # of jsonargparse's, which stand in a list of all that a value might have been
     r"Import path(?: \S+)? does not correspond to a subclass of|to be a (?:subclass of|function that returns)": DERIVE,
-    r"Expected an instantiatable class, but is abstract": "is abstract: give a class that derives from it",
+    r"Expected an instantiatable class, but (?:\S+ )?is abstract": "is abstract: give a class that derives from it",
     r"Expected a dot import path string": "is no class known by that name: give its path, as in package.module.Class",
 }
 
