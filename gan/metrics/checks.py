@@ -1,5 +1,9 @@
-"""What every metric asks of the tensors it is given."""
+"""What every metric asks of the tensors, and of the files of weights, that it is given."""
 
+from pathlib import Path
+from typing import Any
+
+import torch
 from torch import Tensor
 
 from gan.errors import GANError, counted
@@ -43,3 +47,25 @@ def check_same_width(first: Tensor, second: Tensor, names: str) -> None:
     """Raises a ValueError unless (N, D) and (M, D) share D; `names` is what the error calls them."""
     if first.shape[1] != second.shape[1]:
         raise GANError(f"{names} must have as many columns, got {first.shape[1]} and {second.shape[1]}")
+
+
+def read_weights(path: Path, what: str, wanted: str) -> Any:
+    """What a file of weights holds, without running code in it.
+
+    Args:
+        path: The file.
+        what: Whose weights it is to hold, for the error.
+        wanted: A sentence on what the file must be.
+
+    Raises:
+        ValueError: If there is no such file, or it cannot be read as weights.
+    """
+    if not path.is_file():
+        raise GANError(f"there is no file {path} with {what}. {wanted}")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file can raise anything
+        raise GANError(
+            f"{path} cannot be read as weights ({type(error).__name__}): it is damaged, cut short, or a pickle that "
+            f"asks to run code, which is refused. {wanted}"
+        ) from error

@@ -27,6 +27,7 @@ from torchvision.models.inception import (
 )
 
 from gan.errors import GANError
+from gan.metrics.checks import read_weights
 from gan.paths import local_path
 
 SIZE = 299  # pixels a side of what the network takes
@@ -57,7 +58,7 @@ class Inception(Inception3):
 
     def __init__(self, weights: str) -> None:
         path = local_path(weights, "weights")
-        state = _read(path)
+        state = read_weights(path, "the weights of Inception", FILE)
         with torch.device("meta"):  # no weights but the file's, and no random number drawn from the run's
             blocks = [BasicConv2d, _InceptionA, InceptionB, _InceptionC, InceptionD, _InceptionE, InceptionAux]
             super().__init__(num_classes=1008, aux_logits=False, init_weights=False, inception_blocks=blocks)
@@ -164,19 +165,6 @@ class _InceptionE(InceptionE):
 
 
 # ---------------------------------------------------------------------- input
-
-
-def _read(path: Path) -> Any:
-    """What the file holds, without running code in it."""
-    if not path.is_file():
-        raise GANError(f"there is no file {path} with the weights of Inception. {FILE}")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file can raise anything
-        raise GANError(
-            f"{path} cannot be read as weights ({type(error).__name__}): it is damaged, cut short, or a pickle that "
-            f"asks to run code, which is refused. {FILE}"
-        ) from error
 
 
 def _warn_of_others(path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import math
 import textwrap
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +11,7 @@ from torchmetrics.functional.image.lpips import _NoTrainLpips  # private: the pu
 
 from gan.errors import GANError
 from gan.images import to_float
+from gan.metrics.checks import read_weights
 from gan.paths import local_path
 
 WINDOW = 11  # pixels of a side that SSIM looks at together
@@ -92,7 +92,7 @@ class LPIPS(nn.Module):
 
     def __init__(self, weights: str) -> None:
         super().__init__()
-        state = _read(local_path(weights, "lpips"))
+        state = read_weights(local_path(weights, "lpips"), "AlexNet's weights, which FIDTracker's lpips names", FILE)
         with torch.random.fork_rng(devices=[]):  # AlexNet draws the weights that it starts with
             self.net = _NoTrainLpips(net="alex", pnet_rand=True)
         own = self.net.net.state_dict()  # by slices, and the layers' own numbers: slice2.3.weight
@@ -133,16 +133,3 @@ def done_nothing(sources: Tensor, image_shape: tuple[int, ...]) -> Tensor | None
     if list(sources.shape[2:]) == size:
         return sources
     return interpolate(sources, size, mode="bicubic", antialias=True).clamp(-1, 1)  # antialias: Pillow's kernel
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    """What the file holds, without running code in it."""
-    if not path.is_file():
-        raise GANError(f"there is no file {path} with AlexNet's weights, which FIDTracker's lpips names. {FILE}")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file can raise anything
-        raise GANError(
-            f"{path} cannot be read as weights ({type(error).__name__}): it is damaged, cut short, or a pickle that "
-            f"asks to run code, which is refused. {FILE}"
-        ) from error
