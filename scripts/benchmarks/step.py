@@ -1,10 +1,12 @@
 """A training step of the default, all its callbacks at work, against hand-written loops on copies of its networks.
 
-The loops take turns with the run, each for so many batches, so that the machine's moods hit all alike. The first two
-train, and do nothing else: one judges real and generated images in one pass, one in two, as the run does. The third
-does all the arithmetic of the run, called directly: it trains as the second, keeps the generator's average, looks at
-each gradient for infinity and NaN, and as often as the run's callbacks do it measures the gradients, makes the fixed
-images and scores. Against it stands what a run costs beyond its arithmetic: Lightning, hooks, logs, pictures, files.
+The loops take turns with the run, each for a few batches, so that the machine's moods hit all alike: where its speed
+drifts within a minute, longer turns tell of the machine. A figure is of a round of many turns, which has a share of all
+that comes every so many batches. The first two loops train, and do nothing else: one judges real and generated images
+in one pass, one in two, as the run does. The third does all the arithmetic of the run, called directly: it trains as
+the second, keeps the generator's average, looks at each gradient for infinity and NaN, and as often as the run's
+callbacks do it measures the gradients, makes the fixed images and scores. Against it stands what a run costs beyond its
+arithmetic: Lightning, hooks, logs, pictures, files.
 """
 
 import argparse
@@ -31,34 +33,43 @@ from gan.order import callbacks_of
 from gan.run import run
 
 LOOPS = ("one pass", "two passes", "all arithmetic")
+TURN = 25  # batches
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rounds", type=int, default=12, help="turns to measure, after one to warm up")
-    parser.add_argument("--batches", type=int, default=250, help="training batches of each in a turn")
+    parser.add_argument("--rounds", type=int, default=12, help="rounds to measure, after one to warm up")
+    parser.add_argument(
+        "--batches", type=int, default=250, help=f"training batches of each in a round, in turns of {TURN}"
+    )
     parser.add_argument("fit", nargs="*", help="arguments of `fit`, after a --: the run alone gets them")
 
 
 def measure(settings: argparse.Namespace) -> None:
     turns = Turns(settings.batches)
+    if settings.batches % TURN:
+        raise SystemExit(f"--batches: a multiple of {TURN}, got {settings.batches}")
     batches = settings.batches * (settings.rounds + 1)
     keep_memory()
     with tempfile.TemporaryDirectory() as folder:
         fit = ["fit", "--run_dir", f"{folder}/run", "--trainer.max_steps", str(batches), *settings.fit]
         run(fit, callbacks=[turns])
     seconds = {who: turns.seconds[who][1:] for who in turns.seconds}
-    for who, of_turns in seconds.items():
-        print(f"step      {who:14} {spread((1e3 * turn / settings.batches for turn in of_turns), '{:.2f}')} ms")
+    for who, of_rounds in seconds.items():
+        print(f"step      {who:14} {spread((1e3 * round_ / settings.batches for round_ in of_rounds), '{:.2f}')} ms")
     for loop in LOOPS:
         print(f"step      run against loop of {loop:14} {spread(ratios(seconds['run'], seconds[loop]))}")
 
 
 class Turns(Callback):
-    """Stops the run every so many batches to let each hand-written loop do as many."""
+    """Stops the run every few batches to let each hand-written loop do as many.
+
+    Args:
+        batches: Training batches of a round.
+    """
 
     def __init__(self, batches: int):
         self.batches = batches
-        self.seconds: dict[str, list[float]] = {who: [] for who in ("run", *LOOPS)}
+        self.seconds: dict[str, list[float]] = {who: [0.0] for who in ("run", *LOOPS)}  # of each round
 
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:
         data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
@@ -74,18 +85,21 @@ class Turns(Callback):
         self.since = time.perf_counter()
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        if trainer.global_step % self.batches:
+        if trainer.global_step % TURN:
             return
         self.note("run")
         self.loops = dict(reversed(self.loops.items()))  # neither is always the first
         for who, loop in self.loops.items():
-            for _ in range(self.batches):
+            for _ in range(TURN):
                 next(loop)
             self.note(who)
+        if trainer.global_step % self.batches == 0 and trainer.global_step < trainer.max_steps:
+            for of_rounds in self.seconds.values():
+                of_rounds.append(0.0)
 
     def note(self, who: str) -> None:
         now = time.perf_counter()
-        self.seconds[who].append(now - self.since)
+        self.seconds[who][-1] += now - self.since
         self.since = now
 
 
