@@ -25,6 +25,10 @@ class Judge(Protocol):
     network: Any
     condition: Tensor | None
 
+    def classify(self, images: Tensor) -> Tensor:
+        """Logits (N, K) of the classes of images (N, C, H, W), augmented as in training."""
+        ...
+
 
 class Term(Described, ABC):
     """A term of the discriminator's loss, the generator's, or both.
@@ -115,7 +119,7 @@ class Classification(Term):
 
     def generator(self, judge: Judge, real: Tensor, fake: Tensor) -> Tensor:
         assert judge.condition is not None  # since `check`
-        logits = judge.network.classify(fake)  # (N, K)
+        logits = judge.classify(fake)  # (N, K)
         return cross_entropy(
             logits.to(torch.promote_types(logits.dtype, torch.float32)), judge.condition, reduction="none"
         )

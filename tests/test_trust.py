@@ -17,6 +17,7 @@ SETTINGS = [
     "discriminator",
     "loss",
     "penalties",
+    "augment",
     *(f"{n}_{k}" for n in ("generator", "discriminator") for k in ("optimizer", "scheduler")),
 ]
 DOORS = ["sample", "translate", "export", "validate", "test", "resume", "python"]
