@@ -1,4 +1,6 @@
-"""Measures this project: `python scripts/benchmark.py data|step|monitor|ddp|fid|folder|recipes|score|sizes|startup`.
+"""Measures this project, by `python scripts/benchmark.py WHAT`.
+
+WHAT is data|step|monitor|ddp|fid|folder|recipes|score|sizes|startup|stream.
 
 Prints the machine and the versions first: a figure means nothing without them. Each measurement is a file of
 `scripts/benchmarks`, whose first line says what it measures.
@@ -7,7 +9,7 @@ Prints the machine and the versions first: a figure means nothing without them. 
 import argparse
 from collections.abc import Sequence
 
-from benchmarks import data, ddp, fid, folder, monitor, recipes, report, score, sizes, startup, step
+from benchmarks import data, ddp, fid, folder, monitor, recipes, report, score, sizes, startup, step, stream
 
 MEASUREMENTS = {
     "data": data,
@@ -20,6 +22,7 @@ MEASUREMENTS = {
     "score": score,
     "sizes": sizes,
     "startup": startup,
+    "stream": stream,
 }
 
 
