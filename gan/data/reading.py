@@ -125,11 +125,7 @@ def array_of(
     mode: Mode | None = None,
     background: str = "white",
 ) -> np.ndarray:
-    """What `read_array` gives, of an image that is open, or was no file.
-
-    Raises:
-        Exception: Anything, of a damaged file.
-    """
+    """What `read_array` gives, of an image that is open, or was no file; Pillow raises anything of a damaged one."""
     wanted = mode or natural(image)
     made = sized(image, size)
     if made.has_transparency_data and not wanted.endswith("A"):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,7 +73,7 @@ class Shards:
             what = "has no index.json" if Path(self.place).is_dir() else "is not there"
             raise GANError(f"{setting} {self.place} {what}: give the folder that litdata.optimize has written")
         with self.told():
-            dataset = self.open()
+            dataset = self.dataset()
             index = json.loads(Path(dataset.input_dir.path or self.place, "index.json").read_bytes())
             self.names = [str(chunk["filename"]) for chunk in index["chunks"]]
             self.sizes = np.array([int(chunk["chunk_size"]) for chunk in index["chunks"]], dtype=np.int64)
@@ -110,7 +111,7 @@ class Shards:
         """How many images there are."""
         return int(self.ends[-1])
 
-    def open(self) -> "StreamingDataset":
+    def dataset(self) -> "StreamingDataset":
         """The shards, for one thread to read.
 
         Raises:
@@ -120,8 +121,11 @@ class Shards:
             from litdata import StreamingDataset
         except ImportError as error:
             raise GANError('data in shards needs one more package: pip install "gan[stream]"') from error
+        logging.getLogger("litdata.streaming.dataset").setLevel(logging.ERROR)  # it has wishes for the size of a cache
         room = {} if self.folder is None else {"cache_dir": str(self.folder), "max_cache_size": int(self.cache * 1e9)}
-        return StreamingDataset(self.place, **room)
+        dataset = StreamingDataset(self.place, **room)
+        dataset[0:0]  # from here on it fetches whole shards, where it would images one by one
+        return dataset
 
     def read(self, dataset: "StreamingDataset", stretches: Sequence[Stretch], fields: Fields) -> list[tuple]:
         """The images of some stretches as they lie: `(number, image, label)` of each.
@@ -129,10 +133,14 @@ class Shards:
         Raises:
             ValueError: If they cannot be read, or have no such fields.
         """
-        samples = []
+        from litdata.streaming.sampler import ChunkedIndex
+
+        samples, last = [], stretches[-1].stop - 1
         for shard, start, stop in stretches:
             with self.told(self.names[shard]):
-                found = dataset[start:stop]
+                # Not by a slice: of several processes it gives none beyond the share that LitData has for each. With
+                # the last it lets go of the shard, which the cache may lose then.
+                found = [dataset[ChunkedIndex(n, shard, is_last_index=n == last)] for n in range(start, stop)]
             for number, sample in enumerate(found, start):
                 named = sample if isinstance(sample, dict) else dict(enumerate(sample))
                 named = {str(name): value for name, value in named.items()}
@@ -157,7 +165,7 @@ class Shards:
 
     def first_mode(self, fields: Fields) -> Mode:
         """Grey or colour, with alpha or without, as the first image is."""
-        dataset = self.open()
+        dataset = self.dataset()
         ((_, image, _),) = self.read(dataset, [Stretch(0, 0, 1)], fields)
         try:
             return read_mode(io.BytesIO(image)) if isinstance(image, bytes) else natural(opened(image))

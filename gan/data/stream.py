@@ -147,7 +147,7 @@ class StreamLoader(EpochLoader):
             if done < high and done + size > low:
                 windows.append((done, stretches))
             done += size
-        dataset = self.shards.open()
+        dataset = self.shards.dataset()
         read = partial(self.shards.read, dataset, fields=self.fields)
         upcoming = reader.submit(read, windows[0][1]) if windows else None
         batch: list[tuple] = []

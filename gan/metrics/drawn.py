@@ -27,7 +27,7 @@ class Drawn:
     rule: str  # which these are, in words
 
 
-def drawn(loader: Any, say: Callable[[str], None] = lambda text: None) -> Any:
+def drawn(loader: Any, say: Callable[[str], None] = lambda text: None, split: str = "test") -> Any:
     """A loader whose images have numbers: itself, or its first `STREAMED` images where it is a stream.
 
     The first process draws them, and all have them: in memory, 123 MB of 10,000 in colour of 64 x 64. A loader that has
@@ -37,6 +37,7 @@ def drawn(loader: Any, say: Callable[[str], None] = lambda text: None) -> Any:
     Args:
         loader: Of batches of images in [-1, 1], with their labels or sources or alone.
         say: Is told, before it takes its time, what is drawn.
+        split: Of which data they are, in that line.
 
     Raises:
         ValueError: If it gives something else; what the loader raises, as well.
@@ -44,7 +45,7 @@ def drawn(loader: Any, say: Callable[[str], None] = lambda text: None) -> Any:
     if in_memory(loader) is not None or not is_stream(loader):
         return loader
     name = type(loader).__name__
-    say(f"real images    the first of {name}, {STREAMED:,} at most, drawn once")
+    say(f"real images    the first of the {split} data, {STREAMED:,} at most, drawn once by {name}")
     found = error = None
     if processes()[0] == 0:
         try:

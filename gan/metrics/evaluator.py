@@ -86,7 +86,7 @@ class Evaluator:
         lpips: LPIPS | None = None,
     ) -> None:
         self.extractor, self.device = extractor, device
-        self.train, self.test = drawn(train, say), drawn(test, say)
+        self.train, self.test = drawn(train, say, "training"), drawn(test, say)
         self.paired: PairedScores | None = None
         self._pair: tuple[int, tuple[Tensor, Tensor]] | None = None  # of the chunk that was asked for last
         self.real, self.test_order = real_features(self.test, extractor, TEST, device, say)

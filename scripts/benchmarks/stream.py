@@ -172,4 +172,4 @@ def first_of(library: str, place: Path) -> float:
     )
     scripts = Path(__file__).parents[1]
     words = [sys.executable, "-c", program, str(scripts), str(scripts.parent), library, str(place)]
-    return float(subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    return float(subprocess.run(words, check=True, capture_output=True, encoding="utf-8").stdout.splitlines()[-1])

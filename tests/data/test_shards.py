@@ -37,29 +37,42 @@ def test_they_are_counted_and_read_by_number(tmp_path):
     for place in (folder, f"file://{folder}", f"local:{folder}"):
         found = shards(place)
         assert (found.count, found.sizes.tolist(), len(found.names)) == (25, [10, 10, 5], 3)
-        read = found.read(found.open(), [Stretch(2, 22, 25), Stretch(0, 3, 5)], FIELDS)
+        read = found.read(found.dataset(), [Stretch(2, 22, 25), Stretch(0, 3, 5)], FIELDS)
         assert read == [(number, content(number), number % 3) for number in (22, 23, 24, 3, 4)]
+
+
+def test_on_several_processes_all_of_them_are_there(tmp_path):
+    """LitData has a share for each, where its length and its slices end."""
+    found = shards(write(tmp_path / "s", samples(25)))
+    dataset = found.dataset()
+    dataset.distributed_env.world_size, dataset.drop_last = 4, True
+    dataset.shuffler = None  # which had a length for one
+    assert len(dataset) < 10
+    assert len(found.read(dataset, [Stretch(0, 0, 10), Stretch(2, 20, 25)], FIELDS)) == 15
 
 
 def test_what_is_read_stays_when_more_is(tmp_path):
     """LitData gives views of bytes that it reads into again."""
     found = shards(write(tmp_path / "s", samples(30)))
-    dataset = found.open()
+    dataset = found.dataset()
     before = found.read(dataset, [Stretch(0, 0, 10)], FIELDS)
     found.read(dataset, [Stretch(1, 10, 20)], FIELDS)
     assert [image for _, image, _ in before] == [content(number) for number in range(10)]
 
 
-def test_a_bucket_takes_no_more_of_the_disk_than_it_may(tmp_path, cache):
+@pytest.mark.parametrize(("room", "left"), [(2.5, 0), (20, 6)])
+def test_shards_of_a_bucket_are_kept_if_all_of_them_may_be(tmp_path, cache, room, left):
     folder = write(tmp_path / "s", samples(60, height=40, width=40))
     size = max(path.stat().st_size for path in folder.glob("*.bin"))
-    found = shards(f"local:{folder}", cache=2.5 * size / 1e9)
-    dataset = found.open()
+    found = shards(f"local:{folder}", cache=room * size / 1e9)
+    dataset = found.dataset()
     for turn in (0, 3, 5, 1, 2, 4, 0):
         ((_, image, _), *_) = found.read(dataset, [Stretch(turn, 10 * turn, 10 * turn + 10)], FIELDS)
         assert image == content(10 * turn, height=40, width=40)
-        assert sum(path.stat().st_size for path in cache.rglob("*.bin")) <= 3 * size
-    assert shards(f"local:{folder}", cache=1).folder == cache / "shards"
+        assert sum(path.stat().st_size for path in cache.rglob("*.bin")) <= max(3, left) * size
+    kept = {path.name for path in cache.rglob("*.*") if path.is_file()}
+    assert {name for name in kept if name.endswith(".bin")} == set(found.names[:left])
+    assert not any(".cnt" in name for name in kept), "counts of readers, which would keep a shard for ever"
     assert not list(folder.glob("*.cnt*")), "what is beside the shards stays as it is"
 
 
@@ -68,7 +81,7 @@ def test_fields_may_be_numbers_and_files_may_be_pixels(tmp_path):
     tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
     for number, value in enumerate((content(5), image, tensor)):
         found = shards(write(tmp_path / f"{number}", [(value, 2)] * 12))
-        ((_, read, label), _) = found.read(found.open(), [Stretch(0, 3, 5)], Fields("0", "1"))
+        ((_, read, label), _) = found.read(found.dataset(), [Stretch(0, 3, 5)], Fields("0", "1"))
         assert label == 2
         assert np.array_equal(decoded(read, 12, "RGB", "white"), np.asarray(image).transpose(2, 0, 1))
 
@@ -144,7 +157,7 @@ def test_a_place_without_shards_is_told_of(tmp_path, monkeypatch, place, says):
 def change(folder, **settings):
     index = json.loads((folder / "index.json").read_bytes())
     index["config"] |= settings.pop("config", {})
-    (folder / "index.json").write_text(json.dumps(index | settings))
+    (folder / "index.json").write_text(json.dumps(index | settings), encoding="utf-8")
 
 
 def test_an_index_that_is_empty_or_damaged_is_told_of(tmp_path):
@@ -173,7 +186,7 @@ def test_a_shard_that_is_missing_in_a_bucket_is_told_of_when_it_is_its_turn(tmp_
     folder = write(tmp_path / "s", samples(25))
     (folder / "chunk-0-1.bin").unlink()
     found = shards(f"local:{folder}")
-    dataset = found.open()
+    dataset = found.dataset()
     assert len(found.read(dataset, [Stretch(0, 0, 10)], FIELDS)) == 10
     with pytest.raises(GANError, match=r"data.shards: chunk-0-1.bin of local:.* cannot be read: .*look at the network"):
         found.read(dataset, [Stretch(1, 10, 20)], FIELDS)
@@ -185,7 +198,7 @@ def test_a_shard_that_is_damaged_is_told_of(tmp_path):
     path.write_bytes(b"\xff" * path.stat().st_size)
     found = shards(folder)
     with pytest.raises(GANError, match=r"chunk-0-1.bin of .*s cannot be read: .*: copy or write it anew") as error:
-        found.read(found.open(), [Stretch(1, 10, 20)], FIELDS)
+        found.read(found.dataset(), [Stretch(1, 10, 20)], FIELDS)
     assert "\n" not in str(error.value)
 
 
@@ -205,7 +218,7 @@ def test_a_shard_that_is_damaged_is_told_of(tmp_path):
 def test_fields_that_are_not_there_are_told_of(tmp_path, fields, says):
     found = shards(write(tmp_path / "s", samples(5)))
     with pytest.raises(GANError, match=says):
-        found.read(found.open(), [Stretch(0, 0, 1)], fields)
+        found.read(found.dataset(), [Stretch(0, 0, 1)], fields)
 
 
 class Runs:

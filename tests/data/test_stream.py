@@ -3,12 +3,19 @@
 import io
 import itertools
 import math
+import os
+import sys
 import threading
+import time
+import zipfile
+from collections import Counter
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
-from commands import Pooled
+from commands import FAST, MLPS, Pooled, equal, load, process, table
+from conftest import ROOT
 from pictures import content
 from PIL import Image
 
@@ -19,9 +26,12 @@ from shards import samples, write
 
 from gan import GAN
 from gan.callbacks import FIDTracker
+from gan.cli import main
 from gan.data import StreamDataModule
+from gan.data.reading import read_array
 from gan.data.stream import StreamLoader
 from gan.errors import GANError
+from gan.images import to_float
 from gan.networks import MLPDiscriminator, MLPGenerator
 
 
@@ -338,3 +348,110 @@ def test_a_batch_that_is_damaged_is_an_error(tmp_path):
     ):
         list(data.train_dataloader())
     assert "\n" not in str(error.value)
+
+
+# The emoji, and the command
+
+PLACES = [parent / "shared" / "data" / "emoji" / "emoji64.zip" for parent in ROOT.parents]
+EMOJI = next((place for place in PLACES if place.is_file()), None)
+
+
+@pytest.fixture(scope="module")
+def emoji(tmp_path_factory):
+    """Shards of the emoji, shuffled as one should: the first 1,600 to train on, and the others to test on."""
+    if EMOJI is None:
+        pytest.skip("the emoji are not there")
+    archive = zipfile.ZipFile(EMOJI)
+    names = sorted(name for name in archive.namelist() if name.endswith(".png"))
+    classes = sorted({Path(name).parent.name for name in names})
+    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(0)).tolist()
+    taken = [{"image": archive.read(names[n]), "label": classes.index(Path(names[n]).parent.name)} for n in order]
+    folder = tmp_path_factory.mktemp("emoji")
+    return write(folder / "train", taken[:1600], 150), write(folder / "test", taken[1600:], 150), taken
+
+
+def test_of_the_emoji_each_comes_once_an_epoch_with_its_label(emoji):
+    train, _, taken = emoji
+    data = StreamDataModule(str(train), num_classes=9, size=16, background="black", batch_size=4, window=2)
+    assert data.image_shape == (3, 16, 16)
+    ranks = [loader(data, rank, 2, workers=2, batch_size=40) for rank in range(2)]
+    seen = Counter(  # some are equal
+        (image.numpy().tobytes(), label)
+        for images, some in itertools.chain(*ranks)
+        for image, label in zip(images, some.tolist(), strict=True)
+    )
+    expected = Counter()
+    for sample in taken[:1600]:
+        pixels = torch.from_numpy(read_array(io.BytesIO(sample["image"]), (16, 16), "RGB", "black"))
+        expected[to_float(pixels).numpy().tobytes(), sample["label"]] += 1
+    assert seen == expected
+
+
+def words(emoji, *more) -> list[str]:
+    train, test, _ = emoji
+    words = ["--config", FAST, "--data", "gan.data.StreamDataModule", "--data.shards", train]
+    words += ["--data.test_shards", test, "--data.validation_shards", test, "--data.size", "28", "--data.channels", "1"]
+    words += ["--data.batch_size", "16", "--data.flips", "true", *MLPS, "--trainer.max_steps", "130"]
+    words += ["--trainer.callbacks+=gan.callbacks.FIDTracker", "--trainer.callbacks.extractor=mnist_cnn"]
+    words += ["--trainer.callbacks.every=50", "--trainer.callbacks.num_samples=100"]
+    words += ["--trainer.callbacks.final_samples=100", "--trainer.callbacks+=gan.callbacks.ImageLogger"]
+    words += ["--trainer.callbacks+=gan.callbacks.GradientMonitor", "--trainer.callbacks+=gan.callbacks.GradientDoctor"]
+    words += ["--trainer.callbacks+=gan.callbacks.RunCheckpoint", "--trainer.callbacks.every=40"]
+    return [*map(str, words), *map(str, more)]
+
+
+def started(*words):
+    return process([sys.executable, "-m", "gan.cli", *words], env=os.environ | {"PYTHONPATH": str(ROOT)})
+
+
+def finished(*words) -> str:
+    running = started(*words)
+    output, errors = running.communicate(timeout=300)
+    assert running.returncode == 0, errors
+    return output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [[], ["--trainer.devices", "2", "--trainer.accelerator", "cpu"]])
+def test_a_run_that_is_killed_goes_on_to_the_bit(emoji, tmp_path, monkeypatch, more):
+    """In the middle of an epoch of 100 batches, or with two processes of their second of 50."""
+    monkeypatch.chdir(tmp_path)
+    output = finished("fit", *words(emoji, *more), "--run_dir", "whole")
+    assert "306 test images, all that StreamLoader gives, by mnist_cnn" in output
+    assert "data           1,600 images and no classes in 11 shards" in output
+    running = started("fit", *words(emoji, *more), "--run_dir", "parts")
+    deadline = time.monotonic() + 200
+    while not Path("parts", "checkpoints", "step_000080.ckpt").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    running.kill()
+    running.communicate()
+    finished("fit", "--run_dir", "parts", "--resume", "auto")
+    one, two = (load(Path(name, "checkpoints", "last.ckpt")) for name in ("whole", "parts"))
+    assert one["global_step"] == two["global_step"] == 130
+    assert equal(one["state_dict"], two["state_dict"])
+    assert table("whole") == table("parts")
+    assert (Path("whole", "samples", "real.png").read_bytes()) == Path("parts", "samples", "real.png").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_run_is_validated_and_drawn_from(emoji, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    finished("fit", *words(emoji), "--run_dir", "run")
+    assert "100 images against 306 test images" in finished("validate", "--ckpt_path", "run/checkpoints/last.ckpt")
+    finished("sample", "--ckpt", "run/checkpoints/last.ckpt", "--num", "4", "--out", "x.png")
+    assert {"report.md", "samples", "gradients"} <= {path.name for path in Path("run").iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("shards", "says"),
+    [("nowhere", "error: data.shards"), ("https://x.org/a", "error: data.shards https://x.org/a is a URL")],
+)
+def test_the_command_says_it_in_a_line(tmp_path, monkeypatch, capsys, shards, says):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        main(["fit", "--data", "gan.data.StreamDataModule", "--data.shards", shards])
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

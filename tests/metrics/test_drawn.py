@@ -62,7 +62,7 @@ def test_of_an_endless_stream_the_first_are_drawn_and_it_stays_where_it_is(worke
     assert loader.dataset.given == 0
     assert loader.dataset.generator.random() == np.random.default_rng(3).random()
     assert one.rule == "the first that DataLoader gives"
-    assert said == ["real images    the first of DataLoader, 100 at most, drawn once"]
+    assert said == ["real images    the first of the test data, 100 at most, drawn once by DataLoader"]
 
 
 def test_of_a_short_stream_all_are_drawn():
