@@ -213,7 +213,7 @@ def clip_weights(discriminator: nn.Module, limit: float) -> None:
     """Clamp each parameter to [-limit, limit] in place: WGAN (Arjovsky et al. 2017, arXiv:1701.07875).
 
     Call it after each step of the discriminator's optimizer. As in the paper it clamps all parameters,
-    biases and the affine ones of norm layers included; buffers stay.
+    biases and the affine ones of norm layers included; buffers stay, and so do parameters that do not learn.
 
     Args:
         discriminator: The critic.
@@ -225,7 +225,8 @@ def clip_weights(discriminator: nn.Module, limit: float) -> None:
     if not limit > 0:
         raise GANError(f"clip_weights: limit must be > 0, got {limit}")
     for parameter in discriminator.parameters():
-        parameter.clamp_(-limit, limit)
+        if parameter.requires_grad:
+            parameter.clamp_(-limit, limit)
 
 
 def clip_weights_after(optimizer: Optimizer, discriminator: nn.Module, limit: float) -> None:
