@@ -188,9 +188,10 @@ class GAN(Lifecycle):
         """The optimizers, the discriminator's first, and their schedules, as Lightning has them with a name."""
         networks = {name: self.get_submodule(name) for name in OPTIMIZER_ORDER}
         makers = self.make_optimizer, self.make_scheduler
-        made = make_optimizers(networks, *makers, self.length(), self.resumed, self.frozen_parameters())
+        frozen = self.frozen_parameters()
+        made = make_optimizers(networks, *makers, self.length(), self.resumed, frozen)
         if self.weight_clip is not None:
-            clip_weights_after(made[0][0], self.discriminator, self.weight_clip)
+            clip_weights_after(made[0][0], self.discriminator, self.weight_clip, frozen)
         return with_names(*made)
 
     # ------------------------------------------------------------------ validation and sampling

@@ -112,17 +112,16 @@ def by_layer(squares: Tensor, network: nn.Module, layers: Iterable[str]) -> dict
     """Norms by layer from squared norms by trainable parameter.
 
     A parameter belongs to the innermost layer around it. That of a module which never ran by itself thus counts for
-    the one that used it; if there is none, for no layer. A layer without one, as a frozen layer, is left out.
+    the one that used it; if there is none, for no layer.
     """
-    sums, learning = dict.fromkeys(layers, 0.0), set()
+    sums = dict.fromkeys(layers, 0.0)
     for name, square in zip(trainable(network), squares.tolist(), strict=True):
         layer = layer_of(name)
         while layer and layer not in sums:
             layer = layer.rpartition(".")[0]
         if (layer or "self") in sums:
             sums[layer or "self"] += square
-            learning.add(layer or "self")
-    return {layer: square**0.5 for layer, square in sums.items() if layer in learning}
+    return {layer: square**0.5 for layer, square in sums.items()}
 
 
 def layer_of(parameter: str) -> str:

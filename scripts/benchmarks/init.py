@@ -77,6 +77,7 @@ def draw(curves: dict[str, list[dict[int, float]]]) -> "Figure":
     """The curves of all runs, those of a start in one colour."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter, ScalarFormatter
 
     with rc_context(STYLE):
         figure = Figure(figsize=(10, 4.2), layout="constrained")
@@ -86,6 +87,9 @@ def draw(curves: dict[str, list[dict[int, float]]]) -> "Figure":
                 label = None if number else start
                 axes.plot([*of_seed], [*of_seed.values()], color=colour, label=label, alpha=0.6 + 0.4 * (number == 0))
         axes.set(yscale="log", xlabel="training batches of 64 images of Fashion-MNIST", ylabel="FID, 1,000 images")
+        axes.set_yticks([2, 3, 5, 10])
+        axes.yaxis.set_major_formatter(ScalarFormatter())
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_title(
             "Digits to Fashion-MNIST: a run from scratch, and runs that begin with weights trained on digits"
         )
