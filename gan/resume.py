@@ -254,7 +254,7 @@ def check_fits(path: str | Path, checkpoint: dict[str, Any], model: LightningMod
         ValueError: If they differ, with the first difference.
     """
     shapes = [
-        {key: tuple(value.shape) for key, value in state.items() if not key.startswith("generator_ema.")}
+        {key: tuple(value.shape) for key, value in state.items() if not key.startswith(("generator_ema.", "augment."))}
         for state in (checkpoint["state_dict"], model.state_dict())
     ]
     for key in sorted(shapes[0].keys() | shapes[1].keys()):

@@ -25,6 +25,10 @@ class Judge(Protocol):
     network: Any
     condition: Tensor | None
 
+    def classify(self, images: Tensor) -> Tensor:
+        """Logits (N, K) of the classes of images (N, C, H, W), augmented as in training."""
+        ...
+
 
 class Term(Described, ABC):
     """A term of the discriminator's loss, the generator's, or both.
@@ -94,6 +98,7 @@ class Classification(Term):
     """
 
     name = "classification"
+    num_classes: int | None = None  # that `classify` must tell apart, since `check`
 
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__(weight)
@@ -109,13 +114,19 @@ class Classification(Term):
                 "model.classification: the generator is told no class that its images could be of: take one that is, "
                 "as ConditionalDCGANGenerator, or leave model.classification out"
             )
+        self.num_classes = num_classes
 
     def discriminator(self, judge: Judge, real: Tensor, fake: Tensor) -> Tensor:
         return self.generator(judge, real, real) + self.generator(judge, real, fake)
 
     def generator(self, judge: Judge, real: Tensor, fake: Tensor) -> Tensor:
         assert judge.condition is not None  # since `check`
-        logits = judge.network.classify(fake)  # (N, K)
+        logits = judge.classify(fake)  # (N, K)
+        if self.num_classes is not None and logits.shape != (len(fake), self.num_classes):
+            raise GANError(
+                f"model.classification: {type(judge.network).__name__}.classify must give logits "
+                f"{(len(fake), self.num_classes)}, one of each class, got {tuple(logits.shape)}"
+            )
         return cross_entropy(
             logits.to(torch.promote_types(logits.dtype, torch.float32)), judge.condition, reduction="none"
         )

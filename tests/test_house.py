@@ -23,7 +23,7 @@ FLOORS = [
     {"errors"},
     {"archive", "batch", "folder", "images", "outbox", "paths", "pickles", "repeat", "spec", "trust"},
     {"checkpoints", "events", "suggestions"},
-    {"data", "gradients", "losses", "metrics", "networks", "noise", "optim", "penalties", "terms"},
+    {"augment", "data", "gradients", "losses", "metrics", "networks", "noise", "optim", "penalties", "terms"},
     {"config", "lab", "loader", "loggers", "order", "parallel", "rollback", "train_features"},
     {"lifecycle"},
     {"module", "transfer", "weights"},

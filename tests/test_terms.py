@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn.functional import log_softmax
 
+from gan.errors import GANError
 from gan.networks import AuxiliaryDCGANDiscriminator, given
 from gan.terms import Classification, Reconstruction, Term, Terms
 
@@ -144,3 +145,23 @@ def test_reconstruction_is_in_the_generators_loss_alone(images):
 def test_reconstruction_of_another_norm():
     with pytest.raises(ValueError, match="Reconstruction: norm must be one of l1, l2, got 'l3'"):
         Reconstruction(norm="l3")
+
+
+class TooFew(AuxiliaryDCGANDiscriminator):
+    def classify(self, images):
+        return super().classify(images)[:, :2]
+
+
+class NotByRow(AuxiliaryDCGANDiscriminator):
+    def classify(self, images):
+        return super().classify(images).mean(0)
+
+
+@pytest.mark.parametrize(("network", "got"), [(TooFew, r"\(4, 2\)"), (NotByRow, r"\(3,\)")])
+def test_a_classifier_of_other_classes_is_named(network, got):
+    """Without the check: an index error of torch, or on a GPU an assertion that ends the process."""
+    judge, term = network(SHAPE, num_classes=3, base_channels=4), Classification()
+    term.check(judge, 3, None)
+    (judge,) = given(torch.tensor([0, 1, 2, 0]), judge)
+    with pytest.raises(GANError, match=rf"{network.__name__}.classify must give logits \(4, 3\), .* got {got}"):
+        term.generator(judge, torch.zeros(4, *SHAPE), torch.zeros(4, *SHAPE))

@@ -197,6 +197,7 @@ class ImageFolder(InMemoryDataModule):
     def load(self, train: bool) -> tuple[Tensor, Tensor]:
         """uint8 images `(N, *image_shape)` and int64 labels `(N,)`; of the training set those for validation first."""
         kept, bounds = self.made(), self.bounds()
+        self.validation_size = bounds["validation"].stop
         part = slice(0, bounds["train"].stop) if train else bounds["test"]
         return kept.images[part], kept.labels[part]
 

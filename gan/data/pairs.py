@@ -16,10 +16,9 @@ MID_GREY = 128  # of 255: the level of what is not known
 CHUNK = 1000  # images degraded at a time, in floating numbers
 OF_BATCHES = {  # settings of the images' own data module that are about its batches, and what there is instead
     "batch_size": "data.batch_size decides",
-    "validation_size": "data.validation_size decides",
-    "validation_share": "data.validation_size decides",
     "seed": "--seed_everything decides",
 }
+OF_SPLIT = dict.fromkeys(("validation_size", "validation_share"), "data.validation_size decides")  # where it is given
 BATCH_HOOKS = (  # which say what a batch is
     "train_dataloader",
     "val_dataloader",
@@ -153,7 +152,8 @@ class DegradedDataModule(InMemoryDataModule):
         of: The images: any `InMemoryDataModule`.
         degradation: What makes the sources: `Downsample`, `Mask`, `Grey`, or one of your own.
         batch_size: Training pairs per process and batch.
-        validation_size: Pairs kept out of training for validation, the same ones for every seed; 0 for none.
+        validation_size: Pairs kept out of training for validation, the same ones for every seed; 0 for none. The images
+            that `of` keeps out, if not given.
         seed: Seed of the order of the training pairs.
 
     Raises:
@@ -165,10 +165,10 @@ class DegradedDataModule(InMemoryDataModule):
         of: InMemoryDataModule,
         degradation: Degradation,
         batch_size: int = 32,
-        validation_size: int = 5000,
+        validation_size: int | None = None,
         seed: int = 42,
     ) -> None:
-        super().__init__(batch_size, validation_size, seed)
+        super().__init__(batch_size, validation_size or 0, seed)
         name = type(self).__name__
         if not isinstance(of, InMemoryDataModule):
             raise GANError(f"{name} takes the images of an InMemoryDataModule, and data.of is a {type(of).__name__}")
@@ -184,11 +184,13 @@ class DegradedDataModule(InMemoryDataModule):
                     "returns. Do it there, or make the pairs in a module of your own that states condition_shape"
                 )
         constructor = signature(type(of)).parameters
-        for setting, instead in OF_BATCHES.items():
+        idle = OF_BATCHES if validation_size is None else OF_BATCHES | OF_SPLIT
+        for setting, instead in idle.items():
             default = constructor[setting].default if setting in constructor else Parameter.empty
             if default not in (Parameter.empty, getattr(of, setting, default)):
                 raise GANError(f"data.of.{setting}={getattr(of, setting)} would do nothing: {instead}. Leave it out")
         self.of = of
+        self.as_of = validation_size is None
         self.degradation = degradation
         self.prepare_data_per_node = of.prepare_data_per_node
         self.image_shape = of.image_shape
@@ -204,6 +206,8 @@ class DegradedDataModule(InMemoryDataModule):
         """uint8 images `(N, *image_shape)`, and their sources `(N, *condition_shape)`."""
         self.of.trainer = self.trainer
         images, _ = self.of.load_checked(train)
+        if self.as_of:
+            self.validation_size = self.of.validation_size
         sources = []
         for first in range(0, len(images), CHUNK):
             part = images[first : first + CHUNK]

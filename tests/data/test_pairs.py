@@ -162,7 +162,20 @@ def test_a_folder_is_mirrored_with_its_sources(tmp_path):
             seen.setdefault(whole, set()).add(image.numpy().tobytes())
     assert any(len(sides) == 2 for sides in seen.values()), "never mirrored"
     with pytest.raises(ValueError, match=r"validation_share=0\.2 would do nothing: data.validation_size decides"):
-        DegradedDataModule(ImageFolder(str(tmp_path / "photos"), validation_share=0.2), Grey())
+        DegradedDataModule(ImageFolder(str(tmp_path / "photos"), validation_share=0.2), Grey(), validation_size=5)
+
+
+def test_what_its_images_keep_out_is_kept_out(tmp_path):
+    """Not given, the split is that of the images' own module: a folder's share, a tensor's number."""
+    of = ImageFolder(str(fill(tmp_path / "photos", 40)), size=16, channels=3, validation_share=0.3)
+    data = DegradedDataModule(of, Grey(), 8)
+    assert data.val_dataloader().images.shape[0] == of.bounds()["validation"].stop > 3
+    held, _ = next(iter(data.val_dataloader()))
+    assert torch.equal(held, next(iter(of.val_dataloader()))[0])
+    few = DegradedDataModule(SmallMNIST(validation_size=9), Mask())
+    assert len(few.val_dataloader().images) == 9
+    none = DegradedDataModule(SmallMNIST(), Mask(), validation_size=0)
+    assert none.val_dataloader() == []
 
 
 class Blur(Degradation):
@@ -204,7 +217,7 @@ class Shapeless(InMemoryDataModule):
 )
 def test_what_would_be_silently_otherwise_is_refused(of, degradation, message):
     with pytest.raises(ValueError, match=message):
-        DegradedDataModule(of, degradation)
+        DegradedDataModule(of, degradation, validation_size=10)
 
 
 def test_a_degradation_that_breaks_its_word_is_named():
