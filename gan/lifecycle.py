@@ -1,10 +1,11 @@
 """What surrounds a GAN's two steps: checks, shards, schedules, scalars, the generator's average, checkpoints."""
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any, Self, cast
 
 import lightning as L
@@ -15,13 +16,14 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
+from gan.augment import PROBABILITY, REAL_SIGN, AdaptiveAugment, Augment, Augmentation, real_sign
 from gan.batch import as_pair, check_batch, check_labels, check_sources
 from gan.checkpoints import check_checkpoint
 from gan.config import KEY as CONFIG
 from gan.errors import GANError, counted
 from gan.loader import KeyedLoaders, held_out, key_loaders, place_in
 from gan.loggers import number_by_batches
-from gan.networks import check_pair, given, is_conditional, trial_condition
+from gan.networks import check_pair, first_layers, given, is_conditional, trial_condition
 from gan.noise import Noise, keyed, seed_all, seed_layers
 from gan.optim import (
     OPTIMIZER_ORDER,
@@ -64,7 +66,10 @@ class Lifecycle(L.LightningModule):
         generator_ema: The generator's average; set by the GeneratorEMA callback, or from a checkpoint.
         penalties: Terms of the discriminator's loss, of its gradient.
         terms: Terms of both losses, of what images show.
+        augment: What is done to images before they are judged in training; None for nothing.
         accumulate: Passes that a batch is worked through in.
+        freeze_discriminator: The first layers of the discriminator, so many, stay as they are.
+        frozen_layers: These, by name, each with its modules; from the setup of a fit on.
         num_classes: Classes that a generator is told of; None for one that is told none.
         condition_shape: Channels, height and width of the source images that a generator is told; None for one that is
             told none.
@@ -87,7 +92,10 @@ class Lifecycle(L.LightningModule):
     generator_ema: nn.Module | None
     penalties: list[Penalty]
     terms: Terms
+    augment: Augment | None
     accumulate: int
+    freeze_discriminator: int
+    frozen_layers: Mapping[str, Sequence[nn.Module]] = MappingProxyType({})
     num_classes: int | None
     condition_shape: tuple[int, int, int] | None
     fixed_latents: Tensor
@@ -193,10 +201,24 @@ class Lifecycle(L.LightningModule):
         """Keys what layers draw by themselves, as dropout does, by the seed, the batch and the process."""
         seed_layers(self.rng("layers", step, self.global_rank))
 
-    def passes(self, condition: Tensor | None, *tensors: Tensor | None) -> Iterator[tuple[Any, ...]]:
-        """The passes of a batch: both networks, told what its images are of, and its part of each tensor (N, ...)."""
-        for part, *parts in in_passes(self.accumulate, condition, *tensors):
-            yield *given(part, self.generator, self.discriminator), *parts
+    def passes(self, noise: Noise, condition: Tensor | None, *tensors: Tensor | None) -> Iterator[tuple[Any, ...]]:
+        """The passes of a batch: both networks, told what its images are of, and its part of each tensor (N, ...).
+
+        The discriminator judges images as `augment` has them, each time by numbers of its own.
+        """
+        augmentation = self.augmentation(noise, self.accumulate)
+        for number, (part, *parts) in enumerate(in_passes(self.accumulate, condition, *tensors)):
+            generate, judge = given(part, self.generator, self.discriminator)
+            judge.before = augmentation and augmentation.of_pass(number)
+            yield generate, judge, *parts
+
+    def augmentation(self, noise: Noise, passes: int = 1) -> Augmentation | None:
+        """The augmentation of a batch, by a branch of its noise; None where there is none."""
+        return None if self.augment is None else Augmentation(self.augment, noise.branch().wide_uniform, passes)
+
+    def watch(self, real_logits: Tensor) -> dict[str, Tensor]:
+        """What an augmentation that adapts wants to know of the logits (N, ...) of real images."""
+        return {REAL_SIGN: real_sign(real_logits)} if isinstance(self.augment, AdaptiveAugment) else {}
 
     def step_uncounted(self, optimizer: LightningOptimizer) -> None:
         """A step that all hooks see, as any, and that `trainer.global_step` does not count."""
@@ -206,11 +228,19 @@ class Lifecycle(L.LightningModule):
         """Moves each schedule by a batch."""
         step_schedules(self.trainer.lr_scheduler_configs)
 
-    def report(self, scalars: dict[str, Tensor]) -> None:
+    def report(self, scalars: dict[str, Tensor], images: int) -> None:
         """Takes the scalars () of a batch, of this process, and logs the latest of each every `log_every_n_steps`.
 
-        So it does with the learning rates that the batch was trained with.
+        So it does with the learning rates that the batch was trained with. An augmentation that adapts does so.
+
+        Args:
+            scalars: By name.
+            images: Real images of the batch, of this process.
         """
+        if isinstance(self.augment, AdaptiveAugment):
+            scalars |= self.over_processes({REAL_SIGN: scalars[REAL_SIGN]})
+            self.augment.adapt(scalars[REAL_SIGN], images * self.trainer.world_size)
+            scalars[PROBABILITY] = self.augment.probability.clone()
         self.scalars |= scalars
         if self.logs_now:
             self.log_scalars(self.over_processes(self.scalars) | rates(self.trainer.lr_scheduler_configs))
@@ -297,6 +327,12 @@ class Lifecycle(L.LightningModule):
         image_shape = getattr(data, "image_shape", None)
         check_pair(self.generator, self.discriminator, image_shape, self.num_classes, sources, classes)
         self.terms.check(self.discriminator, self.num_classes, self.condition_shape)
+        if self.augment is not None and self.condition_shape is not None and is_conditional(self.discriminator):
+            raise GANError(
+                f"model.augment={type(self.augment).__name__} changes images and not the sources that discriminator "
+                f"{type(self.discriminator).__name__} is told beside them: leave model.augment out, or take a "
+                "discriminator that is not told"
+            )
         if self.num_classes is not None and not is_conditional(self.discriminator) and not self.terms.terms:
             rank_zero_warn(
                 f"generator {type(self.generator).__name__} is told the class, and nothing holds it to that: "
@@ -319,6 +355,39 @@ class Lifecycle(L.LightningModule):
                     "discriminator mixes the images of a batch; set its norm to layer, group, spectral or none, and "
                     "its minibatch_std to false"
                 )
+        if stage == "fit" and self.freeze_discriminator:
+            self.freeze_layers()
+
+    def freeze_layers(self) -> None:
+        """Lets no gradient reach the first layers of the discriminator; see `train` for their buffers."""
+        condition = self.trial_condition(1)
+        (judge,) = given(condition, uncompiled(self.discriminator))
+        images = self(self.fixed_latents[:1], condition)
+        with torch.no_grad():
+            layers = first_layers(self.discriminator, self.freeze_discriminator, lambda: judge(images))
+        self.frozen_layers = layers
+        for parameter in self.frozen_parameters():
+            parameter.requires_grad_(False)
+
+    def frozen_parameters(self) -> list[nn.Parameter]:
+        """Those of the discriminator that stay as they are; under FSDP2, this process's shards."""
+        modules = [module for layer in self.frozen_layers.values() for module in layer]
+        return [parameter for module in modules for parameter in module.parameters()]
+
+    def train(self, mode: bool = True) -> Self:
+        """Torch's, but that frozen layers stay in evaluation mode.
+
+        There, normalisations keep the statistics that they came with, and spectral norm its estimate.
+        """
+        super().train(mode)
+        self.rest_frozen()
+        return self
+
+    def rest_frozen(self) -> None:
+        """Puts frozen layers in evaluation mode."""
+        for layer in self.frozen_layers.values():
+            for module in layer:
+                module.eval()
 
     def configure_model(self) -> None:
         """Shards each network on its own, under FSDP2. Called anew for each `fit` and each `validate`."""
@@ -329,6 +398,10 @@ class Lifecycle(L.LightningModule):
         networks = (self.generator, self.discriminator, self.generator_ema)
         present = [network for network in networks if network is not None]
         shard(present, self.device_mesh, self.trainer.strategy.root_device)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Keys what layers draw in the steps, after all callbacks have drawn what they want."""
+        self.seed_layers(self.global_step)
 
     def on_fit_start(self) -> None:
         """Spares each batch the calls of hooks that do nothing, and numbers what is logged by batches."""
@@ -367,6 +440,7 @@ class Lifecycle(L.LightningModule):
 
         Lightning fetches the first before it knows where the run goes on.
         """
+        self.rest_frozen()  # not before: Lightning would warn of layers in evaluation mode
         batches = self.length().batches
         check_schedules(self.trainer.lr_scheduler_configs, self.scores, batches)
         watch_scores(self.trainer, self, batches)
@@ -417,12 +491,14 @@ class Lifecycle(L.LightningModule):
                 tensor.data = tensor.data.to(torch.promote_types(tensor.dtype, torch.float32))
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
-        """Lightning's, by which precisions of 16 bits convert the module: all but the average."""
-        average, self.generator_ema = self.generator_ema, None
+        """Lightning's, by which precisions of 16 bits convert the module: all but what small steps add up in."""
+        wide = {"generator_ema": self.generator_ema, "augment": self.augment}
+        self.generator_ema = self.augment = None
         super().to(*args, **kwargs)
-        if average is not None:
-            narrow = cast(torch.dtype, self.dtype).itemsize < 4
-            self.generator_ema = average.to(self.fixed_latents.device) if narrow else average.to(*args, **kwargs)
+        narrow = cast(torch.dtype, self.dtype).itemsize < 4
+        for name, module in wide.items():
+            if module is not None:
+                setattr(self, name, module.to(self.fixed_latents.device) if narrow else module.to(*args, **kwargs))
         return self
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -446,6 +522,7 @@ class Lifecycle(L.LightningModule):
             self.num_classes, self.condition_shape = checkpoint.get("num_classes"), checkpoint.get("condition_shape")
         names = {"loss/discriminator", "loss/generator", *self.terms.names}
         names |= {f"loss/{penalty.name}" for penalty in self.penalties}
+        names |= {REAL_SIGN, PROBABILITY} if isinstance(self.augment, AdaptiveAugment) else set()
         scalars = checkpoint.get("scalars", {}).items()
         self.scalars = {name: value.to(self.device) for name, value in scalars if name in names}
         state = checkpoint["state_dict"]
@@ -461,6 +538,11 @@ class Lifecycle(L.LightningModule):
         if not average and self.generator_ema is not None:
             own = [key for key in state if key.startswith("generator.")]
             state |= {key.replace("generator.", "generator_ema.", 1): state[key].clone() for key in own}
+        # What an augmentation has come to is this run's if it has one of the kind; else that starts anew.
+        start = {} if self.augment is None else self.augment.state_dict(prefix="augment.")
+        for key in [key for key in state if key.startswith("augment.") and key not in start]:
+            del state[key]
+        state |= {key: value.clone() for key, value in start.items() if key not in state}
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The weights, by the names that they have without `torch.compile`."""

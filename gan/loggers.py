@@ -102,6 +102,7 @@ def hyperparameters(config: Mapping[str, Any]) -> dict[str, str | int | float]:
         "discriminator": words(model["discriminator"]),
         "loss": words(model["loss"]) or "NonSaturating",
         "penalties": ", ".join(map(words, model["penalties"] or ())) or "none",
+        "augment": words(model.get("augment")) or "none",
         "n_critic": model["n_critic"],
         "seed": config["seed_everything"],
     }

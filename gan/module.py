@@ -12,6 +12,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.optim import Adam
 
+from gan.augment import Augment
 from gan.errors import GANError
 from gan.lifecycle import Lifecycle
 from gan.losses import Loss, NonSaturating
@@ -50,7 +51,10 @@ class GAN(Lifecycle):
         penalties: Regularisers added to the discriminator's loss, or one: R1, R2, GradientPenalty, DRAGAN.
         classification: For class-conditional training by an auxiliary classifier: its term of both losses.
         reconstruction: For training on pairs of images: its term of the generator's loss.
+        augment: Of all that the discriminator judges in training, real and generated: DiffAugment, AdaptiveAugment.
         weight_clip: Clamp every discriminator weight to [-weight_clip, weight_clip] after its step (WGAN).
+        freeze_discriminator: The first layers of the discriminator, so many, that stay as they are: for training that
+            starts from trained weights (FreezeD). What counts as a layer: see `gan.networks.freezing`.
         n_critic: Discriminator steps per generator step.
         accumulate: Passes that a training batch is worked through in, so that memory is needed for one of them only.
             Our data modules make a batch `accumulate` times as large, so a pass has `data.batch_size` images; a
@@ -75,7 +79,9 @@ class GAN(Lifecycle):
         penalties: list[Penalty] | Penalty | None = None,
         classification: Classification | None = None,
         reconstruction: Reconstruction | None = None,
+        augment: Augment | None = None,
         weight_clip: float | None = None,
+        freeze_discriminator: int = 0,
         n_critic: int = 1,
         accumulate: int = 1,
         generator_optimizer: OptimizerCallable | None = None,
@@ -94,6 +100,8 @@ class GAN(Lifecycle):
             raise GANError(f"model.accumulate must be at least 1, got {accumulate}")
         if weight_clip is not None and not 0 < weight_clip < math.inf:
             raise GANError(f"model.weight_clip must be above 0, got {weight_clip}; leave it out for no clipping")
+        if not freeze_discriminator >= 0:
+            raise GANError(f"model.freeze_discriminator must be at least 0 layers, got {freeze_discriminator}")
         save_hparams(self, dict(locals()))
         self.automatic_optimization = False
 
@@ -106,7 +114,9 @@ class GAN(Lifecycle):
         self.loss = loss or NonSaturating()
         self.penalties = [penalties] if isinstance(penalties, Penalty) else penalties or []
         self.terms = Terms(classification, reconstruction)
+        self.augment = augment
         self.weight_clip = weight_clip
+        self.freeze_discriminator = freeze_discriminator
         self.n_critic = n_critic
         self.accumulate = accumulate
         default = partial(Adam, lr=2e-4, betas=(0.5, 0.999))
@@ -125,12 +135,11 @@ class GAN(Lifecycle):
         """Trains both networks on one batch."""
         real, condition = batch
         noise = self.noise("batch", self.global_step)
-        self.seed_layers(self.global_step)
 
         scalars = self.discriminator_step(real, condition, noise)  # from here on, `global_step` counts this batch
         if self.global_step % self.n_critic == 0:
             scalars |= self.generator_step(real, condition, noise)
-        self.report(scalars)
+        self.report(scalars, len(real))
         self.step_schedulers()
 
     def discriminator_step(self, real: Tensor, condition: Tensor | None, noise: Noise) -> Scalars:
@@ -141,15 +150,16 @@ class GAN(Lifecycle):
         optimizer.zero_grad()
         passes = []
         for generate, judge, x, z, *u in self.passes(
-            condition, real, noise.latents(len(real)), *noise.for_penalties(penalties, real)
+            noise, condition, real, noise.latents(len(real)), *noise.for_penalties(penalties, real)
         ):
             # Sample: without a graph, so that nothing of this step reaches the generator.
             with torch.no_grad():
                 fake = generate(z)  # (N, C, H, W)
 
             # Objective.
-            loss = self.loss.discriminator(judge(x), judge(fake)).mean()
-            passes.append({"loss/discriminator": loss})
+            real_logits = judge(x)
+            loss = self.loss.discriminator(real_logits, judge(fake)).mean()
+            passes.append({"loss/discriminator": loss, **self.watch(real_logits)})
             loss = add_penalties(loss, penalties, judge, x, fake, u, passes[-1])
             loss = self.terms.discriminator(loss, judge, x, fake, passes[-1])
             self.manual_backward(loss / self.accumulate)
@@ -165,7 +175,7 @@ class GAN(Lifecycle):
         optimizer.zero_grad()
         passes = []
         with frozen(self.discriminator):
-            for generate, judge, x, z in self.passes(condition, real, noise.latents(len(real))):
+            for generate, judge, x, z in self.passes(noise, condition, real, noise.latents(len(real))):
                 # Sample, and let the discriminator judge.
                 fake = generate(z)  # (N, C, H, W)
                 real_logits = judge(x) if self.loss.relativistic else None
@@ -181,9 +191,11 @@ class GAN(Lifecycle):
     def configure_optimizers(self) -> Any:
         """The optimizers, the discriminator's first, and their schedules, as Lightning has them with a name."""
         networks = {name: self.get_submodule(name) for name in OPTIMIZER_ORDER}
-        made = make_optimizers(networks, self.make_optimizer, self.make_scheduler, self.length(), self.resumed)
+        makers = self.make_optimizer, self.make_scheduler
+        frozen = self.frozen_parameters()
+        made = make_optimizers(networks, *makers, self.length(), self.resumed, frozen)
         if self.weight_clip is not None:
-            clip_weights_after(made[0][0], self.discriminator, self.weight_clip)
+            clip_weights_after(made[0][0], self.discriminator, self.weight_clip, frozen)
         return with_names(*made)
 
     # ------------------------------------------------------------------ validation and sampling

@@ -6,7 +6,7 @@ So a run that is resumed draws what it would have drawn, and no state of a gener
 import hashlib
 import random
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -67,8 +67,9 @@ class Noise:
     ):
         self.generator = generator
         self.latent_dim = latent_dim
-        self.settings = {"generator": generator, "device": generator.device, "dtype": dtype}
+        self.settings: dict[str, Any] = {"generator": generator, "device": generator.device, "dtype": dtype}
         self.process, self.processes = process, processes
+        self.branches = 0
 
     def latents(self, num: int) -> Tensor:
         """Standard normal latents (num, latent_dim)."""
@@ -78,10 +79,21 @@ class Noise:
         """Numbers from U[0, 1), (num, *shape)."""
         return self.part(torch.rand(self.processes * num, *shape, **self.settings))
 
+    def wide_uniform(self, num: int, *shape: int) -> Tensor:
+        """Likewise, in float32 at least: 16 bits are few for what is compared with a probability."""
+        settings = self.settings | {"dtype": torch.promote_types(self.settings["dtype"], torch.float32)}
+        return self.part(torch.rand(self.processes * num, *shape, **settings))
+
     def for_penalties(self, penalties: Iterable[NeedsNoise], images: Tensor) -> list[Tensor | None]:
         """What each of the penalties needs for images (N, C, H, W)."""
         shapes = [penalty.noise_shape(images.shape[1:]) for penalty in penalties]
         return [None if shape is None else self.uniform(len(images), *shape) for shape in shapes]
+
+    def branch(self) -> "Noise":
+        """Noise of its own, told apart from other branches by their order, that leaves what is drawn here as it is."""
+        self.branches += 1
+        generator = keyed(self.generator.initial_seed(), "branch", self.branches, device=self.generator.device)
+        return Noise(generator, self.latent_dim, self.settings["dtype"], self.process, self.processes)
 
     def part(self, whole: Tensor) -> Tensor:
         """This process's rows of what all have drawn."""

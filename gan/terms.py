@@ -25,6 +25,10 @@ class Judge(Protocol):
     network: Any
     condition: Tensor | None
 
+    def classify(self, images: Tensor) -> Tensor:
+        """Logits (N, K) of the classes of images (N, C, H, W), augmented as in training."""
+        ...
+
 
 class Term(Described, ABC):
     """A term of the discriminator's loss, the generator's, or both.
@@ -117,7 +121,7 @@ class Classification(Term):
 
     def generator(self, judge: Judge, real: Tensor, fake: Tensor) -> Tensor:
         assert judge.condition is not None  # since `check`
-        logits = judge.network.classify(fake)  # (N, K)
+        logits = judge.classify(fake)  # (N, K)
         if self.num_classes is not None and logits.shape != (len(fake), self.num_classes):
             raise GANError(
                 f"model.classification: {type(judge.network).__name__}.classify must give logits "

@@ -39,6 +39,7 @@ BASES = {  # what a setting takes, where that is of one kind
     "model.discriminator": "torch.nn.Module",
     "model.loss": f"{PACKAGE}.losses.Loss",
     "model.penalties": f"{PACKAGE}.penalties.Penalty",
+    "model.augment": f"{PACKAGE}.augment.Augment",
     "model.generator_optimizer": "torch.optim.Optimizer",
     "model.discriminator_optimizer": "torch.optim.Optimizer",
     "model.generator_scheduler": "torch.optim.lr_scheduler.LRScheduler",

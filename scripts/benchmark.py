@@ -1,15 +1,14 @@
-"""Measures this project, by `python scripts/benchmark.py WHAT`.
+"""Measures this project: `python scripts/benchmark.py NAME`.
 
-WHAT is data|step|monitor|ddp|fid|folder|recipes|score|sizes|startup|stream.
-
-Prints the machine and the versions first: a figure means nothing without them. Each measurement is a file of
-`scripts/benchmarks`, whose first line says what it measures.
+NAME is data|step|monitor|ddp|fid|folder|init|recipes|score|sizes|startup|stream. Prints the machine and the versions first: a
+figure means nothing without them. Each measurement is a file of `scripts/benchmarks`, whose first line says what it
+measures.
 """
 
 import argparse
 from collections.abc import Sequence
 
-from benchmarks import data, ddp, fid, folder, monitor, recipes, report, score, sizes, startup, step, stream
+from benchmarks import data, ddp, fid, folder, init, monitor, recipes, report, score, sizes, startup, step, stream
 
 MEASUREMENTS = {
     "data": data,
@@ -18,6 +17,7 @@ MEASUREMENTS = {
     "ddp": ddp,
     "fid": fid,
     "folder": folder,
+    "init": init,
     "recipes": recipes,
     "score": score,
     "sizes": sizes,

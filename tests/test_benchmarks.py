@@ -82,6 +82,7 @@ def test_the_loop_of_all_arithmetic_does_what_the_callbacks_do_as_often_as_they_
     assert done.count("draw") == 6 + 2  # the fixed images, and one chunk for each score
 
 
+@pytest.mark.slow
 def test_the_door_runs_as_a_script():
     done = process([sys.executable, str(DOOR), "data", "--batch_sizes", "250", "--epochs", "1"])
     output, errors = done.communicate()

@@ -82,6 +82,18 @@ def test_penalties_get_what_they_ask_for_in_their_order():
     assert torch.equal(dragan, own.uniform(6, 1, 3, 2))
 
 
+def test_a_branch_leaves_the_rest_as_it_is():
+    """And is another than the next one; over processes it is parted as the rest is."""
+    own, other = noise(), noise()
+    first, second = own.branch(), own.branch()
+    drawn = first.uniform(8, 2), second.uniform(8, 2)
+    assert not torch.equal(*drawn)
+    assert torch.equal(own.latents(8), other.latents(8))
+    parts = [noise(process, 2).branch().uniform(4, 2) for process in range(2)]
+    assert torch.equal(torch.cat(parts), drawn[0])
+    assert not torch.equal(noise().uniform(8, 2), drawn[0])
+
+
 def test_latents_are_normal_and_the_rest_is_uniform():
     own = noise()
     latents, uniform = own.latents(20_000), own.uniform(20_000, 5)

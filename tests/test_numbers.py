@@ -11,7 +11,7 @@ from conftest import Halves
 from test_house import MODULES
 from torch.optim import SGD
 
-from gan import GAN, callbacks, networks, penalties
+from gan import GAN, augment, callbacks, networks, penalties
 from gan.generate import sample
 from gan.gradients import clip
 from gan.gradients.rules import Thresholds
@@ -46,6 +46,8 @@ NAMES = {
     penalties.R2: ["weight", "every"],
     penalties.GradientPenalty: ["weight", "every"],
     penalties.DRAGAN: ["weight", "every"],
+    augment.DiffAugment: ["color", "translation", "cutout"],
+    augment.AdaptiveAugment: ["target", "ramp", "max_probability"],
     clip.ByNorm: ["max_norm"],
     clip.ByValue: ["max_value"],
     clip.Adaptive: ["ratio", "eps"],

@@ -32,6 +32,7 @@ def refused(capsys, *words) -> str:
         ("model.discriminator_optimizer", "torch.optim.RMSPorp", "RMSprop"),
         ("model.generator_scheduler", "WarmupCosin", "WarmupCosine"),
         ("model.penalties+", "GradientPenality", "GradientPenalty"),
+        ("model.augment", "DifAugment", "DiffAugment"),
         ("data", "MNISTDatamodule", "MNISTDataModule"),
         ("trainer.callbacks+", "ImageLoger", "ImageLogger"),
         ("model.generator.norm", "bacth", "batch"),

@@ -17,6 +17,7 @@ SETTINGS = [
     "discriminator",
     "loss",
     "penalties",
+    "augment",
     *(f"{n}_{k}" for n in ("generator", "discriminator") for k in ("optimizer", "scheduler")),
 ]
 DOORS = ["sample", "translate", "export", "validate", "test", "resume", "python"]
@@ -230,6 +231,7 @@ def test_settings_beside_the_checkpoint(checkpoint, tmp_path):
         GAN.load_from_checkpoint(checkpoint, hparams_file=tmp_path / "hparams.yaml")
 
 
+@pytest.mark.slow
 def test_without_end():
     endless: list = []
     endless.append(endless)

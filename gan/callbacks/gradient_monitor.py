@@ -34,7 +34,7 @@ class GradientMonitor(Callback):
 
     Every so many batches it makes passes of its own over images of the batch to come: training is the same to the bit
     with and without. `gan.gradients.GradientStats` says what is measured. The latest are in `stats`, from the end of
-    the batch on, for callbacks that come later in the trainer's list.
+    the batch on, for callbacks that come later in the trainer's list. Where training augments images, so does it.
 
     Scalars are called `gradients/...`; those of single layers are for TensorBoard alone, and histograms of single
     images' gradients for it and W&B, as `layers/...`. `grad_norm/<network>`, the norm of the gradient that the batch
@@ -88,6 +88,8 @@ class GradientMonitor(Callback):
         condition = None if batch[1] is None else batch[1][: len(real)]
         generate, judge = given(condition, pl_module.generator, pl_module.discriminator)
         noise = pl_module.noise("monitor", step)
+        augmentation = pl_module.augmentation(noise)
+        judge.before = augmentation and augmentation.of_pass(0)
         penalties = [penalty for penalty in pl_module.penalties if penalty.weight > 0]
         self._norms: dict[str, float] = {}
         try:

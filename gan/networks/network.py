@@ -6,8 +6,9 @@ described again.
 """
 
 import inspect
+from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -165,7 +166,12 @@ class Told:
         network: The network.
         condition: What the images of a batch are of: int64 labels (N,), or source images (N, C', H', W') in [-1, 1];
             None where there is nothing.
+
+    Attributes:
+        before: What is done to each input first; nothing if None.
     """
+
+    before: Callable[[Tensor], Tensor] | None = None
 
     def __init__(self, network: nn.Module, condition: Tensor | None) -> None:
         self.network = network
@@ -173,7 +179,16 @@ class Told:
         self.others = (condition,) if is_conditional(network) else ()
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        return self.network(inputs, *self.others)
+        return self.network(self.prepared(inputs), *self.others)
+
+    def classify(self, images: Tensor) -> Tensor:
+        """Logits (N, K) of the classes of images, by a discriminator that tells them."""
+        classify: Callable[[Tensor], Tensor] = cast(Any, self.network).classify
+        return classify(self.prepared(images))
+
+    def prepared(self, inputs: Tensor) -> Tensor:
+        """Inputs after what is done to them first."""
+        return inputs if self.before is None else self.before(inputs)
 
 
 def given(condition: Tensor | None, *networks: nn.Module) -> list[Told]:

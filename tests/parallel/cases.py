@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import Logger
 from torch.optim import Adam
 
 from gan import GAN, losses, penalties
+from gan.augment import AdaptiveAugment, DiffAugment
 from gan.callbacks import GeneratorEMA
 from gan.cli import keep_memory
 from gan.networks import (
@@ -91,6 +92,8 @@ CASES |= {
         "n_critic": 2,
     },
     "fully connected": {"networks": mlps},
+    "DiffAugment": {"augment": DiffAugment(), "penalties": [penalties.R1(1.0, every=2)], "accumulate": 2},
+    "ADA": {"augment": AdaptiveAugment(ramp=400), "penalties": [penalties.DRAGAN(1.0)], "n_critic": 2},
     "groups of images": {"networks": groups, "accumulate": 2},
     "projection": {
         "networks": partial(conditional, ProjectionDCGANDiscriminator),
