@@ -1,8 +1,8 @@
 """Measures this project: `python scripts/benchmark.py NAME`.
 
-NAME is data|step|monitor|ddp|fid|folder|init|recipes|score|sizes|startup|stream. Prints the machine and the versions first: a
-figure means nothing without them. Each measurement is a file of `scripts/benchmarks`, whose first line says what it
-measures.
+NAME is data|step|monitor|ddp|fid|folder|init|recipes|score|sizes|startup|stream. Prints the machine and the versions
+first: a figure means nothing without them. Each measurement is a file of `scripts/benchmarks`, whose first line says
+what it measures.
 """
 
 import argparse
