@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any, Self, cast
 
 import lightning as L
@@ -22,7 +23,7 @@ from gan.config import KEY as CONFIG
 from gan.errors import GANError, counted
 from gan.loader import KeyedLoaders, held_out, key_loaders, place_in
 from gan.loggers import number_by_batches
-from gan.networks import check_pair, given, is_conditional, trial_condition
+from gan.networks import check_pair, first_layers, given, is_conditional, trial_condition
 from gan.noise import Noise, keyed, seed_all, seed_layers
 from gan.optim import (
     OPTIMIZER_ORDER,
@@ -67,6 +68,8 @@ class Lifecycle(L.LightningModule):
         terms: Terms of both losses, of what images show.
         augment: What is done to images before they are judged in training; None for nothing.
         accumulate: Passes that a batch is worked through in.
+        freeze_discriminator: The first layers of the discriminator, so many, stay as they are.
+        frozen_layers: These, by name, each with its modules; from the setup of a fit on.
         num_classes: Classes that a generator is told of; None for one that is told none.
         condition_shape: Channels, height and width of the source images that a generator is told; None for one that is
             told none.
@@ -91,6 +94,8 @@ class Lifecycle(L.LightningModule):
     terms: Terms
     augment: Augment | None
     accumulate: int
+    freeze_discriminator: int
+    frozen_layers: Mapping[str, Sequence[nn.Module]] = MappingProxyType({})
     num_classes: int | None
     condition_shape: tuple[int, int, int] | None
     fixed_latents: Tensor
@@ -350,6 +355,39 @@ class Lifecycle(L.LightningModule):
                     "discriminator mixes the images of a batch; set its norm to layer, group, spectral or none, and "
                     "its minibatch_std to false"
                 )
+        if stage == "fit" and self.freeze_discriminator:
+            self.freeze_layers()
+
+    def freeze_layers(self) -> None:
+        """Lets no gradient reach the first layers of the discriminator; see `train` for their buffers."""
+        condition = self.trial_condition(1)
+        (judge,) = given(condition, uncompiled(self.discriminator))
+        images = self(self.fixed_latents[:1], condition)
+        with torch.no_grad():
+            layers = first_layers(self.discriminator, self.freeze_discriminator, lambda: judge(images))
+        self.frozen_layers = layers
+        for parameter in self.frozen_parameters():
+            parameter.requires_grad_(False)
+
+    def frozen_parameters(self) -> list[nn.Parameter]:
+        """Those of the discriminator that stay as they are; under FSDP2, this process's shards."""
+        modules = [module for layer in self.frozen_layers.values() for module in layer]
+        return [parameter for module in modules for parameter in module.parameters()]
+
+    def train(self, mode: bool = True) -> Self:
+        """Torch's, but that frozen layers stay in evaluation mode.
+
+        There, normalisations keep the statistics that they came with, and spectral norm its estimate.
+        """
+        super().train(mode)
+        self.rest_frozen()
+        return self
+
+    def rest_frozen(self) -> None:
+        """Puts frozen layers in evaluation mode."""
+        for layer in self.frozen_layers.values():
+            for module in layer:
+                module.eval()
 
     def configure_model(self) -> None:
         """Shards each network on its own, under FSDP2. Called anew for each `fit` and each `validate`."""
@@ -408,6 +446,7 @@ class Lifecycle(L.LightningModule):
 
         Lightning fetches the first before it knows where the run goes on.
         """
+        self.rest_frozen()  # not before: Lightning would warn of layers in evaluation mode
         batches = self.length().batches
         check_schedules(self.trainer.lr_scheduler_configs, self.scores, batches)
         watch_scores(self.trainer, self, batches)

@@ -53,6 +53,8 @@ class GAN(Lifecycle):
         reconstruction: For training on pairs of images: its term of the generator's loss.
         augment: Of all that the discriminator judges in training, real and generated: DiffAugment, AdaptiveAugment.
         weight_clip: Clamp every discriminator weight to [-weight_clip, weight_clip] after its step (WGAN).
+        freeze_discriminator: The first layers of the discriminator, so many, that stay as they are: for training that
+            starts from trained weights (FreezeD). What counts as a layer: see `gan.networks.freezing`.
         n_critic: Discriminator steps per generator step.
         accumulate: Passes that a training batch is worked through in, so that memory is needed for one of them only.
             Our data modules make a batch `accumulate` times as large, so a pass has `data.batch_size` images; a
@@ -79,6 +81,7 @@ class GAN(Lifecycle):
         reconstruction: Reconstruction | None = None,
         augment: Augment | None = None,
         weight_clip: float | None = None,
+        freeze_discriminator: int = 0,
         n_critic: int = 1,
         accumulate: int = 1,
         generator_optimizer: OptimizerCallable | None = None,
@@ -97,6 +100,8 @@ class GAN(Lifecycle):
             raise GANError(f"model.accumulate must be at least 1, got {accumulate}")
         if weight_clip is not None and not 0 < weight_clip < math.inf:
             raise GANError(f"model.weight_clip must be above 0, got {weight_clip}; leave it out for no clipping")
+        if not freeze_discriminator >= 0:
+            raise GANError(f"model.freeze_discriminator must be at least 0 layers, got {freeze_discriminator}")
         save_hparams(self, dict(locals()))
         self.automatic_optimization = False
 
@@ -111,6 +116,7 @@ class GAN(Lifecycle):
         self.terms = Terms(classification, reconstruction)
         self.augment = augment
         self.weight_clip = weight_clip
+        self.freeze_discriminator = freeze_discriminator
         self.n_critic = n_critic
         self.accumulate = accumulate
         default = partial(Adam, lr=2e-4, betas=(0.5, 0.999))
@@ -185,9 +191,11 @@ class GAN(Lifecycle):
     def configure_optimizers(self) -> Any:
         """The optimizers, the discriminator's first, and their schedules, as Lightning has them with a name."""
         networks = {name: self.get_submodule(name) for name in OPTIMIZER_ORDER}
-        made = make_optimizers(networks, self.make_optimizer, self.make_scheduler, self.length(), self.resumed)
+        makers = self.make_optimizer, self.make_scheduler
+        frozen = self.frozen_parameters()
+        made = make_optimizers(networks, *makers, self.length(), self.resumed, frozen)
         if self.weight_clip is not None:
-            clip_weights_after(made[0][0], self.discriminator, self.weight_clip)
+            clip_weights_after(made[0][0], self.discriminator, self.weight_clip, frozen)
         return with_names(*made)
 
     # ------------------------------------------------------------------ validation and sampling

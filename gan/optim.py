@@ -3,7 +3,7 @@
 import inspect
 import math
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -28,16 +28,17 @@ def make_optimizers(
     make_scheduler: Sequence[Callable[[Optimizer], LRScheduler] | None],
     length: "Length",
     resumed: "Resumed",
+    frozen: Iterable[nn.Parameter] = (),
 ) -> tuple[list[Optimizer], list[LRScheduler]]:
-    """An optimizer for each of the networks, and the schedulers that are wanted.
+    """An optimizer for each of the networks, without the `frozen` parameters, and the schedulers that are wanted.
 
     Raises:
         ValueError: If one of them cannot train a GAN, with the name of the setting.
     """
-    optimizers = []
+    optimizers, left_out = [], {id(parameter) for parameter in frozen}
     for (name, network), make in zip(networks.items(), make_optimizer, strict=True):
         try:
-            optimizers.append(make(network.parameters()))
+            optimizers.append(make([each for each in network.parameters() if id(each) not in left_out]))
         except ValueError as error:
             raise GANError(f"model.{name}_optimizer: {error}") from error
         if isinstance(optimizers[-1], LBFGS):
@@ -219,6 +220,11 @@ class Resumed:
         if len(state["param_groups"]) != len(optimizer.param_groups):
             groups = counted(len(optimizer.param_groups), "group")
             return f"{groups} of parameters in place of {len(state['param_groups'])}"
+        sizes = [
+            sum(len(group["params"]) for group in groups) for groups in (optimizer.param_groups, state["param_groups"])
+        ]
+        if sizes[0] != sizes[1]:
+            return f"{counted(sizes[0], 'parameter')} to move in place of {sizes[1]}"
         saved = {key for values in state["state"].values() for key in values}
         lacking = sorted(state_keys(make) - saved)
         return f"the checkpoint has no {', '.join(lacking)}" if saved and lacking else None

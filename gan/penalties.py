@@ -209,7 +209,7 @@ class DRAGAN(Penalty):
 
 
 @torch.no_grad()
-def clip_weights(discriminator: nn.Module, limit: float) -> None:
+def clip_weights(discriminator: nn.Module, limit: float, but: Iterable[nn.Parameter] = ()) -> None:
     """Clamp each parameter to [-limit, limit] in place: WGAN (Arjovsky et al. 2017, arXiv:1701.07875).
 
     Call it after each step of the discriminator's optimizer. As in the paper it clamps all parameters,
@@ -218,19 +218,24 @@ def clip_weights(discriminator: nn.Module, limit: float) -> None:
     Args:
         discriminator: The critic.
         limit: Largest magnitude of a parameter, > 0; the paper takes .01.
+        but: Parameters that stay as they are.
 
     Raises:
         ValueError: If `limit` is not above 0.
     """
     if not limit > 0:
         raise GANError(f"clip_weights: limit must be > 0, got {limit}")
+    still = {id(parameter) for parameter in but}
     for parameter in discriminator.parameters():
-        parameter.clamp_(-limit, limit)
+        if id(parameter) not in still:
+            parameter.clamp_(-limit, limit)
 
 
-def clip_weights_after(optimizer: Optimizer, discriminator: nn.Module, limit: float) -> None:
+def clip_weights_after(
+    optimizer: Optimizer, discriminator: nn.Module, limit: float, but: Sequence[nn.Parameter] = ()
+) -> None:
     """Lets `clip_weights` follow each step of an optimizer."""
-    optimizer.register_step_post_hook(lambda *_: clip_weights(discriminator, limit))
+    optimizer.register_step_post_hook(lambda *_: clip_weights(discriminator, limit, but))
 
 
 def mixes_batch(discriminator: nn.Module) -> bool:

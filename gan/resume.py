@@ -22,6 +22,7 @@ from gan.module import GAN
 from gan.order import callbacks_of
 from gan.paths import local_path
 from gan.spec import FROM_DATA
+from gan.transfer import trained
 from gan.trust import check_hyper_parameters, check_names, named_in
 
 
@@ -36,6 +37,7 @@ class Source:
         whole: Whether that is all; of a checkpoint from Python, it is what the networks were made of.
         damaged: Newer ones, which cannot be used.
         seen: What lay in their folder.
+        init: What the command gives a run to begin with.
     """
 
     path: Path | None = None
@@ -44,6 +46,7 @@ class Source:
     whole: bool = True
     damaged: list[Path] = field(default_factory=list)
     seen: list[Any] = field(default_factory=list)
+    init: str | None = None
 
     def changes(self, new: dict[str, Any]) -> list[str]:
         """What a command of this config does otherwise than the run did, a line for each setting."""
@@ -63,13 +66,25 @@ def source_of(command: str, given: Namespace) -> Source:
         GANError: If it cannot be used.
     """
     if command != "fit":
+        if given.init is not None:
+            raise GANError(f"--init is for `fit`: {command} takes the weights of --ckpt_path")
         if given.ckpt_path is None:
             return Source()
         path = checkpoint_in(given.ckpt_path)
         return made_of(path, check_checkpoint(path))
+    if given.init is not None and given.resume not in ("auto", "never"):
+        raise GANError(
+            f"--resume {given.resume} goes on with all of a run, and --init {given.init} begins a new one with weights "
+            "alone: give one of them"
+        )
     if given.resume == "auto":
-        return newest(local_path(given.run_dir, "--run_dir")) if given.run_dir else Source()
-    return Source() if given.resume == "never" else made_of(*last_in(given.resume))
+        source = newest(local_path(given.run_dir, "--run_dir")) if given.run_dir else Source()
+    else:
+        source = Source() if given.resume == "never" else made_of(*last_in(given.resume))
+    if given.init is not None and source.path is None:
+        trained(given.init)  # before anything is made for it
+    source.init = given.init
+    return source
 
 
 def newest(run_dir: Path) -> Source:
@@ -185,7 +200,7 @@ def in_its_folder(source: Source, run_dir: Path, resume: str) -> Source:
         now = newest(run_dir)
         if any(now.checkpoint.get(key) != source.checkpoint.get(key) for key in (CONFIG, "hyper_parameters")):
             raise GANError(f"{run_dir}: another run has just gone on here, and otherwise: give the command again")
-        source = replace(now, config=source.config)
+        source = replace(now, config=source.config, init=source.init)
     if is_first_process and source.path is None:
         print(f"{run_dir} holds no checkpoint yet: a new run begins")
     if is_first_process and source.damaged:

@@ -7,6 +7,7 @@ import signal
 import sys
 import traceback
 import warnings
+from argparse import SUPPRESS
 from collections.abc import Iterator, Sequence
 from contextlib import closing, nullcontext, suppress
 from pathlib import Path
@@ -37,6 +38,7 @@ from gan.resume import Source, check_fits, check_source, in_its_folder, other_co
 from gan.settings import CONFIGS, classes, own_defaults, taken, texts_in_utf8, with_recipes
 from gan.spec import FROM_DATA
 from gan.suggestions import Suggesting
+from gan.transfer import start_from, trained
 from gan.trust import imports_of, named_in
 from gan.words import check_given, given_by, overridden, plain_paths
 
@@ -186,9 +188,16 @@ class GANCLI(LightningCLI):
                 help="auto: go on from the last checkpoint in run_dir, if there is one; never; or the path of a "
                 "checkpoint, or of a run's folder for its last.",
             )
+            parser.add_argument(
+                "--init",
+                type=str | None,
+                help="Trained weights that a new run begins with, as far as they fit: the path of a checkpoint, or of "
+                "a run's folder for its best.",
+            )
         else:
             known = {"model", "dataloaders", "datamodule", "weights_only"}  # checkpoints are never read otherwise
             self.score_arguments = parser.add_method_arguments(Trainer, self.command, skip=known)
+            parser.add_argument("--init", type=str | None, help=SUPPRESS)  # which the config of a run has
         parser.add_argument(
             "--trust",
             action="append",
@@ -224,6 +233,25 @@ class GANCLI(LightningCLI):
     def after_instantiate_classes(self) -> None:
         if self.source.path is not None:
             check_fits(self.source.path, self.source.checkpoint, self.model)
+        if self.command == "fit":
+            self.begin()
+
+    def begin(self) -> None:
+        """Lets a new run begin with the trained weights of `--init`, and says so; one that goes on has its own."""
+        say, before = rank_zero_only(print), self.source.config.get("init")
+        if self.source.path is not None:
+            asked = self.source.init or (self.config.init if self.config.init != before else None)
+            if asked is not None:
+                say(f"init           nothing of {asked}: the run goes on with the weights of {self.source.path}")
+            self.config.init = before
+        elif self.config.init is not None:
+            for line in start_from(self.model, self.config.init):
+                say(f"init           {line}")
+            self.config.init = str(trained(self.config.init).absolute())
+        elif self.model.freeze_discriminator:
+            rank_zero_warn(
+                "model.freeze_discriminator keeps layers as they start, which is at random: give trained ones by --init"
+            )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings = self.config_init["trainer"]

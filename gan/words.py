@@ -14,7 +14,7 @@ from gan.paths import local_path
 from gan.spec import FROM_DATA
 from gan.trust import named_in
 
-PATHS = ("--config", "-c", "--run_dir", "--resume", "--ckpt_path")
+PATHS = ("--config", "-c", "--run_dir", "--resume", "--init", "--ckpt_path")
 
 
 def plain_paths(words: Sequence[str]) -> list[str]:
@@ -39,17 +39,20 @@ def given_by(words: Sequence[str]) -> argparse.Namespace:
     """What words, and the configs that they give, say of the run that they belong to.
 
     Returns:
-        `configs`, the paths of those; `run_dir`, `resume` and `ckpt_path`, as they stand there; `trust`, the packages
-        that `--trust` gives, and those whose classes the words and the configs name; `names` of the settings that they
-        give, as the command line has them; and `rest`, the other words.
+        `configs`, the paths of those; `run_dir`, `resume` and `ckpt_path`, as they stand there; `init`, that of the
+        words alone, since a config may tell by it how its own run began; `trust`, the packages that `--trust` gives,
+        and those whose classes the words and the configs name; `names` of the settings that they give, as the command
+        line has them; and `rest`, the other words.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--config", "-c", action=OfConfig, dest="configs", default=[])
     parser.add_argument("--run_dir")
     parser.add_argument("--resume", default="never")
+    parser.add_argument("--init")
     parser.add_argument("--ckpt_path")
     parser.add_argument("--trust", action="append", default=[])
     given, given.rest = parser.parse_known_args(words, argparse.Namespace(names=set()))
+    given.init = None if given.init == "null" else given.init
     for word, after in pairwise([*given.rest, ""]):
         if word.startswith("--"):
             name, sign, value = word.removeprefix("--").partition("=")

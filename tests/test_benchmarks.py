@@ -29,7 +29,7 @@ LINES = {
 
 def test_each_measurement_is_a_file_and_each_file_a_measurement():
     files = {path.stem for path in DOOR.with_suffix("").with_name("benchmarks").glob("[!_]*.py")}
-    assert files == {*benchmark.MEASUREMENTS, "bare_loop", "report"}
+    assert files == {*benchmark.MEASUREMENTS, "bare_loop", "report", "runs"}
     assert "|".join(benchmark.MEASUREMENTS) in benchmark.__doc__
 
 
@@ -82,6 +82,7 @@ def test_the_loop_of_all_arithmetic_does_what_the_callbacks_do_as_often_as_they_
     assert done.count("draw") == 6 + 2  # the fixed images, and one chunk for each score
 
 
+@pytest.mark.slow
 def test_the_door_runs_as_a_script():
     done = process([sys.executable, str(DOOR), "data", "--batch_sizes", "250", "--epochs", "1"])
     output, errors = done.communicate()

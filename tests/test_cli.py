@@ -91,6 +91,7 @@ def test_bare_fit_works_from_any_folder(here):
     assert {"loss/generator", "loss/discriminator", "loss/r1"} <= table(run)[0].keys()
 
 
+@pytest.mark.slow
 def test_default_folder_has_the_name_of_the_last_config(monkeypatch):
     """Two runs that start in one second must not share a folder."""
     monkeypatch.setattr("gan.folder.time.strftime", lambda form: "now")
@@ -179,6 +180,7 @@ def default_callbacks() -> list[dict]:
     return yaml.safe_load((ROOT / "configs" / "default.yaml").read_text(encoding="utf-8"))["trainer"]["callbacks"]
 
 
+@pytest.mark.slow
 def test_image_shape_comes_from_the_data():
     """Neither the shape of the data nor that of the networks is typed, for two pairs of networks."""
     for pair in ("MLP", "DCGAN"):
@@ -453,6 +455,7 @@ def test_stopped_and_resumed_equals_uninterrupted(network):
     assert saved_config("parts") == saved_config("whole")
 
 
+@pytest.mark.slow
 def test_killed_run_has_every_row_once():
     """The rows since the checkpoint come a second time: the table must drop those of the run that died."""
     words = ["--trainer.max_steps", "9", "--trainer.callbacks+", "RunCheckpoint", "--trainer.callbacks.every", "3"]
@@ -486,6 +489,7 @@ def resume_to_five() -> Path:
 ENDED = "run/checkpoints/last.ckpt is the end of its run: there is nothing more to do. To train on, set --trainer."
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "most"), [("max_steps", "3"), ("max_epochs", "1")])
 def test_finished_run_is_left_alone(capsys, name, most):
     words = ["--trainer.max_steps", "24", f"--trainer.{name}", most]
@@ -504,6 +508,7 @@ def test_finished_run_is_left_alone(capsys, name, most):
     assert load(path)["global_step"] == (6 if name == "max_steps" else 24)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_stopped_in_its_end(capsys, number, status):
     """At once, since all is saved; and the next run does it."""
@@ -563,6 +568,7 @@ def test_resume_under_a_longer_schedule():
     assert rates == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_foreign_schedule_goes_on():
     """A scheduler of torch computes each rate from the last one, which must survive a stop."""
     words = ["--model.generator_scheduler", "ExponentialLR", "--model.generator_scheduler.gamma", "0.5"]
@@ -577,6 +583,7 @@ def test_foreign_schedule_goes_on():
     assert groups[0]["lr"] == pytest.approx(groups[0]["initial_lr"] / 64)
 
 
+@pytest.mark.slow
 def test_resume_from_a_path_into_another_folder():
     """It takes the config beside the checkpoint, and leaves the old run alone."""
     whole = fit("whole", "--trainer.max_steps", "5")
@@ -695,6 +702,7 @@ def test_parser_is_built_for_the_command_alone(monkeypatch):
 # ---------------------------------------------------------------------- a real process
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_a_real_process_and_the_command_it_prints(here):
     """Ctrl-C at the first sign of progress, then the printed command as it is: all that a user sees of both."""
     words = ["-m", "gan.cli", "fit", "--config", FAST, *MLPS, "--data.batch_size", "8", "--run_dir", "a run"]
@@ -757,6 +765,7 @@ def test_ctrl_c_before_the_run_is_a_line(monkeypatch, capsys):
     assert capsys.readouterr().err == "stopped\n"
 
 
+@pytest.mark.slow
 def test_a_terminal_without_the_letters_of_a_path(here):
     """An ASCII terminal is shown the letters' numbers."""
     words = ["python", "-m", "gan.cli", "fit", *SHORT, "--run_dir", "caf\u00e9"]

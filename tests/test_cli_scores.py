@@ -57,6 +57,7 @@ def test_validate_prints_one_table(tmp_path, capsys):
     assert "no logger configured" not in errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("door", ["validate", "test"])
 @pytest.mark.parametrize("again", ["FIDTracker", "GradientMonitor"])
 def test_a_callback_that_the_run_had_is_given_otherwise(tmp_path, capsys, door, again):
@@ -94,6 +95,7 @@ def test_an_extractor_of_ones_own_by_class_path_and_by_file(tmp_path, capsys):
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow
 def test_two_extractors_two_tables(tmp_path, capsys):
     own = ["--trainer.callbacks+=gan.callbacks.fid_tracker.FIDTracker", "--trainer.callbacks.extractor=commands.Pooled"]
     last = fit(tmp_path / "run", *DIGITS, *own, "--trainer.callbacks.final_samples=300")
@@ -291,6 +293,7 @@ def test_a_generator_of_nan_has_no_table(tmp_path, capsys):
     assert "│" not in out
 
 
+@pytest.mark.slow
 def test_features_that_guess_are_a_warning_at_the_start(tmp_path, recwarn):
     """By the card beside their file."""
     features = tmp_path / "guess.safetensors"

@@ -64,6 +64,7 @@ def test_is_a_small_diff_headed_by_command_hardware_and_time(path):
     assert lines[1].startswith("# ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", CURES, ids=name)
 def test_a_cure_is_given_after_its_failure(path, tmp_path):
     """Both are settings that exist, and train."""

@@ -140,6 +140,7 @@ def test_of_those_with_one_folder_one_has_it(forks, there):
     assert os.listdir("run") == ["metrics.csv"]  # nobody has taken the folder from under the run, and no lock is left
 
 
+@pytest.mark.slow
 def test_two_that_go_on_with_one_run(forks, capfd):
     """One is refused; and the table has each batch once."""
     fit("run")
@@ -207,6 +208,7 @@ def test_the_command_twice(where, devices):
 # ---------------------------------------------------------------------- beside a run, and after it
 
 
+@pytest.mark.slow
 def test_beside_a_run_and_after_its_end_by_force(forks, capsys):
     """Whoever comes is refused and changes nothing, whatever else is wrong; when it is killed, the next goes on."""
     words = ["--trainer.max_steps", "6", "--trainer.callbacks+", "RunCheckpoint", "--trainer.callbacks.every", "2"]
@@ -319,6 +321,7 @@ def test_a_folder_that_was_removed_and_made_again_is_another_ones(forks):
     assert forks.status(pid) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run_dir", ["--run_dir=~/run", "--run_dir=$HOME/run", "run_dir: ~/run", "run_dir: $HOME/run"])
 def test_one_run_in_one_folder_however_it_is_spelled(here, monkeypatch, run_dir):
     """All that it writes, and what goes on with it."""

@@ -293,6 +293,7 @@ def test_onnx(request, fixture, capfd):
         torch.testing.assert_close(torch.from_numpy(images), by_hand(checkpoint, num, seed=5), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["pt2", "onnx"])
 @pytest.mark.parametrize("network", ["DCGANGenerator", "ResNetGenerator"])
 def test_export_of_a_deeper_network_with_attention(tmp_path, network, form):

@@ -26,7 +26,7 @@ FLOORS = [
     {"augment", "data", "gradients", "losses", "metrics", "networks", "noise", "optim", "penalties", "terms"},
     {"config", "lab", "loader", "loggers", "order", "parallel", "rollback", "train_features"},
     {"lifecycle"},
-    {"module", "weights"},
+    {"module", "transfer", "weights"},
     {"callbacks", "generate", "resume", "settings", "words"},
     {"run"},
     {"cli"},

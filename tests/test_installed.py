@@ -79,6 +79,7 @@ def test_locale_c(here):
     assert "Läufe/checkpoints/last.ckpt" in ran(*fast("größe.yaml"), "--run_dir", "Läufe", LC_ALL="C")
 
 
+@pytest.mark.slow
 def test_texts_are_utf_8_in_any_locale(here):
     own = ["--trust", "mine"]
     assert "Gr\\xf6\\xdfe 1x28x28" in ran(*fast("mine.yaml"), "--run_dir", "run", **ASCII)
@@ -97,6 +98,7 @@ def test_words_are_utf_8_in_any_locale(here):
     assert sorted(path.name for path in Path("Bilder").iterdir()) == ["ä.png", "ö.pt2"]
 
 
+@pytest.mark.slow
 def test_the_lab_in_another_locale(here):
     """Its mathematics has letters that ASCII has not."""
     output = ran(*GAN, "lab", "loss_curves", "--out", "Übung", **ASCII)
@@ -122,6 +124,7 @@ trainer.fit(GAN(MLPGenerator(data.image_shape), MLPDiscriminator(data.image_shap
 """
 
 
+@pytest.mark.slow
 def test_from_python_in_another_locale(here):
     """Where nobody has told the output what to do with letters that it has not."""
     Path("train.py").write_text(FROM_PYTHON, encoding="utf-8")
@@ -158,6 +161,7 @@ def copy(tmp_path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_under_another_name(copy, tmp_path):
     """By the line of the docs; nothing that remains may ask for the old name, in strings and data neither."""
     (line,) = re.findall("^git mv .*", (ROOT / "docs" / "runs.md").read_text(encoding="utf-8"), re.MULTILINE)
@@ -223,6 +227,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_the_console_script_keeps_its_folder_to_itself(tmp_path, monkeypatch):
     """Where Python is told to, as `python -m` does."""
     monkeypatch.chdir(tmp_path)

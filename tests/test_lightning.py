@@ -174,6 +174,7 @@ def test_a_second_run_by_the_same_logger_has_its_own_numbers(make_gan, make_trai
     assert [step for step, metrics in table.rows if "start" in metrics] == [1, 2, 3, 1, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stop", "settings"),
     [
@@ -321,6 +322,7 @@ def test_a_plateau_of_a_score_lowers_the_rate(scored):
         assert rates == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_a_plateau_from_the_command_line_goes_on(tmp_path):
     """Its count is in the checkpoint."""
     words = [*SCORED, "2", "--model.generator_scheduler", "lightning.pytorch.cli.ReduceLROnPlateau"]

@@ -365,6 +365,7 @@ def test_batches_that_are_done_are_skipped(make_trainer, tmp_path, case, capsys)
     assert (said in capsys.readouterr().out) == (case == "shuffle")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -498,6 +499,7 @@ def test_no_epoch_is_read_where_it_is_not_needed(make_trainer, tmp_path):
     assert issubclass(KeyedLoaders, CombinedLoader)
 
 
+@pytest.mark.slow
 def test_two_processes(tmp_path):
     """Each goes on with its own part: of an order that all draw alike, or of a stream of its own."""
     run = script("loaders.py", tmp_path)
@@ -542,6 +544,7 @@ class Fixed(LightningDataModule):
         return DataLoader(TensorDataset(images, torch.arange(52)), shuffle=True, drop_last=True, **settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("at", "workers"), [(9, 0), (9, 2), (13, 0)])
 def test_command_that_was_killed_goes_on(tmp_path, monkeypatch, capfd, at, workers):
     """In the middle of the second epoch, and where it begins: in all of the last checkpoint, and in the table."""

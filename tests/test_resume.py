@@ -154,6 +154,7 @@ def test_killed_and_resumed_equals_uninterrupted(batch):
     assert content["loops"]["fit_loop"]["state_dict"]["combined_loader"] == [{}]  # the order is a matter of the batch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [PROJECTION, AUXILIARY, SOURCES], ids=["projection", "auxiliary", "sources"])
 def test_killed_in_mid_epoch_with_a_condition(words):
     """Each batch's labels, or sources, belong to its images again; the averages of the norms go on.
@@ -252,6 +253,7 @@ def test_killed_where_epochs_are_cut_short(cut):
     check_same("whole", "parts")
 
 
+@pytest.mark.slow
 def test_longer_run_goes_on_in_the_middle_of_an_epoch():
     """A run that came to its end, and is given more batches, counts its epochs as one that had them from the start."""
     words = [*RUN, "--trainer.check_val_every_n_epoch", "1"]
@@ -465,6 +467,7 @@ def test_changes_are_said_once(capsys):
     assert said(capsys, "run", "--trainer.max_steps", "5", "--model.n_critic", "2") == []  # nothing to train, either
 
 
+@pytest.mark.slow
 def test_changes_from_a_path_into_another_folder(capsys):
     path = fit("old")
     command("fit", "--run_dir", "new", "--resume", path, "--trainer.max_steps", "5", *TRUSTED)
@@ -718,6 +721,7 @@ def test_a_trial_is_of_a_new_run(capsys):
     assert "trainer.fast_dev_run tries a batch of a new run: leave out --resume" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("otherwise", [False, True])
 def test_another_run_that_has_gone_on_meanwhile(otherwise, monkeypatch, capsys):
     """Between the look at the checkpoint and the lock of the folder: its batch counts; other settings do not mix."""

@@ -453,6 +453,7 @@ class Outage(Callback):
             self.full.__exit__()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("disk", "begin", "end"), [("quota", -1, 4), ("tmpfs", 3, 7)], indirect=["disk"])
 def test_disk_full_for_a_while(disk, capsys, recwarn, begin, end):
     """Whatever is written then: the run goes on, says so, and leaves what it would have left."""

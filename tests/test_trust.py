@@ -231,6 +231,7 @@ def test_settings_beside_the_checkpoint(checkpoint, tmp_path):
         GAN.load_from_checkpoint(checkpoint, hparams_file=tmp_path / "hparams.yaml")
 
 
+@pytest.mark.slow
 def test_without_end():
     endless: list = []
     endless.append(endless)

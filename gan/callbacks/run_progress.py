@@ -140,11 +140,17 @@ def report(trainer: Trainer, gan: GAN) -> list[str]:
     batches = trainer.num_training_batches
     page = f"   (charts: page {CHARTS_PAGE})" if any(isinstance(log, RunTensorBoard) for log in trainer.loggers) else ""
     epoch = "? batches" if batches == math.inf else counted(int(batches), "batch", "batches")
+    frozen = gan.frozen_layers
     return [
         f"device         {device_name(trainer)}, precision {trainer.precision}",
         f"data           {name} {shape}, {epoch} an epoch",
         f"generator      {describe(gan.generator, gan.fixed_latents[:1], condition)}",
         f"discriminator  {describe(gan.discriminator, gan(gan.fixed_latents[:1], condition), condition)}",
+        *(
+            [f"frozen         of the discriminator, its first {counted(len(frozen), 'layer')}: {', '.join(frozen)}"]
+            if frozen
+            else []
+        ),
         f"run            {folder}{page}   (watch: tensorboard --logdir {shlex.quote(str(folder))})"
         if not trainer.fast_dev_run  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere
         else "run            one batch to try, of which nothing is kept",

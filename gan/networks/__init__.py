@@ -12,6 +12,7 @@ from gan.networks.conditional import (
 )
 from gan.networks.dcgan import DCGANDiscriminator, DCGANGenerator
 from gan.networks.deep import DeepMLPDiscriminator, DeepMLPGenerator, hidden_layers
+from gan.networks.freezing import first_layers
 from gan.networks.layers import MinibatchStd, Norm, SelfAttention
 from gan.networks.mlp import MLPDiscriminator, MLPGenerator
 from gan.networks.modes import evaluating, frozen, in_own_precision
@@ -57,6 +58,7 @@ __all__ = [
     "check_pair",
     "classes_of",
     "evaluating",
+    "first_layers",
     "frozen",
     "given",
     "hidden_layers",

@@ -39,15 +39,13 @@ TURN = 25  # batches
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=12, help="rounds to measure, after one to warm up")
     parser.add_argument(
-        "--batches", type=int, default=250, help=f"training batches of each in a round, in turns of {TURN}"
+        "--batches", type=int, default=250, help=f"training batches of each in a round, in turns of {TURN} or less"
     )
     parser.add_argument("fit", nargs="*", help="arguments of `fit`, after a --: the run alone gets them")
 
 
 def measure(settings: argparse.Namespace) -> None:
     turns = Turns(settings.batches)
-    if settings.batches % TURN:
-        raise SystemExit(f"--batches: a multiple of {TURN}, got {settings.batches}")
     batches = settings.batches * (settings.rounds + 1)
     keep_memory()
     with tempfile.TemporaryDirectory() as folder:
@@ -69,6 +67,7 @@ class Turns(Callback):
 
     def __init__(self, batches: int):
         self.batches = batches
+        self.turn = math.gcd(batches, TURN)
         self.seconds: dict[str, list[float]] = {who: [0.0] for who in ("run", *LOOPS)}  # of each round
 
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:
@@ -85,12 +84,12 @@ class Turns(Callback):
         self.since = time.perf_counter()
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        if trainer.global_step % TURN:
+        if trainer.global_step % self.turn:
             return
         self.note("run")
         self.loops = dict(reversed(self.loops.items()))  # neither is always the first
         for who, loop in self.loops.items():
-            for _ in range(TURN):
+            for _ in range(self.turn):
                 next(loop)
             self.note(who)
         if trainer.global_step % self.batches == 0 and trainer.global_step < trainer.max_steps:

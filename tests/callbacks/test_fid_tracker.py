@@ -707,6 +707,7 @@ def test_a_translation_that_is_right_is_not_too_good_to_be_true(make_trainer, re
     assert not [warning for warning in recwarn if "too good" in str(warning.message)]
 
 
+@pytest.mark.slow
 def test_lpips_where_its_weights_are_given(make_trainer, tmp_path):
     with torch.random.fork_rng(devices=[]):
         torch.save(torchvision.models.alexnet(weights=None).state_dict(), tmp_path / "alexnet.pth")

@@ -257,6 +257,7 @@ def test_features_are_kept_by_what_the_files_hold(path, cache):
     assert kept() == 3, "other pixels, perhaps, of the same files"
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_images(tmp_path):
     """Of 12 MB and of 120 MB, an epoch of batches."""
     program = (

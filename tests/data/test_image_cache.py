@@ -265,6 +265,7 @@ def start(folder: Path, wait: float) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8", env=os.environ)
 
 
+@pytest.mark.slow
 def test_of_runs_that_start_together_one_reads(folder, cache):
     started = [start(folder, 0.2) for _ in range(2)]
     outputs = [process.communicate()[0] for process in started]
@@ -274,6 +275,7 @@ def test_of_runs_that_start_together_one_reads(folder, cache):
     assert len(files(cache)) == 1
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_leaves_what_the_next_one_goes_on_with(folder, cache):
     process = start(folder, 0.5)
     assert process.stdout.readline() == "reads\n"
@@ -285,6 +287,7 @@ def test_a_run_that_is_killed_leaves_what_the_next_one_goes_on_with(folder, cach
     assert [name.rpartition(".")[2] for name in files(cache)] == ["safetensors"]
 
 
+@pytest.mark.slow
 def test_who_waits_for_one_that_is_killed_makes_it(folder):
     first = start(folder, 1.0)
     assert first.stdout.readline() == "reads\n"

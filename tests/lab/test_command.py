@@ -96,6 +96,7 @@ def test_one(here, capsys):
     assert f"1 experiment with {len(result.checks)} checks, run in" in page
 
 
+@pytest.mark.slow
 def test_two(here, capsys):
     """Each once, and one page of both."""
     lab("descent", "loss_curves", "descent", "--out", "out")
@@ -114,6 +115,7 @@ def test_help_lists_the_experiments(capsys):
     assert ",".join(EXPERIMENTS) in text
 
 
+@pytest.mark.slow
 def test_tensorboard(here):
     lab("loss_curves", "--out", "out")
     lab("loss_curves", "--out", "out")  # a second run takes the place of the first

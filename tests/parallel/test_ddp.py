@@ -15,21 +15,26 @@ from parallel.cases import CASES, OTHERS, STEPS
 from parallel.processes import TWO, finished, fit, refused, script
 
 SHAPE = (1, 28, 28)
+QUICK = ["NonSaturating", "GradientPenalty", "n_critic", "accumulate", "fully connected"]
 FLOAT64 = ["--trainer.precision", "64-true"]  # where training does not blow rounding up, which differs by processor
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """All cases on one process, and on two, of which the second reports too."""
+def trained(tmp_path_factory, request):
+    """The cases that tests are about, on one process, and on two, of which the second reports too."""
     folder = tmp_path_factory.mktemp("parallel")
-    runs = [script("cases.py", folder, devices) for devices in (1, 2)]
+    tests = [item for item in request.session.items if "trained" in item.fixturenames]
+    names = sorted({item.callspec.params["name"] for item in tests})
+    runs = [script("cases.py", folder, devices, *names) for devices in (1, 2)]
     for run in runs:
         _, errors = run.communicate(timeout=500)
         assert run.returncode == 0, errors
     return [load(folder / name) for name in ("1-0.pt", "2-0.pt", "2-1.pt")]
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
+)
 def test_two_processes_equal_one(trained, name):
     one, two, second = (results[name] for results in trained)
     assert len(one["losses"]) == STEPS
@@ -45,7 +50,7 @@ def test_two_processes_equal_one(trained, name):
         assert torch.equal(second["weights"][key], two["weights"][key])  # to the bit, and for ever
 
 
-@pytest.mark.parametrize("name", ["NonSaturating", "GradientPenalty", "n_critic", "accumulate", "fully connected"])
+@pytest.mark.parametrize("name", QUICK)
 def test_each_step_reduces_its_own_network_once(trained, name):
     """Besides, Lightning asks in each batch whether to stop, and logging takes the mean of the scalars."""
     run = trained[1][name]
@@ -57,6 +62,7 @@ def test_each_step_reduces_its_own_network_once(trained, name):
         assert wire == [("broadcast", 1), *steps, *logged]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OTHERS)
 def test_processes_agree_to_the_bit(trained, name):
     """Batch norm's running averages too, which each process has its own of until they are used."""

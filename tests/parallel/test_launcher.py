@@ -129,6 +129,7 @@ def endings(tmp_path_factory) -> dict[str, dict]:
     return json.loads((folder / "results.json").read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ENDINGS)
 def test_ends_with_the_others(endings, name):
     ending, (status, words) = endings[name], ENDINGS[name]
