@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import CombinedLoader, rank_zero_warn
 from torch.utils.data import DataLoader
 
 from gan.batch import as_pair
-from gan.data import InMemoryLoader
+from gan.data.epochs import EpochLoader
 from gan.noise import keyed, seed_all
 from gan.repeat import (
     can_load,
@@ -241,7 +241,7 @@ class KeyedLoaders(CombinedLoader):
                 self.model.data_place = {}  # is behind
             self.index = None
             raise
-        if self.index == 0 and not all(isinstance(loader, InMemoryLoader) for loader in self.flattened):
+        if self.index == 0 and not all(isinstance(loader, EpochLoader) for loader in self.flattened):
             self.first = digest(batch[0])
         self.index += 1
         return batch

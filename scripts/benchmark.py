@@ -1,14 +1,14 @@
 """Measures this project: `python scripts/benchmark.py NAME`.
 
-NAME is data|step|monitor|ddp|fid|folder|init|recipes|score|sizes|startup. Prints the machine and the versions first: a
-figure means nothing without them. Each measurement is a file of `scripts/benchmarks`, whose first line says what it
-measures.
+NAME is data|step|monitor|ddp|fid|folder|init|recipes|score|sizes|startup|stream. Prints the machine and the versions
+first: a figure means nothing without them. Each measurement is a file of `scripts/benchmarks`, whose first line says
+what it measures.
 """
 
 import argparse
 from collections.abc import Sequence
 
-from benchmarks import data, ddp, fid, folder, init, monitor, recipes, report, score, sizes, startup, step
+from benchmarks import data, ddp, fid, folder, init, monitor, recipes, report, score, sizes, startup, step, stream
 
 MEASUREMENTS = {
     "data": data,
@@ -22,6 +22,7 @@ MEASUREMENTS = {
     "score": score,
     "sizes": sizes,
     "startup": startup,
+    "stream": stream,
 }
 
 

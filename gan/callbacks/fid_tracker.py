@@ -29,6 +29,7 @@ from gan.metrics.features import doubt
 from gan.metrics.paired import LPIPS
 from gan.metrics.table import scalar, table
 from gan.module import GAN
+from gan.noise import keyed, seed_all
 from gan.order import callbacks_of
 from gan.spec import uncompiled
 from gan.train_features import command_for
@@ -166,6 +167,7 @@ class FIDTracker(Callback):
         lpips = None if self.lpips is None else LPIPS(self.lpips).to(trainer.strategy.root_device)
         self._module.to(trainer.strategy.root_device)
         with isolate_rng():  # loaders and data sets may draw from it
+            seed_all(keyed(0, "real images"))  # and are to draw the same in all runs
             for stage in ("fit", "test"):  # in one order on all processes
                 if stage != trainer.state.fn:
                     data.setup(stage)
@@ -379,8 +381,10 @@ class FIDTracker(Callback):
         """What a score of `num` images is by, without which it means nothing."""
         real, training, floor = len(self.evaluator.real), len(self.evaluator.training), mean(self.evaluator.floor(num))
         few = f" (of {training:,})" if training < num else ""
-        images = f"{counted(num, 'image')} against {counted(real, 'test image')}"
-        return f"{images}, by {self.name} {self._id}; floor {floor:.3f}{few}"
+        rule = getattr(self.evaluator.test, "rule", None)  # by which images of a stream were drawn
+        which = f", {rule}," if rule else ""
+        images = f"{counted(num, 'image')} against {counted(real, 'test image')}{which}"
+        return f"{images}{'' if rule else ','} by {self.name} {self._id}; floor {floor:.3f}{few}"
 
 
 def active_trackers(trainer: Trainer) -> list[FIDTracker]:

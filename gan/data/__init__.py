@@ -1,10 +1,11 @@
-"""Images: MNIST, embedded, four data sets by name, folders, pairs, and the base class for your own tensors."""
+"""Images: MNIST, embedded, four data sets by name, folders, shards, pairs, and the base class for your own tensors."""
 
 from gan.data.folder import ImageFolder
 from gan.data.memory import InMemoryDataModule, InMemoryLoader
 from gan.data.mnist import MNISTDataModule
 from gan.data.paired_folders import PairedFolders
 from gan.data.pairs import Degradation, DegradedDataModule, Downsample, Grey, Mask
+from gan.data.stream import StreamDataModule
 from gan.data.torchvision import TorchvisionDataModule
 
 __all__ = [
@@ -18,5 +19,6 @@ __all__ = [
     "MNISTDataModule",
     "Mask",
     "PairedFolders",
+    "StreamDataModule",
     "TorchvisionDataModule",
 ]

@@ -232,11 +232,6 @@ class ImageFolder(InMemoryDataModule):
             if images.device != device and fits(images, device):
                 self._subsets[name] = images.to(device), labels.to(device)
 
-    @property
-    def device(self) -> torch.device:
-        """Where batches are made."""
-        return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-
     def validation_first(self, num: int) -> Tensor:
         """The order in which `load` gives the images."""
         return torch.arange(num)

@@ -1,23 +1,21 @@
 """A data set that fits in memory: no files, no worker processes, one gather and one add per batch."""
 
-import hashlib
 from collections.abc import Callable, Iterator
-from typing import Any, Never
+from typing import Any
 
-import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from gan.batch import described
+from gan.data.epochs import EpochDataModule, EpochLoader
 from gan.errors import GANError, counted
 from gan.images import SCALE
 
 SPLIT_SEED = 0  # of the validation split: a constant, so that scores of runs with different seeds compare
-EVAL_BATCH_SIZE = 500  # at least; without gradients a larger batch is only faster
 
 
-class InMemoryLoader:
+class InMemoryLoader(EpochLoader):
     """Batches of a uint8 image tensor, normalised to float32 in [-1, 1], on the device where the images are.
 
     Iterating yields `(images, labels)`: float32 `(B, C, H, W)`, 0 becoming -1 and 255 becoming 1 (to 1.2e-7),
@@ -38,14 +36,7 @@ class InMemoryLoader:
         labels: int64 `(N,)`, on the same device; or sources, what the images are to be made from: uint8
             `(N, C', H', W')`.
         batch_size: Images per process and batch.
-        shuffle: Whether each epoch has its own random order.
-        drop_last: Whether to leave out the images at the end of an epoch that do not fill a global batch.
-        seed: Seed of the orders.
-        rank: Index of this process, 0 to `world_size - 1`.
-        world_size: Number of processes that share each epoch.
-        counter: Gives the batches trained on so far, and how many make an epoch there: no more than there are.
-        flips: Whether every image, and its source, is mirrored left to right in about half of the epochs, which depend
-            on `(seed, e)` alone too.
+        **options: Those of `EpochLoader`; `flips` mirrors a source with its image.
 
     Raises:
         ValueError: If `batch_size` is below 1, or a rank would get nothing.
@@ -54,86 +45,22 @@ class InMemoryLoader:
     content: str | None = None
     """What tells its images from all others, where somebody knows that without going through them."""
 
-    def __init__(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        batch_size: int,
-        shuffle: bool = False,
-        drop_last: bool = False,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        counter: Callable[[], tuple[int, float]] | None = None,
-        flips: bool = False,
-    ) -> None:
-        if not batch_size >= 1:
-            raise GANError(f"batch_size must be at least 1, got {batch_size}")
-        if drop_last and len(images) < batch_size * world_size:
-            raise GANError(
-                f"batch_size={batch_size} on {counted(world_size, 'process', 'processes')} takes "
-                f"{counted(batch_size * world_size, 'image')} "
-                f"a batch, but there are only {len(images)}: lower batch_size or use fewer processes"
-            )
-        if len(images) < world_size:
-            few = counted(len(images), "image is", "images are")
-            raise GANError(f"{few} too few for {world_size} processes: each needs one at least")
+    def __init__(self, images: Tensor, labels: Tensor, batch_size: int, *options: Any, **named: Any) -> None:
+        super().__init__(len(images), batch_size, *options, **named)
         self.images = images
         self.labels = labels
-        self.batch_size = batch_size
-        self.shuffle = shuffle
-        self.drop_last = drop_last
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.counter = counter
-        self.flips = flips
-        self._global_batch = batch_size * world_size
-        self._epochs = 0  # iterated to their end, where nobody else counts
         self._minus_one = torch.tensor(-1.0, device=images.device)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing. Without the method, Lightning warns that a run cannot go on in the middle of an epoch."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Loads nothing, whatever an earlier version has saved.
-
-        Raises:
-            ValueError: If the loader cannot know where to go on.
-        """
-        if self.counter is None:
-            raise GANError(
-                "an InMemoryLoader without a counter would begin its epochs anew: give the trainer an "
-                "InMemoryDataModule, or the loader counter=lambda: (trainer.global_step, trainer.num_training_batches)"
-            )
-
-    def __len__(self) -> int:
-        """Batches of this rank in a whole epoch."""
-        if self.drop_last:
-            return len(self.images) // self._global_batch
-        most = -(-len(self.images) // self.world_size)  # of one rank: all have as many batches as that one
-        return -(-most // self.batch_size)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        # A generator begins at the first `next`, and must: Lightning calls `iter` before it knows the epoch's length.
-        done, length = (self._epochs * len(self), len(self)) if self.counter is None else self.counter()
-        length = int(min(length, len(self)))
-        for epoch in range(done // length, -(-done // length) + 1):  # two, where it begins in the middle of one
-            mine = self._mine(self._order(epoch)).to(self.images.device)
-            # Of sources, a copy in the epoch's order would be as large as the data.
-            labels = self.labels.index_select(0, mine) if self.labels.ndim == 1 else None
-            bounds = [*range(0, len(mine), self.batch_size), len(mine)]
-            if len(bounds) <= len(self):
-                bounds.insert(-1, len(mine) - 1)  # another rank has an image more, and a batch more for it
-            first = done - epoch * length  # of the iteration, seen from this epoch
-            flipped = self._flipped(epoch)
-            for index in range(max(first, 0), min(first + length, length)):
-                batch = slice(bounds[index], bounds[index + 1])
-                self._announce(mine[bounds[index + 1] : bounds[min(index + 2, len(bounds) - 1)]])
-                condition = self._some(self.labels, mine[batch], flipped) if labels is None else labels[batch]
-                yield self._some(self.images, mine[batch], flipped), condition
-        self._epochs = done // length + 1
+    def _batches(self, epoch: int, numbers: range) -> Iterator[tuple[Tensor, Tensor]]:
+        mine = self._mine(self._order(epoch)).to(self.images.device)
+        # Of sources, a copy in the epoch's order would be as large as the data.
+        labels = self.labels.index_select(0, mine) if self.labels.ndim == 1 else None
+        bounds, flipped = self._bounds(len(mine)), self._flipped(epoch)
+        for index in numbers:
+            batch = slice(bounds[index], bounds[index + 1])
+            self._announce(mine[bounds[index + 1] : bounds[min(index + 2, len(bounds) - 1)]])
+            condition = self._some(self.labels, mine[batch], flipped) if labels is None else labels[batch]
+            yield self._some(self.images, mine[batch], flipped), condition
 
     def _some(self, images: Tensor, index: Tensor, flipped: Tensor | None) -> Tensor:
         """Those of uint8 images as float32 in [-1, 1], and mirrored where `flipped`, bool `(N,)`, says so."""
@@ -162,12 +89,6 @@ class InMemoryLoader:
             return torch.arange(len(self.images))
         return torch.randperm(len(self.images), generator=self._generator(f"{self.seed} {epoch}"))
 
-    @staticmethod
-    def _generator(key: str) -> torch.Generator:
-        # A hash, because a sum would make (1, 2) equal (2, 1), and a CPU generator keeps 32 bits of its seed.
-        digest = hashlib.sha256(key.encode()).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
-
     def _mine(self, order: Tensor) -> Tensor:
         """The share of this rank in `order`, batch after batch."""
         if not self.drop_last:
@@ -177,7 +98,7 @@ class InMemoryLoader:
         return whole[:, self.rank].reshape(-1)
 
 
-class InMemoryDataModule(L.LightningDataModule):
+class InMemoryDataModule(EpochDataModule):
     """Training, validation and test images held in memory, on the device of the run.
 
     For your own images, subclass it, state their shape and classes, and implement `load`:
@@ -206,30 +127,8 @@ class InMemoryDataModule(L.LightningDataModule):
         ValueError: If a setting is out of range, or `load` returns something else than stated above.
     """
 
-    image_shape: tuple[int, int, int]
-    """Channels, height and width of an image."""
-
-    num_classes: int = 1
-    """Labels are 0 to `num_classes - 1`."""
-
-    condition_shape: tuple[int, int, int] | None = None
-    """Channels, height and width of a source; None of images that are not made from others."""
-
-    flips: bool = False
-    """Whether every training image, and its source, is mirrored left to right in about half of the epochs."""
-
-    extractor: str | None = None
-    """The features shipped with this package that can judge such images, see `gan.metrics.load_features`."""
-
     def __init__(self, batch_size: int = 32, validation_size: int = 5000, seed: int = 42) -> None:
-        super().__init__()
-        if not batch_size >= 1:
-            raise GANError(f"batch_size must be at least 1, got {batch_size}")
-        if not validation_size >= 0:
-            raise GANError(f"validation_size must be 0 (no validation) or more, got {validation_size}")
-        self.batch_size = batch_size
-        self.validation_size = validation_size
-        self.seed = seed
+        super().__init__(batch_size, validation_size, seed)
         self._subsets: dict[str, tuple[Tensor, Tensor]] = {}
 
     def load(self, train: bool) -> tuple[Tensor, Tensor] | Tensor:
@@ -273,48 +172,16 @@ class InMemoryDataModule(L.LightningDataModule):
         if self.trainer and self.validation_size == 0:
             self.trainer.limit_val_batches = 0  # Lightning warns of an empty list of loaders
 
-        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         for name, (images, labels) in self._subsets.items():
-            self._subsets[name] = images.to(device), labels.to(device)
+            self._subsets[name] = images.to(self.device), labels.to(self.device)
 
     def validation_first(self, num: int) -> Tensor:
         """An order of the training images, int64 `(num,)`, of which the first `validation_size` are for validation."""
         return torch.randperm(num, generator=torch.Generator().manual_seed(SPLIT_SEED))
 
-    def train_dataloader(self) -> InMemoryLoader:
-        """Batches of `batch_size` times the passes of a model that accumulates, in a new order each epoch.
-
-        The order stays as it is where the trainer overfits batches. While it trains, an iteration begins at its batch.
-        """
-        self.setup("fit")
-        # Lightning's Trainer has `overfit_batches`, and does not declare it.
-        overfit = self.trainer and self.trainer.overfit_batches  # pyright: ignore[reportAttributeAccessIssue]
-        passes = getattr(self.trainer.lightning_module, "accumulate", 1) if self.trainer else 1
-        counter = self._counter if self.trainer and self.trainer.training else None
-        options = {"shuffle": not overfit, "drop_last": True, "counter": counter, "flips": self.flips}
-        return self._loader("train", self.batch_size * passes, **options)
-
-    def val_dataloader(self) -> InMemoryLoader | list[Never]:
-        """Each validation image once. Empty if `validation_size` is 0, when Lightning skips validation."""
-        self.setup("validate")
-        if self.validation_size == 0:
-            return []
-        return self._loader("validation", max(self.batch_size, EVAL_BATCH_SIZE))
-
-    def test_dataloader(self) -> InMemoryLoader:
-        """Each test image once."""
-        self.setup("test")
-        return self._loader("test", max(self.batch_size, EVAL_BATCH_SIZE))
-
-    def _counter(self) -> tuple[int, float]:
-        assert self.trainer is not None  # whose loader asks
-        return self.trainer.global_step, self.trainer.num_training_batches
-
     def _loader(self, subset: str, batch_size: int, **options: Any) -> InMemoryLoader:
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         images, labels = self._subsets[subset]
-        options |= {"seed": self.seed, "rank": rank, "world_size": world_size}
-        return self._loader_class(subset)(images, labels, batch_size, **options)
+        return self._loader_class(subset)(images, labels, batch_size, **options, **self._share())
 
     def _loader_class(self, subset: str) -> Callable[..., InMemoryLoader]:
         """What makes the loader of a subset."""

@@ -12,7 +12,8 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from gan.data.memory import InMemoryDataModule, InMemoryLoader
+from gan.data.epochs import EpochLoader
+from gan.data.memory import InMemoryDataModule
 from gan.data.pairs import MID_GREY
 from gan.data.reading import Mode, Unreadable, read_image, read_mode, suffixes
 from gan.errors import GANError, counted
@@ -113,7 +114,7 @@ class PairedFolders(InMemoryDataModule):
         """The order in which `load` gives the pairs."""
         return torch.arange(num)
 
-    def test_dataloader(self) -> InMemoryLoader | list[Never]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def test_dataloader(self) -> EpochLoader | list[Never]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Each test pair once. Empty if there is none, when Lightning has nothing to test on."""
         return super().test_dataloader() if self._test else []
 

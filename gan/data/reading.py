@@ -114,10 +114,20 @@ def read_array(
     """
     try:
         with Image.open(file, formats=formats()) as image:
-            wanted = mode or natural(image)
-            made = sized(image, size)
+            return array_of(image, size, mode, background)
     except Exception as error:  # of damaged files Pillow raises anything
         raise Unreadable(reason(error)) from error
+
+
+def array_of(
+    image: Image.Image,
+    size: tuple[int, int] | None = None,
+    mode: Mode | None = None,
+    background: str = "white",
+) -> np.ndarray:
+    """What `read_array` gives, of an image that is open, or was no file; Pillow raises anything of a damaged one."""
+    wanted = mode or natural(image)
+    made = sized(image, size)
     if made.has_transparency_data and not wanted.endswith("A"):
         behind = Image.new("RGBA", made.size, ImageColor.getrgb(background))
         made = Image.alpha_composite(behind, made.convert("RGBA"))

@@ -14,6 +14,7 @@ from torchmetrics import MetricCollection
 from gan.errors import GANError
 from gan.images import to_float, to_uint8
 from gan.metrics.cas import CAS
+from gan.metrics.drawn import drawn
 from gan.metrics.feature_cache import (
     CHUNK,
     broadcast,
@@ -62,7 +63,7 @@ class Evaluator:
     Args:
         extractor: Images (N, C, H, W) in [-1, 1] to features (N, D), on `device`; see `gan.metrics.features`. It may
             have a method `classify` that turns those into logits (N, K).
-        train: Loader of the training images; see `real_features`.
+        train: Loader of the training images; see `real_features`, and `drawn` for streams.
         test: Loader of the test images.
         device: Where features are made and scored.
         say: Is told, before it takes its time, what is measured.
@@ -84,11 +85,12 @@ class Evaluator:
         paired: bool = False,
         lpips: LPIPS | None = None,
     ) -> None:
-        self.extractor, self.train, self.test, self.device = extractor, train, test, device
+        self.extractor, self.device = extractor, device
+        self.train, self.test = drawn(train, say, "training"), drawn(test, say)
         self.paired: PairedScores | None = None
         self._pair: tuple[int, tuple[Tensor, Tensor]] | None = None  # of the chunk that was asked for last
-        self.real, self.test_order = real_features(test, extractor, TEST, device, say)
-        self.training, self.order = real_features(train, extractor, TRAINING, device, say)
+        self.real, self.test_order = real_features(self.test, extractor, TEST, device, say)
+        self.training, self.order = real_features(self.train, extractor, TRAINING, device, say)
         for features, split in ((self.real, "test"), (self.training, "training")):
             if len(features) < NEIGHBOURS:
                 there = f"there {'is' if len(features) == 1 else 'are'} {len(features)}"
@@ -98,7 +100,7 @@ class Evaluator:
             if not features.isfinite().all():
                 name = type(extractor).__name__
                 raise GANError(f"FIDTracker's extractor {name} makes features of {split} images that are not finite")
-        self.labels = labels_of(test, self.test_order)
+        self.labels = labels_of(self.test, self.test_order)
         # All processes hold all features: there is nothing to sync.
         self.dim, settings = self.real.shape[1], {"sync_on_compute": False}
         self._fid = FID(self.dim, reset_real_features=False, **settings).to(device)
@@ -304,10 +306,11 @@ class Evaluator:
     def accuracy_score(self, make: Callable[[int], tuple[Tensor, Tensor]], num: int) -> float | None:
         """The accuracy on test images of a classifier that has seen nothing but `num` generated ones.
 
-        `make` gives images and what they were asked to be, int64 (CHUNK,). None for real images that are not in memory.
+        `make` gives images and what they were asked to be, int64 (CHUNK,). None for real images that are not in memory,
+        or have no labels.
         """
         real = in_memory(self.test)
-        if real is None:
+        if real is None or self.labels is None:
             return None
         chunks = [make(number) for number in turns(num)]
         images = gather([to_uint8(part) for part, _ in chunks], num)

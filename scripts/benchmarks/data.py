@@ -6,7 +6,8 @@ import time
 import torch
 
 from benchmarks.report import spread
-from gan.data import InMemoryLoader, MNISTDataModule
+from gan.data import MNISTDataModule
+from gan.data.epochs import EpochLoader
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +24,7 @@ def measure(settings: argparse.Namespace) -> None:
         print(f"data      batch {batch_size:4}: {spread(rates, '{:,.0f}')} images/s, {settings.epochs} epochs")
 
 
-def time_epoch(loader: InMemoryLoader) -> float:
+def time_epoch(loader: EpochLoader) -> float:
     """Seconds that one epoch takes."""
     start = time.perf_counter()
     for _ in loader:
