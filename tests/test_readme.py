@@ -181,7 +181,10 @@ def flowers(tmp_path, monkeypatch):
         torch.save({"images": images, "labels": torch.arange(32) % 5}, name)
 
 
-TRIED_WHOLE = {"docs/own-step.md": "test_own_step.py"}  # blocks that need each other
+TRIED_WHOLE = {  # blocks that need each other, or a file
+    "docs/own-step.md": "test_own_step.py",
+    "docs/scores.md": "test_own_features.py",
+}
 BLOCKS = [
     (page, number)
     for page, text in PAGES.items()
