@@ -255,7 +255,12 @@ def test_a_tracker_that_has_nothing_to_see_with_is_silent_beside_one_that_has(tm
 def test_scores_that_there_are_not_are_explained(tmp_path, capsys, door):
     last = fit(tmp_path / "run")
     for words, why in (
-        ([], "No scores: no features are shipped for SmallMNIST; `python -m gan.cli train_features` trains some"),
+        (
+            [],
+            "No scores: no features are shipped for SmallMNIST; `python -m gan.cli train_features --data "
+            "conftest.SmallMNIST --out smallmnist.safetensors` trains some, and `--trainer.callbacks+=FIDTracker "
+            "--trainer.callbacks.extractor=smallmnist.safetensors` scores by them",
+        ),
         (
             ["--trainer.callbacks=gan.callbacks.RunProgress"],
             "No scores: there is no FIDTracker among trainer.callbacks, which takes them",
