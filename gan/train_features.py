@@ -21,6 +21,7 @@ from typing import Any, get_args
 
 import torch
 from jsonargparse import Namespace
+from lightning.pytorch.utilities import rank_zero_warn
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -29,7 +30,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 import gan.data
 from gan.data import InMemoryDataModule, InMemoryLoader, MNISTDataModule, TorchvisionDataModule
 from gan.data.torchvision import Name
-from gan.errors import GANError, or_meant
+from gan.errors import GANError, counted, or_meant
 from gan.metrics import (
     CNNFeatures,
     ImageFeatures,
@@ -94,15 +95,20 @@ def train_features(words: list[str]) -> None:
         data.setup()
         task = task_of(data, args.unlabelled)
         args.epochs = args.epochs or max(12, -(-1500 // len(data.train_dataloader())))
+        if (few := len(data.load_checked(train=False)[1])) <= args.dim:
+            rank_zero_warn(
+                f"{counted(few, 'test image')} for {args.dim} features: scores by them will be of little worth; take "
+                "more images, a larger share of them for tests, or a lower --dim"
+            )
         start = time.perf_counter()
         extractor, head = train(data, args, task)
         print(f"trained in {time.perf_counter() - start:.0f} s", flush=True)
+        report = evaluate(extractor.eval(), data, args.seed, task, head)
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
             save_features(extractor, out)
         except (OSError, SafetensorError) as error:
             raise GANError(f"cannot write --out {out}: {error}") from error
-        report = evaluate(load_features(out), data, args.seed, task, head)
         print(report)
         out.with_suffix(".md").write_text(card(args, own, task, report), encoding="utf-8")
     print(f"features       {out}; score a run by them with FIDTracker's extractor: {out}")
@@ -297,8 +303,9 @@ def evaluate(
     rank = int(torch.linalg.matrix_rank(real[1], hermitian=True))
     if std.min() < MIN_STD:
         dead = (std < MIN_STD).nonzero().flatten().tolist()
-        raise GANError(f"features {dead} hardly vary on the test images, std {std.min():.3g}: train longer")
-    if rank < extractor.dim:
+        which = f"features {dead}" if len(dead) <= 5 else f"{len(dead)} of {extractor.dim} features"
+        raise GANError(f"{which} hardly vary on the test images, std {std.min():.3g}: train longer")
+    if rank < min(extractor.dim, len(test) - 1):  # so few images span no more
         raise GANError(f"the {extractor.dim} features have a covariance of rank {rank}: train longer or lower --dim")
 
     train_images, train_labels = whole(data, train=True)

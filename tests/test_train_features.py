@@ -194,6 +194,28 @@ def test_fid_by_what_was_learnt_without_classes_rises_with_each_damage(tmp_path)
         assert values == sorted(values), row
 
 
+def test_few_test_images_are_no_dead_end_at_the_end_of_training(tmp_path, monkeypatch, recwarn):
+    """Of 30 images no covariance has more than rank 29: said before training, and no fault of the features."""
+    monkeypatch.setattr(script, "MIN_STD", 0)
+    file, folder = tmp_path / "own.safetensors", fill(tmp_path / "p", 60)
+    words = ["--data", "ImageFolder", "--data.folder", str(folder), "--data.size", "16", "--data.batch_size", "8"]
+    main(["train_features", *words, "--data.test_share", "0.4", "--epochs", "1", "--out", str(file)])
+    (few,) = [str(each.message) for each in recwarn if "will be of little worth" in str(each.message)]
+    count = int(few.split()[0])
+    assert 2 < count < 64
+    assert f"rank {count - 1}," in file.with_suffix(".md").read_text("utf-8")
+
+
+def test_features_that_are_refused_leave_the_file_as_it_was(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(script, "MIN_STD", 2)
+    file = tmp_path / "own.safetensors"
+    file.write_bytes(b"of before")
+    with pytest.raises(SystemExit):
+        main(["train_features", "--data", "commands.ColourDigits", "--epochs", "1", "--out", str(file)])
+    assert "64 of 64 features hardly vary" in capsys.readouterr().err
+    assert file.read_bytes() == b"of before"
+
+
 def test_few_images_are_gone_through_more_often(monkeypatch, tmp_path):
     """So that there are batches enough, of which the default of 12 passes would leave few."""
     asked = []

@@ -37,7 +37,7 @@ def missing(images: Tensor, labels: Tensor, size: int, strength: float, generato
 
 def duplicates(images: Tensor, labels: Tensor, size: int, strength: float, generator: torch.Generator) -> Tensor:
     """A few images, each several times."""
-    return images[torch.arange(size) % round(size / strength)]
+    return images[torch.arange(size) % max(1, round(size / strength))]
 
 
 def collapse(images: Tensor, labels: Tensor, size: int, strength: float, generator: torch.Generator) -> Tensor:
