@@ -55,6 +55,7 @@ from gan.trust import Trust, check_hyper_parameters, imports_of
 
 COMPILED = "._orig_mod"  # what `torch.compile` puts into the names of a network's weights
 ON_BAR = ("loss/", "fid/", "images_per_second")  # what any progress bar has room for
+MAX_COLUMNS = 10  # of a class in a row: two classes' pictures would be strips
 
 
 class Lifecycle(L.LightningModule):
@@ -121,7 +122,7 @@ class Lifecycle(L.LightningModule):
     def fixed_condition(self) -> Tensor | None:
         """What the `fixed_latents` are drawn of; None without a condition.
 
-        Of classes, labels (N,), each class in a row, of `fixed_columns`; of source images, the `fixed_sources`.
+        Of classes, labels (N,), rows of `fixed_columns` by the classes in turn; of source images, the `fixed_sources`.
         """
         if self.condition_shape is not None:
             return self.fixed_sources
@@ -132,8 +133,11 @@ class Lifecycle(L.LightningModule):
 
     @property
     def fixed_columns(self) -> int | None:
-        """Images in a row of a picture of the `fixed_latents`, where each class has a row; else None."""
-        return None if self.num_classes is None else max(1, len(self.fixed_latents) // self.num_classes)
+        """Images in a row of a picture of the `fixed_latents`, where each row is of one class; else None."""
+        if self.num_classes is None:
+            return None
+        each = max(1, len(self.fixed_latents) // self.num_classes)
+        return each // math.ceil(each / MAX_COLUMNS)
 
     def classes_in_turn(self, num: int) -> Tensor | None:
         """Labels (num,) of one class after the other; None where the generator is told no class."""

@@ -60,8 +60,10 @@ class ImageLogger(Callback):
             labels = pl_module.fixed_condition
             if pl_module.num_classes is not None and labels is not None and trainer.is_global_zero:
                 of_rows = labels[:: pl_module.fixed_columns].tolist()
+                names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
                 text = "".join(
-                    f"row {row} of fixed_*.png: class {label}\n" for row, label in enumerate(of_rows, start=1)
+                    f"row {row} of fixed_*.png: class {label}{'' if names is None else f', {names[label]}'}\n"
+                    for row, label in enumerate(of_rows, start=1)
                 )
                 outbox(trainer).write(Path(trainer.default_root_dir, "samples", "classes.txt"), text.encode())
 

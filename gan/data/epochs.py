@@ -2,7 +2,7 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Never
 
 import lightning as L
@@ -140,6 +140,8 @@ class EpochDataModule(L.LightningDataModule, ABC):
 
     num_classes: int = 1
     """Labels are 0 to `num_classes - 1`."""
+    class_names: Sequence[str] | None = None
+    """What the classes are called, for people; None where nobody says."""
 
     condition_shape: tuple[int, int, int] | None = None
     """Channels, height and width of a source; None of images that are not made from others."""

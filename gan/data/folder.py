@@ -27,7 +27,7 @@ from gan.data.image_cache import (
 )
 from gan.data.memory import InMemoryDataModule, InMemoryLoader
 from gan.data.reading import read_mode
-from gan.data.sources import Sources, shown
+from gan.data.sources import Sources, shown, told
 from gan.errors import GANError, counted
 from gan.paths import local_path
 
@@ -160,7 +160,8 @@ class ImageFolder(InMemoryDataModule):
         self.kept: Kept | None = recall(self.sources, self.settings)
         channels_now = channels or (channels_of(self.sources) if self.kept is None else self.kept.images.shape[1])
         self.image_shape = (channels_now, size, size)
-        self.num_classes = len(self.sources.classes or [None])
+        self.class_names = self.sources.classes and [*map(shown, self.sources.classes)]
+        self.num_classes = len(self.class_names or [None])
 
     def prepare_data(self) -> None:
         """Reads the images, if no run has, and says what has been left out."""
@@ -172,7 +173,9 @@ class ImageFolder(InMemoryDataModule):
             say(f"left out       {told_left_out(kept.left_out, total)}")
         if self.sources.others:
             say(f"left out       {self.sources.told_of_others()}")
-        classes = "no classes" if self.sources.classes is None else counted(self.num_classes, "class", "classes")
+        classes = "no classes"
+        if self.class_names is not None:
+            classes = f"{counted(self.num_classes, 'class', 'classes')} ({told(self.class_names, 10)})"
         say(
             f"data           {counted(len(kept.images), 'image')} and {classes}, kept in {kept.path} "
             f"({as_bytes(kept.path.stat().st_size)}, may be removed)"
@@ -223,6 +226,8 @@ class ImageFolder(InMemoryDataModule):
                     f"data.validation_share={self.validation_share:g} of {counted(len(kept.images), 'image')} is none, "
                     "by a hash of each: there will be no validation"
                 )
+            if name == "train" and name not in self._subsets:
+                self._warn_of_classes_without(kept.labels[part])
             if name not in self._subsets:
                 self._subsets[name] = kept.images[part], kept.labels[part]
         if self.trainer and self.validation_size == 0:
@@ -231,6 +236,16 @@ class ImageFolder(InMemoryDataModule):
         for name, (images, labels) in self._subsets.items():
             if images.device != device and fits(images, device):
                 self._subsets[name] = images.to(device), labels.to(device)
+
+    def _warn_of_classes_without(self, labels: Tensor) -> None:
+        """Of classes that have no image among those to train on, which a hash of each chooses."""
+        counts = labels.bincount(minlength=self.num_classes).tolist()
+        if none := [name for name, count in zip(self.class_names or (), counts, strict=False) if count == 0]:
+            rank_zero_warn(
+                f"of {counted(len(none), 'class', 'classes')} no image is left to train on ({told(none, 10)}), so "
+                "networks that are told the class learn nothing of these: take more images of each, or lower "
+                "data.validation_share and data.test_share"
+            )
 
     def validation_first(self, num: int) -> Tensor:
         """The order in which `load` gives the images."""

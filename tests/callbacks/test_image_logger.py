@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import SmallMNIST, mnist, same_weights
 from lightning.pytorch.loggers import TensorBoardLogger
+from pictures import fill_classes
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_images import ipython
@@ -14,6 +15,7 @@ from test_images import ipython
 from gan import GAN
 from gan.callbacks import GeneratorEMA, ImageLogger
 from gan.callbacks.image_logger import animate, in_rows
+from gan.data import ImageFolder
 from gan.images import image_grid, to_pil, to_uint8
 from gan.networks import (
     ConditionalDCGANGenerator,
@@ -52,6 +54,23 @@ def test_each_row_of_the_fixed_grid_is_a_class(make_trainer, data, tmp_path):
     np.testing.assert_array_equal(picture, expected[0].numpy())
     said = (tmp_path / "samples" / "classes.txt").read_text(encoding="utf-8").splitlines()
     assert said == [f"row {row + 1} of fixed_*.png: class {row % 10}" for row in range(11)]
+
+
+def test_of_two_classes_the_fixed_grid_is_no_strip_and_says_what_they_are_called(make_trainer, tmp_path, monkeypatch):
+    monkeypatch.setenv("GAN_CACHE", str(tmp_path / "cache"))
+    torch.manual_seed(0)
+    folder = ImageFolder(str(fill_classes(tmp_path / "p", {"круг": 20, "square": 20})), size=16, batch_size=8)
+    classes = {"num_classes": 2, "base_channels": 4}
+    networks = (
+        network((3, 16, 16), **classes) for network in (ConditionalDCGANGenerator, ProjectionDCGANDiscriminator)
+    )
+    gan = GAN(*networks, num_fixed_latents=80)
+    make_trainer(max_steps=1, callbacks=[ImageLogger(every=2)]).fit(gan, folder)
+    assert gan.fixed_columns == 10
+    assert gan.fixed_condition.view(8, 10).tolist() == [[row % 2] * 10 for row in range(8)]
+    said = (tmp_path / "samples" / "classes.txt").read_text(encoding="utf-8").splitlines()
+    assert said[:2] == ["row 1 of fixed_*.png: class 0, square", "row 2 of fixed_*.png: class 1, круг"]
+    assert len(said) == 8
 
 
 def test_files_and_tensorboard(make_trainer, data, tmp_path):

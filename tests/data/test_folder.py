@@ -5,6 +5,7 @@ import math
 import os
 import sys
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -74,6 +75,21 @@ def test_classes_are_the_labels(path):
     assert data.num_classes == 3
     data.setup("fit")
     assert data._subsets["train"][1].bincount().tolist() == [60, 40, 30]
+
+
+def test_classes_are_named_and_one_without_an_image_to_train_on_is_a_warning(path, tmp_path, capsys):
+    data = module(path)
+    data.prepare_data()
+    assert "130 images and 3 classes (a, b, c), kept in" in " ".join(capsys.readouterr().out.split())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data.setup("fit")
+    data = module(fill_classes(tmp_path / "p", {"many": 30, "rare": 1}), validation_share=0)
+    rare = data.made().labels.tolist().index(data.class_names.index("rare"))
+    first, last = (0, rare) if rare else (1, 31)
+    data.bounds = lambda: {"validation": slice(0, first), "train": slice(first, last), "test": slice(last, 31)}
+    with pytest.warns(UserWarning, match=r"of 1 class no image is left to train on \(rare\)"):
+        data.setup("fit")
 
 
 def test_alpha_shows_the_background(tmp_path):
