@@ -1,5 +1,6 @@
 """What a mistyped name may have meant: the parsers of the commands end their complaints with it."""
 
+import inspect
 import re
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from jsonargparse import ArgumentParser
 
 from gan.errors import or_meant
 from gan.trust import BASES, PACKAGE
+
+MOST = 12  # classes that fit into a line
 
 
 class Suggesting:
@@ -75,7 +78,7 @@ def suggestion(message: str, parser: Any) -> str:
     if found := re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message):
         return like_setting(f"{found[1]}.{found[2]}", parser)
     if found := re.search(r"Option '([\w.]+)' is not accepted", message):
-        return like_setting(found[1], parser)
+        return like_setting(found[1], parser) or takers(found[1], message)
     if found := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message):
         return or_meant(found[2], vars(sys.modules[found[1]])) if found[1] in sys.modules else ""
     if found := re.search(r"dot import path string: (\w+)", message):
@@ -83,7 +86,9 @@ def suggestion(message: str, parser: Any) -> str:
         if base is None and "<class 'float'>" in message:
             return ""  # a number, which may be a tensor too
         kinds = subclasses(locate(base)) if base else ours()
-        return or_meant(found[1], [kind.__name__ for kind in kinds if not kind.__name__.startswith("_")])
+        hint = or_meant(found[1], [kind.__name__ for kind in kinds if not kind.__name__.startswith("_")])
+        known = [kind.__name__ for kind in shipped(base)] if base and not base.startswith("torch.") else []
+        return hint or (f"; known are {', '.join(known)}" if 0 < len(known) <= MOST else "")
     if found := re.search(r"(?:Got|Given) value: (\S+)$", message):
         literals = " ".join(re.findall(r"Literal\[(.*?)\]", message))
         return or_meant(found[1], re.findall(r"'(.*?)'", literals))
@@ -97,6 +102,22 @@ def like_setting(name: str, parser: Any, dashes: str = "") -> str:
     last = [key for key in known if key.rpartition(".")[2] == name]
     hint = or_meant(dashes + name, [dashes + key for key in known])
     return f"; did you mean {dashes}{last[0]}?" if last and not hint else hint
+
+
+def takers(name: str, message: str) -> str:
+    """`; X takes it: --data X` with the classes that take a setting which another one, in their place, does not."""
+    key = re.match(r'Parser key "([\w.]+)"', message)
+    base = BASES.get(key[1]) if key else None
+    names = [kind.__name__ for kind in shipped(base) if name in inspect.signature(kind).parameters] if base else []
+    verb = "takes" if len(names) == 1 else "take"
+    return f"; {' and '.join(names)} {verb} it: --{key[1]} {names[0]}" if key and 0 < len(names) <= 3 else ""
+
+
+def shipped(base: str) -> list[type]:
+    """The classes of this package, public and not abstract, that derive from one, each once."""
+    kinds = {kind for kind in subclasses(locate(base)) if kind.__module__.startswith(f"{PACKAGE}.")}
+    public = [kind for kind in kinds if not kind.__name__.startswith("_") and not inspect.isabstract(kind)]
+    return sorted(public, key=lambda kind: kind.__name__)
 
 
 def ours() -> list[type]:

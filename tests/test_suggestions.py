@@ -132,3 +132,19 @@ def test_complaints_say_what_is_wanted(capsys, word, line):
     complaint = refused(capsys, "fit", *SHORT, word)
     assert complaint.startswith(f"error: {line}")
     assert not any(word in complaint for word in ("Parser key", "subtypes", "Namespace", "NoneType"))
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--data.folder=photos"], "'folder' is not accepted; ImageFolder takes it: --data ImageFolder"),
+        (["--model.augment=ADA"], "as in package.module.Class; known are AdaptiveAugment, DiffAugment"),
+        (["--data=photos"], "known are DegradedDataModule, ImageFolder, InMemoryDataModule, MNISTDataModule, Pair"),
+    ],
+)
+def test_who_does_not_know_a_class_is_told_which_there_are(capsys, words, line):
+    assert line in refused(capsys, "fit", *words)
+
+
+def test_of_optimizers_which_are_many_none_are_listed(capsys):
+    assert "known are" not in refused(capsys, "fit", "--model.generator_optimizer=Zzzz")
