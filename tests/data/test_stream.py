@@ -144,6 +144,13 @@ def test_each_epoch_has_every_image_once_in_an_order_of_its_own(path):
     assert [list(itertools.chain(*labels(alone))) for _ in range(3)] == epochs, "without a trainer, one after the other"
 
 
+def test_of_a_single_window_epochs_and_seeds_are_others_too(tmp_path):
+    data = module(write(tmp_path / "s", levels(40), each=40), flips=True)
+    keys = [(1, 0), (1, 5), (2, 0)]
+    orders = [labels(loader(data, seed=seed, counter=lambda: (done, 5), flips=True)) for seed, done in keys]  # noqa: B023
+    assert len({tuple(itertools.chain(*order)) for order in orders}) == 3
+
+
 def test_images_of_a_window_are_mixed_and_no_others(path):
     each = loader(module(path), batch_size=1)
     order, place = list(itertools.chain(*labels(each))), 0
