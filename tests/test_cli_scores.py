@@ -230,6 +230,7 @@ def test_the_table_of_runs_without_scores_or_rates():
         "discriminator": "D",
         "loss": "NonSaturating",
         "penalties": "R1(weight=2), Own",
+        "augment": "none",
         "n_critic": 1,
         "seed": 1,
     }
