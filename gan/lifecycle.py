@@ -418,22 +418,28 @@ class Lifecycle(L.LightningModule):
         there are only as many images as there are.
         """
         num, device, dtype = len(self.fixed_latents), self.fixed_latents.device, self.fixed_latents.dtype
-        data = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere
-        with isolate_rng():  # loaders and data sets may draw from it
-            seed_all(self.rng("fixed sources"))
-            batches = [] if data is None else held_out(data, num)
-            batches = [self._on_before_batch_transfer(batch) for batch in batches]  # private, as below
-            batches = [super(Lifecycle, self)._apply_batch_transfer_handler(batch, device) for batch in batches]
+        batches = self.held_out(num)
         if not batches:
             return None, None
-        for batch in batches:
-            self.look_at(batch, "held-out")
-        targets, sources = (torch.cat(of_all) for of_all in zip(*map(as_pair, batches), strict=True))
+        targets, sources = (torch.cat(of_all) for of_all in zip(*batches, strict=True))
         turn = torch.arange(num, device=sources.device) % len(sources)
         pairs = sources[turn], targets[:num]
         if self.trainer.world_size > 1:  # each loads images of its own; what is sent would stay on the sender's device
             pairs = self.trainer.strategy.broadcast((pairs[0].cpu(), pairs[1].cpu()))
         return pairs[0].to(device, dtype), pairs[1].to(device, dtype)
+
+    def held_out(self, num: int, kinds: Sequence[str] = ("test", "val")) -> list[tuple[Tensor, Any]]:
+        """Batches with `num` images at least that are not trained on, as training's come, see `gan.loader.held_out`."""
+        device = self.fixed_latents.device
+        data = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere
+        with isolate_rng():  # loaders and data sets may draw from it
+            seed_all(self.rng("fixed sources"))
+            batches = [] if data is None else held_out(data, num, kinds)
+            batches = [self._on_before_batch_transfer(batch) for batch in batches]  # private, as below
+            batches = [super(Lifecycle, self)._apply_batch_transfer_handler(batch, device) for batch in batches]
+        for batch in batches:
+            self.look_at(batch, "held-out")
+        return [self.taken(batch) for batch in batches]
 
     def on_train_start(self) -> None:
         """Lets what monitors a score wait for it, and has a batch fetched anew that came too early.
@@ -459,6 +465,10 @@ class Lifecycle(L.LightningModule):
             self.look_at(
                 batch, "training" if self.trainer.training else "test" if self.trainer.testing else "validation"
             )
+        return self.taken(batch)
+
+    def taken(self, batch: Any) -> tuple[Tensor, Tensor | None]:
+        """Images of a batch and their condition, as the networks take them."""
         images, condition = as_pair(batch)
         dtype = cast(torch.dtype, self.dtype)
         if not isinstance(condition, Tensor):  # names, say: nothing that a network could be told

@@ -69,10 +69,17 @@ def training_data(model: Trained, source: Any) -> Any:
     return KeyedLoaders(type(source).dataloader(source), model, trainer.fit_loop._combined_loader)  # private
 
 
-def held_out(data: LightningDataModule, num: int) -> list[Any]:
-    """The first batches of the test data, with `num` images at least if there are, or else of the validation data."""
-    for name in ("test_dataloader", "val_dataloader"):
-        if name == "test_dataloader":
+def held_out(data: LightningDataModule, num: int, kinds: Sequence[str] = ("test", "val")) -> list[Any]:
+    """The first batches of the test data, with `num` images at least if there are, or else of the validation data.
+
+    Args:
+        data: The data module.
+        num: Images that are wanted.
+        kinds: Which to ask for first, and which then.
+    """
+    for kind in kinds:
+        name = f"{kind}_dataloader"
+        if kind == "test":
             data.setup("test")
         try:
             loaders = getattr(data, name)()

@@ -1,5 +1,6 @@
 """Trains the features that FID is measured with: `python -m gan.cli train_features --data MNIST --out FILE`.
 
+They are learnt from the classes of the images or, where there are none, from the images alone (`gan.metrics.pretext`).
 Writes the weights (`FILE.safetensors`) and a card that says how good they are (`FILE.md`). One thread and a seed: run
 again on the same machine and with the same versions, it writes the same bytes.
 """
@@ -10,11 +11,13 @@ import math
 import platform
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from pydoc import ErrorDuringImport, locate
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from jsonargparse import Namespace
@@ -23,11 +26,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
+import gan.data
 from gan.data import InMemoryDataModule, InMemoryLoader, MNISTDataModule, TorchvisionDataModule
 from gan.data.torchvision import Name
 from gan.errors import GANError, or_meant
-from gan.metrics import CNNFeatures, fingerprint, frechet_distance, load_features, mean_and_covariance, save_features
-from gan.metrics.damages import DAMAGES
+from gan.metrics import (
+    CNNFeatures,
+    ImageFeatures,
+    fingerprint,
+    frechet_distance,
+    load_features,
+    mean_and_covariance,
+    save_features,
+)
+from gan.metrics.damages import DAMAGES, missing
+from gan.metrics.pretext import Classes, Task, Turns
 from gan.paths import local_path
 from gan.suggestions import Parser
 
@@ -51,40 +64,47 @@ def train_features(words: list[str]) -> None:
         prog="gan train_features", description="Trains the features that FID is measured with.", exit_on_error=False
     )
     names = ["MNIST", *get_args(Name)]
-    text = f"data set whose classes are learned: {', '.join(names)}, or your data module by its class path"
+    text = f"data set to learn: {', '.join(names)}; or a data module by its class, with its settings as --data.NAME"
     parser.add_argument("--data", default="MNIST", help=text)
     parser.add_argument("--data_dir", default="datasets", help="folder of the data sets that are downloaded")
     parser.add_argument("--download", action="store_true", help="download what is missing there")
     parser.add_argument("--out", required=True, help="weights to write, .safetensors; the card gets .md")
-    parser.add_argument("--epochs", type=int, default=12, help="passes over the training images")
+    parser.add_argument(
+        "--unlabelled", action="store_true", help="learn without classes, by turning images, even where there are some"
+    )
+    text = "passes over the training images; if not given 12, or so many that there are 1,500 batches"
+    parser.add_argument("--epochs", type=int | None, help=text)
     parser.add_argument("--lr", type=float, default=0.1, help="largest learning rate")
     parser.add_argument("--weight_decay", type=float, default=5e-4, help="of SGD, on all parameters")
     parser.add_argument("--flip", action="store_true", help="mirror half of the images; not for digits or letters")
     parser.add_argument("--dim", type=int, default=64, help="number of features")
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights, the order and the augmentation")
+    words, own = split(words)
     args = parser.parse_args(words)
     out = local_path(args.out, "--out")
     if out.suffix != ".safetensors":
         raise GANError(f"--out must end in .safetensors, got {out}")
-    if not args.epochs >= 1:
+    if args.epochs is not None and not args.epochs >= 1:
         raise GANError(f"--epochs must be at least 1, got {args.epochs}")
     if not (0 < args.lr < math.inf and 0 <= args.weight_decay < math.inf):
         raise GANError(f"--lr must be above 0 and --weight_decay at least 0, got {args.lr} and {args.weight_decay}")
     with repeatable():
-        data = make_data(args)
+        data = make_data(args, own)
         data.prepare_data()
         data.setup()
+        task = task_of(data, args.unlabelled)
+        args.epochs = args.epochs or max(12, -(-1500 // len(data.train_dataloader())))
         start = time.perf_counter()
-        extractor = train(data, args)
+        extractor, head = train(data, args, task)
         print(f"trained in {time.perf_counter() - start:.0f} s", flush=True)
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
             save_features(extractor, out)
         except (OSError, SafetensorError) as error:
             raise GANError(f"cannot write --out {out}: {error}") from error
-        report = evaluate(load_features(out), data, args.seed)
+        report = evaluate(load_features(out), data, args.seed, task, head)
         print(report)
-        out.with_suffix(".md").write_text(card(args, report), encoding="utf-8")
+        out.with_suffix(".md").write_text(card(args, own, task, report), encoding="utf-8")
     print(f"features       {out}; score a run by them with FIDTracker's extractor: {out}")
 
 
@@ -101,39 +121,85 @@ def repeatable() -> Iterator[None]:
         torch.use_deterministic_algorithms(deterministic)
 
 
-def make_data(args: Namespace) -> InMemoryDataModule:
+def split(words: list[str]) -> tuple[list[str], list[str]]:
+    """The words of the command, and those among them that are settings of the data module."""
+    others, own = [], []
+    for before, word in pairwise(["", *words]):
+        of_data = word.startswith("--data.") or (before.startswith("--data.") and "=" not in before)
+        (own if of_data else others).append(word)
+    return others, own
+
+
+def make_data(args: Namespace, own: Sequence[str] = ()) -> InMemoryDataModule:
     """The data module that `--data` names.
 
+    Args:
+        args: Of the command.
+        own: Words that give its settings: `--data.NAME`, `VALUE`.
+
     Raises:
-        GANError: If there is none of this name, or it has no classes to tell apart.
+        GANError: If there is none of this name.
     """
-    settings = {"batch_size": BATCH, "validation_size": 0, "seed": args.seed}
+    names = ["MNIST", *get_args(Name)]
+    settings: dict[str, Any] = {"batch_size": BATCH, "validation_size": 0, "seed": args.seed}
     if args.data == "MNIST":
-        return MNISTDataModule(**settings)
-    if args.data in get_args(Name):
-        return TorchvisionDataModule(args.data, args.data_dir, args.download, **settings)
-    try:
-        cls = locate(args.data)
-    except ErrorDuringImport as error:
-        raise GANError(f"--data {args.data}: {error}") from error
+        cls = MNISTDataModule
+    elif args.data in names:
+        cls = TorchvisionDataModule
+        settings |= {"dataset": args.data, "data_dir": args.data_dir, "download": args.download}
+    else:
+        try:
+            cls = getattr(gan.data, args.data, None) or locate(args.data)
+        except ErrorDuringImport as error:
+            raise GANError(f"--data {args.data}: {error}") from error
     if not (isinstance(cls, type) and issubclass(cls, InMemoryDataModule)):
         raise GANError(
             f"--data {args.data} is neither a data set's name nor the class path of an InMemoryDataModule"
-            f"{or_meant(args.data, ['MNIST', *get_args(Name)])}"
+            f"{or_meant(args.data, [*names, *gan.data.__all__])}"
         )
+    parser = Parser(prog="gan train_features", exit_on_error=False)
+    parser.add_class_arguments(cls, "data", fail_untyped=False)
     taken = inspect.signature(cls).parameters  # an `__init__` of one's own may leave some out
-    data = cls(**{name: value for name, value in settings.items() if name in taken})
-    if data.num_classes < 2:
-        raise GANError(f"--data {args.data} has one class: features come from telling classes apart")
-    return data
+    parser.set_defaults({f"data.{name}": value for name, value in settings.items() if name in taken})
+    settings_of_class = parser.parse_args([*own])  # which complains, too, where there are none
+    return parser.instantiate(settings_of_class).data if taken else cls()  # pyright: ignore[reportCallIssue]
 
 
-def train(data: InMemoryDataModule, args: Namespace) -> CNNFeatures:
-    """The extractor after training, its batch norms folded into the layers before them."""
+def command_for(data: InMemoryDataModule) -> tuple[str, str]:
+    """The command that trains features for the images of a data module, as it is set, and the file that it writes."""
+    data = getattr(data, "of", data)  # that of the images, where another one makes pairs of them
+    cls, words, file = type(data), [], type(data).__name__.lower()
+    for name, parameter in inspect.signature(cls).parameters.items():
+        value = getattr(data, name, parameter.default)
+        if name in ("batch_size", "seed", "validation_size") or not isinstance(value, bool | int | float | str):
+            continue
+        if value != parameter.default:
+            words += [f"--data.{name}", str(value).lower() if isinstance(value, bool) else str(value)]
+        if name in ("folder", "dataset", "targets"):
+            file = Path(str(value)).stem.lower()
+    path = cls.__name__ if getattr(gan.data, cls.__name__, None) is cls else f"{cls.__module__}.{cls.__qualname__}"
+    out = f"{file}.safetensors"
+    return shlex.join(["python", "-m", "gan.cli", "train_features", "--data", path, *words, "--out", out]), out
+
+
+def task_of(data: InMemoryDataModule, unlabelled: bool = False) -> Task:
+    """What features are to be learnt from: the classes, unless there are none, or they are not wanted."""
+    if data.num_classes > 1 and getattr(data, "condition_shape", None) is None and not unlabelled:
+        return Classes(data.num_classes)
+    return Turns(data.image_shape)
+
+
+def train(data: InMemoryDataModule, args: Namespace, task: Task) -> tuple[ImageFeatures, nn.Linear]:
+    """The extractor after training, its batch norms folded into the layers before them, and what has judged by it."""
     torch.manual_seed(args.seed)
-    extractor = CNNFeatures(data.image_shape, data.num_classes, args.dim)
+    if isinstance(task, Classes):
+        extractor = CNNFeatures(data.image_shape, task.outputs, args.dim)
+        head = extractor.head
+    else:
+        extractor, head = ImageFeatures(data.image_shape, args.dim), nn.Linear(args.dim, task.outputs)
     normed = with_norms(extractor.layers)
-    network = nn.Sequential(normed, extractor.head).train()
+    network = nn.Sequential(normed, head).train()
+    change = partial(augment, flip=args.flip)
     optimizer = torch.optim.SGD(network.parameters(), momentum=0.9, nesterov=True, weight_decay=args.weight_decay)
     loader = data.train_dataloader()
     steps = args.epochs * len(loader)
@@ -143,20 +209,19 @@ def train(data: InMemoryDataModule, args: Namespace) -> CNNFeatures:
         for images, labels in loader:
             for group in optimizer.param_groups:
                 group["lr"] = args.lr * schedule(step / steps)
-            logits = network(augment(images, args.flip))
-            loss = F.cross_entropy(logits, labels)
+            loss, right = task.learn(network, images, labels, change)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             total += loss.item()
-            correct += (logits.argmax(1) == labels).sum().item()
-            seen += len(images)
+            correct += right.sum().item()
+            seen += len(right)
             step += 1
         accuracy = correct / seen
         print(f"epoch {epoch + 1:2}/{args.epochs}  loss {total / len(loader):.4f}  ", end="")
         print(f"accuracy on augmented training images {accuracy:.2%}", flush=True)
     fold_norms(normed.eval(), extractor.layers)
-    return extractor
+    return extractor, head
 
 
 def schedule(progress: float) -> float:
@@ -200,16 +265,32 @@ def fold_norms(normed: nn.Sequential, layers: nn.Sequential) -> None:
             layer.load_state_dict(fuse_linear_bn_eval(layer, norm).state_dict())
 
 
-def evaluate(extractor: CNNFeatures, data: InMemoryDataModule, seed: int) -> str:
+def evaluate(
+    extractor: ImageFeatures,
+    data: InMemoryDataModule,
+    seed: int,
+    task: Task | None = None,
+    head: nn.Module | None = None,
+) -> str:
     """What the card says of the extractor, in Markdown.
+
+    Args:
+        extractor: The extractor.
+        data: What it was trained on.
+        seed: Of the draws.
+        task: What it was trained by; the classes if not given.
+        head: Its features to the answers; its own if not given.
 
     Raises:
         GANError: If a feature hardly varies, or the features are linearly dependent.
     """
+    task, head = task or Classes(data.num_classes), head or extractor.get_submodule("head")
     generator = torch.Generator().manual_seed(seed)
     test_images, test_labels = whole(data, train=False)
     test = features_of(extractor, test_images)
-    accuracy = (extractor.classify(test).argmax(1) == test_labels).float().mean().item()
+    accuracy, guess = right_share(task, extractor, head, test_images, test_labels), ""
+    if not isinstance(task, Classes):
+        guess = f"; a guess: {task.guess:.2%}"
     real = mean_and_covariance(test)
     std = real[1].diagonal().clamp_min(0).sqrt()
     eigenvalues = torch.linalg.eigvalsh(real[1])
@@ -233,6 +314,8 @@ def evaluate(extractor: CNNFeatures, data: InMemoryDataModule, seed: int) -> str
     clean = frechet_distance(*mean_and_covariance(train[order[:size]]), *real)
     damage_rows = ["| damage | FID at rising strength |", "|---|---|", f"| none | {clean:.3f} |"]
     for name, damage, strengths in DAMAGES:
+        if damage is missing and not isinstance(task, Classes):
+            continue  # there is none that could be
         cells = []
         for strength in strengths:
             images = damage(train_images[order], train_labels[order], size, strength, generator)
@@ -242,7 +325,7 @@ def evaluate(extractor: CNNFeatures, data: InMemoryDataModule, seed: int) -> str
 
     return "\n".join(
         [
-            f"- Accuracy on the {len(test):,} test images: {accuracy:.2%}",
+            f"- {task.told} on the {len(test):,} test images: {accuracy:.2%}{guess}",
             f"- Features: {extractor.dim}, in (-1, 1); std on the test images {std.min():.2f} to {std.max():.2f}",
             f"- Covariance on the test images: rank {rank}, trace {eigenvalues.sum():.2f}, "
             f"eigenvalues {eigenvalues[0]:.1e} to {eigenvalues[-1]:.1e}",
@@ -259,28 +342,48 @@ def evaluate(extractor: CNNFeatures, data: InMemoryDataModule, seed: int) -> str
     )
 
 
+@torch.no_grad()
+def right_share(task: Task, extractor: nn.Module, head: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """The share of test images (N, C, H, W) of which the task's question is answered rightly."""
+    parts = zip(images.split(500), labels.split(500), strict=True)
+    network = nn.Sequential(extractor, head)
+    return torch.cat([task.learn(network, *part, nn.Identity())[1] for part in parts]).float().mean().item()
+
+
 def whole(data: InMemoryDataModule, train: bool) -> tuple[Tensor, Tensor]:
-    """All images of a set, float32 (N, C, H, W) in [-1, 1], and their labels."""
-    images, labels = zip(*InMemoryLoader(*data.load_checked(train), 500), strict=True)
+    """Images of a set, float32 (N, C, H, W) in [-1, 1], and their labels: all, or what a gigabyte holds, at random."""
+    images, labels = data.load_checked(train)
+    most = 2**30 // (4 * images[0].numel())
+    if len(images) > most:
+        some = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:most].sort().values
+        images, labels = images[some], labels[some]
+    images, labels = zip(*InMemoryLoader(images, labels, 500), strict=True)
     return torch.cat(images), torch.cat(labels)
 
 
 @torch.no_grad()
-def features_of(extractor: CNNFeatures, images: Tensor) -> Tensor:
+def features_of(extractor: ImageFeatures, images: Tensor) -> Tensor:
     """The features (N, dim) of images, 500 at a time."""
     return torch.cat([extractor(batch) for batch in images.split(500)])
 
 
-def card(args: Namespace, report: str) -> str:
+def card(args: Namespace, own: Sequence[str], task: Task, report: str) -> str:
     """The model card: everything needed to judge the weights and to train them again."""
     out = local_path(args.out, "--out")
     command = ["python", "-m", "gan.cli", "train_features"]
     for name, value in vars(args).items():
         if value is not False:
             command += [f"--{name}"] + ([] if value is True else [str(value)])
+        command += own if name == "data" else []
+    what = f"A classifier of {args.data}. Its penultimate layer holds the features"
+    if not isinstance(task, Classes):
+        what = (
+            f"A network that has learnt, without classes, to tell how an image of {args.data} is turned.\n"
+            "Its penultimate layer holds the features"
+        )
     return f"""# {out.stem}
 
-A classifier of {args.data}. Its penultimate layer holds the features that FID and the other metrics compare images in.
+{what} that FID and the other metrics compare images in.
 Scores by other extractors, Inception among them, do not compare with scores by this one.
 
 - Fingerprint: {fingerprint(load_features(out))}

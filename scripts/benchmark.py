@@ -1,16 +1,32 @@
 """Measures this project: `python scripts/benchmark.py NAME`.
 
-NAME is data|step|monitor|ddp|fid|folder|init|recipes|score|sizes|startup|stream. Prints the machine and the versions
-first: a figure means nothing without them. Each measurement is a file of `scripts/benchmarks`, whose first line says
-what it measures.
+NAME is augment|data|step|monitor|ddp|fid|folder|init|recipes|score|sizes|startup|stream. Prints the machine and the
+versions first: a figure means nothing without them. Each measurement is a file of `scripts/benchmarks`, whose first
+line says what it measures.
 """
 
 import argparse
 from collections.abc import Sequence
 
-from benchmarks import data, ddp, fid, folder, init, monitor, recipes, report, score, sizes, startup, step, stream
+from benchmarks import (
+    augment,
+    data,
+    ddp,
+    fid,
+    folder,
+    init,
+    monitor,
+    recipes,
+    report,
+    score,
+    sizes,
+    startup,
+    step,
+    stream,
+)
 
 MEASUREMENTS = {
+    "augment": augment,
     "data": data,
     "step": step,
     "monitor": monitor,

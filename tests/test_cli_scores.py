@@ -199,11 +199,11 @@ def test_scores_are_one_group_and_each_chart_of_the_first_page_has_something_to_
         ),
     ],
 )
-def test_the_table_of_runs_has_ten_settings_that_people_vary_and_the_scores(tmp_path, words, expected):
+def test_the_table_of_runs_has_the_settings_that_people_vary_and_the_scores(tmp_path, words, expected):
     fit(tmp_path / "run", *DIGITS, *TRACKED, *words)
     events = board(tmp_path / "run")
     settings, metrics = hparams(events)
-    assert len(settings) == 10
+    assert len(settings) == 11
     assert {name: settings[name] for name in expected} == expected
     assert metrics[0] == "fid/mnist_cnn"
     assert {"scores/fid_of_best/mnist_cnn", "scores/kid/mnist_cnn", "scores/recall/mnist_cnn"} <= set(metrics)
@@ -230,6 +230,7 @@ def test_the_table_of_runs_without_scores_or_rates():
         "discriminator": "D",
         "loss": "NonSaturating",
         "penalties": "R1(weight=2), Own",
+        "augment": "none",
         "n_critic": 1,
         "seed": 1,
     }
@@ -255,7 +256,12 @@ def test_a_tracker_that_has_nothing_to_see_with_is_silent_beside_one_that_has(tm
 def test_scores_that_there_are_not_are_explained(tmp_path, capsys, door):
     last = fit(tmp_path / "run")
     for words, why in (
-        ([], "No scores: no features are shipped for SmallMNIST; `python -m gan.cli train_features` trains some"),
+        (
+            [],
+            "No scores: no features are shipped for SmallMNIST; `python -m gan.cli train_features --data "
+            "conftest.SmallMNIST --out smallmnist.safetensors` trains some, and `--trainer.callbacks+=FIDTracker "
+            "--trainer.callbacks.extractor=smallmnist.safetensors` scores by them",
+        ),
         (
             ["--trainer.callbacks=gan.callbacks.RunProgress"],
             "No scores: there is no FIDTracker among trainer.callbacks, which takes them",

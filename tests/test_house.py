@@ -46,6 +46,7 @@ WIDER = {
     "test_house": "all files",
     "test_installed": "the package in another locale, as a wheel, and under another name",
     "test_lightning": "Lightning's own callbacks, loggers and schedules beside ours",
+    "test_own_features": "docs/scores.md",
     "test_own_step": "docs/own-step.md",
     "test_numbers": "whatever takes a number, and NaN in its place",
     "test_private": "private names of other libraries",

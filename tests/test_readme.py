@@ -15,7 +15,7 @@ from PIL import Image
 from gan import GAN
 from gan.cli import main
 from gan.lab import EXPERIMENTS
-from gan.metrics import CNNFeatures, save_features
+from gan.metrics import CNNFeatures, ImageFeatures, save_features
 from gan.networks import MLPDiscriminator, MLPGenerator
 
 
@@ -92,6 +92,7 @@ def test_command(line, request, tmp_path, monkeypatch):
         for number in range(100):
             Image.new("L", (size, size), number).save(tmp_path / folder / f"{number}.png")
     save_features(CNNFeatures((3, 32, 32)), "flowers.safetensors")
+    save_features(ImageFeatures((3, 64, 64)), "photos.safetensors")
     if "photos" in line:
         photos = fill(tmp_path / "photos", 80)
         zipped(tmp_path / "photos.zip", {file.name: file.read_bytes() for file in photos.iterdir()})
@@ -180,7 +181,10 @@ def flowers(tmp_path, monkeypatch):
         torch.save({"images": images, "labels": torch.arange(32) % 5}, name)
 
 
-TRIED_WHOLE = {"docs/own-step.md": "test_own_step.py"}  # blocks that need each other
+TRIED_WHOLE = {  # blocks that need each other, or a file
+    "docs/own-step.md": "test_own_step.py",
+    "docs/scores.md": "test_own_features.py",
+}
 BLOCKS = [
     (page, number)
     for page, text in PAGES.items()

@@ -3,18 +3,24 @@
 import hashlib
 import os
 import re
+import shlex
 from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
-from commands import ColourDigits, process
+from commands import Colour, ColourDigits, process
+from conftest import Pairs
+from pictures import fill
 from torch import nn
 
 from gan import train_features as script
 from gan.cli import main
-from gan.data import MNISTDataModule
-from gan.metrics import CNNFeatures, load_features
+from gan.data import DegradedDataModule, Grey, ImageFolder, MNISTDataModule, TorchvisionDataModule
+from gan.metrics import CNNFeatures, ImageFeatures, load_features
+from gan.metrics.damages import DAMAGES
+from gan.metrics.features import doubt
+from gan.metrics.pretext import Classes, Turns
 
 
 def write_idx(path: Path, values: torch.Tensor) -> None:
@@ -101,7 +107,11 @@ def test_script_trains_on_a_data_module_of_ones_own(tmp_path):
         (["--data", "nowhere.Flowers"], "neither a data set's name nor the class path of an InMemoryDataModule"),
         (["--data", "torch.nn.Linear"], "neither a data set's name nor the class path of an InMemoryDataModule"),
         (["--data", "fashionmnist"], "did you mean FashionMNIST?"),
-        (["--data", "commands.Colour"], "has one class"),
+        (["--data", "ImageFoldr"], "did you mean ImageFolder?"),
+        (["--data", "ImageFolder"], "data.folder"),
+        (["--data", "ImageFolder", "--data.folder", "x", "--data.foldr", "y"], "did you mean --data.folder?"),
+        (["--data", "MNIST", "--data.batch_size", "many"], "data.batch_size"),
+        (["--data", "test_train_features.NoArguments", "--data.size", "3"], "--data.size"),
         (["--data", "KMNIST"], "KMNIST could not be read"),
         (["--out", "s3://bucket/own.safetensors"], "--out s3://bucket/own.safetensors is a URL"),
         (["--out", "own.pt"], "--out must end in .safetensors"),
@@ -119,7 +129,7 @@ def test_refusals(tmp_path, monkeypatch, capsys, words, complaint):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/of/me")
     if "/proc" in words[1]:
-        monkeypatch.setattr(script, "train", lambda data, args: load_features("mnist_cnn"))
+        monkeypatch.setattr(script, "train", lambda *_: (load_features("mnist_cnn"), None))
     threads = torch.get_num_threads()
     with pytest.raises(SystemExit, match="2"):
         main(["train_features", "--out", "own.safetensors", *words])
@@ -128,6 +138,117 @@ def test_refusals(tmp_path, monkeypatch, capsys, words, complaint):
     assert complaint in line
     assert not torch.are_deterministic_algorithms_enabled()
     assert torch.get_num_threads() == threads
+
+
+def test_settings_of_the_data_are_given_by_their_names(tmp_path):
+    folder = fill(tmp_path / "photos", 20)
+    words = ["--data", "ImageFolder", "--data.folder", str(folder), "--data.size=16", "--data.flips", "true", "--flip"]
+    others, own = script.split(words)
+    assert others == ["--data", "ImageFolder", "--flip"]
+    data = script.make_data(Namespace(data="ImageFolder", seed=3), own)
+    assert (data.folder, data.size, data.flips, data.seed, data.batch_size) == (str(folder), 16, True, 3, script.BATCH)
+    data = script.make_data(Namespace(data="MNIST", seed=0), ["--data.batch_size", "50"])
+    assert data.batch_size == 50
+
+
+class PairsOfClasses(Pairs):
+    """What it gives in the place of labels are sources."""
+
+    num_classes = 10
+
+
+@pytest.mark.parametrize(
+    ("data", "task"),
+    [(Colour(), Turns), (ColourDigits(), Classes), (PairsOfClasses(), Turns)],
+    ids=["no classes", "classes", "sources in the place of classes"],
+)
+def test_what_has_no_classes_is_learnt_without(data, task):
+    assert type(script.task_of(data)) is task
+    assert type(script.task_of(data, unlabelled=True)) is Turns
+
+
+def test_what_was_learnt_without_classes_knows_none(tmp_path, capsys):
+    """And its card says what it is worth: how many turns it tells, and the order of damages."""
+    file = tmp_path / "own.safetensors"
+    words = ["--data", "commands.ColourDigits", "--unlabelled", "--epochs", "12", "--dim", "16"]
+    main(["train_features", *words, "--data.batch_size", "128", "--out", str(file)])
+    extractor = load_features(file)
+    assert type(extractor) is ImageFeatures
+    assert not hasattr(extractor, "classify")
+    assert not any(module.training for module in extractor.modules())
+    card = file.with_suffix(".md").read_text("utf-8")
+    assert "learnt, without classes, to tell how an image of commands.ColourDigits is turned" in card
+    found = re.search(r"Turns told on the 512 test images: ([\d.]+)%; a guess: 25.00%", card)
+    assert float(found[1]) > 50
+    assert "classes missing" not in card
+    assert "generator collapsed to one image" in card
+    assert "--data commands.ColourDigits --data.batch_size 128 " in card
+    assert doubt(file, None) is None
+    file.with_suffix(".md").write_text(card.replace(found[1], "27.00"), "utf-8")
+    assert "a guess about 25.0%" in doubt(file, None)
+
+
+@pytest.mark.slow
+def test_fid_by_what_was_learnt_without_classes_rises_with_each_damage(tmp_path):
+    """On real digits, in a minute or so."""
+    file = tmp_path / "own.safetensors"
+    main(["train_features", "--unlabelled", "--epochs", "1", "--out", str(file)])
+    rows = re.findall(r"^\| [\w ]+[^|]*\| ([\d.]+: .*) \|$", file.with_suffix(".md").read_text("utf-8"), re.M)
+    assert len(rows) == len(DAMAGES) - 1
+    for row in rows:
+        values = [float(cell.split(": ")[1]) for cell in row.split(", ")]
+        assert values == sorted(values), row
+
+
+def test_few_images_are_gone_through_more_often(monkeypatch, tmp_path):
+    """So that there are batches enough, of which the default of 12 passes would leave few."""
+    asked = []
+
+    class Enough(Exception):
+        pass
+
+    def train(data, args, task):
+        asked.append(args.epochs)
+        raise Enough
+
+    monkeypatch.setattr(script, "train", train)
+    for words in (["--data", "commands.ColourDigits"], ["--data", "MNIST"], ["--epochs", "2"]):
+        with pytest.raises(Enough):
+            script.train_features([*words, "--out", str(tmp_path / "own.safetensors")])
+    assert asked == [300, 12, 2]  # of 5 batches, and of 600
+
+
+@pytest.mark.parametrize(
+    ("make", "command"),
+    [
+        (lambda folder: ImageFolder(str(folder)), "--data ImageFolder --data.folder {} --out photos.safetensors"),
+        (
+            lambda folder: ImageFolder(str(folder), 32, 1, flips=True, test_share=0.25, batch_size=8),
+            "--data ImageFolder --data.folder {} --data.size 32 --data.channels 1 --data.flips true "
+            "--data.test_share 0.25 --out photos.safetensors",
+        ),
+        (
+            lambda folder: TorchvisionDataModule("CIFAR10", str(folder)),
+            "--data TorchvisionDataModule --data.dataset CIFAR10 --data.data_dir {} --out cifar10.safetensors",
+        ),
+        (lambda _: ColourDigits(batch_size=8), "--data commands.ColourDigits --out colourdigits.safetensors"),
+        (
+            lambda folder: DegradedDataModule(ImageFolder(str(folder)), Grey()),
+            "--data ImageFolder --data.folder {} --out photos.safetensors",
+        ),
+    ],
+)
+def test_the_command_for_a_data_module_makes_it_again(tmp_path, make, command):
+    folder = fill(tmp_path / "photos", 20)
+    data = make(folder)
+    line, file = script.command_for(data)
+    assert line == "python -m gan.cli train_features " + command.format(folder)
+    _, own = script.split(shlex.split(line))
+    again = script.make_data(Namespace(data=command.split()[1], seed=0), own)
+    data = getattr(data, "of", data)
+    for name in ("folder", "size", "channels", "flips", "test_share", "dataset", "data_dir", "image_shape"):
+        assert getattr(again, name, None) == getattr(data, name, None)
+    assert file == command.split()[-1]
 
 
 def test_it_is_quick_to_help(capsys):

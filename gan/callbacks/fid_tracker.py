@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from gan.callbacks.image_logger import save_grid
 from gan.callbacks.run_progress import say
+from gan.data import InMemoryDataModule
 from gan.errors import GANError, counted
 from gan.loggers import log_histogram
 from gan.metrics import fingerprint, load_features
@@ -31,6 +32,7 @@ from gan.module import GAN
 from gan.noise import keyed, seed_all
 from gan.order import callbacks_of
 from gan.spec import uncompiled
+from gan.train_features import command_for
 from gan.weights import holding, sampled, share_buffers, weights_of
 
 
@@ -129,10 +131,8 @@ class FIDTracker(Callback):
         if choice == "auto":
             choice = getattr(data, "extractor", None)
             if choice is None:
-                name = "these images" if data is None else type(data).__name__
                 with_it = "" if pl_module.condition_shape is None else ", and PSNR and SSIM are measured beside FID"
-                way_out = "`python -m gan.cli train_features` trains some"
-                self.why_none = f"no features are shipped for {name}; {way_out}{with_it}"
+                self.why_none = way_to_scores(data) + with_it
                 self._module = None
                 return
         if data is None:
@@ -141,7 +141,7 @@ class FIDTracker(Callback):
             module: Any = load_features(choice) if isinstance(choice, str) else choice
         self._module = module.eval().requires_grad_(False)
         self.name, self._id = name_of(choice), fingerprint(module)
-        self._doubt = doubt(choice, module.num_classes) if isinstance(choice, str) else None
+        self._doubt = doubt(choice, getattr(module, "num_classes", None)) if isinstance(choice, str) else None
         if loop is not None and active_trackers(trainer)[0] is self:
             # Lightning's table would show the same scores, without saying what they are.
             self._verbose, loop.verbose = loop.verbose, False
@@ -390,6 +390,18 @@ class FIDTracker(Callback):
 def active_trackers(trainer: Trainer) -> list[FIDTracker]:
     """The trackers of a trainer that have something to see images with."""
     return [tracker for tracker in callbacks_of(trainer, FIDTracker) if tracker.active]
+
+
+def way_to_scores(data: Any) -> str:
+    """Why there are no features for the images of a data module, and the command that makes some."""
+    if data is None:
+        return "there is no data module that test images could be of: give the trainer one"
+    none = f"no features are shipped for {type(data).__name__}"
+    by = "--trainer.callbacks+=FIDTracker --trainer.callbacks.extractor="
+    if not isinstance(data, InMemoryDataModule):
+        return f"{none}; `{by}CLASS` scores by a network of your own, images to features (docs/scores.md)"
+    command, file = command_for(data)
+    return f"{none}; `{command}` trains some, and `{by}{file}` scores by them"
 
 
 def latents(gan: GAN, noise: str, number: int) -> Tensor:

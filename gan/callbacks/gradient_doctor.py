@@ -225,6 +225,12 @@ def figures(stats: GradientStats, scores: list[Score]) -> list[str]:
         ("its steepest slope", f"{stats.lipschitz:.2g}"),
         ("logit of real, of generated images", f"{stats.logit_real:.2g}, {stats.logit_fake:.2g}"),
         ("distance between generated over between real images", f"{stats.spread:.2g}"),
+        (
+            "logit of real images held out",
+            "not measured: the data holds none out"
+            if stats.logit_held_out is None
+            else f"{stats.logit_held_out:.2g}, {stats.by_heart:.0%} of the way from training images to generated ones",
+        ),
     ]
     for name, network in stats.networks.items():
         rows.append((f"{name}: gradient at the first layer over the last", f"{network.first_to_last:.2g}"))

@@ -68,6 +68,7 @@ class GradientMonitor(Callback):
         self.measured = 0
         self.pictures: Tensor | None = None  # of the module's fixed latents, small, at the latest measurement
         self.able = True
+        self.held_out: tuple[Tensor, Tensor | None] | None = None  # images that are not trained on, and their condition
         self._measuring: GradientStats | None = None  # in the batch that is under way
 
     def is_due(self, pl_module: GAN) -> bool:
@@ -78,6 +79,22 @@ class GradientMonitor(Callback):
 
     # ------------------------------------------------------------------ Lightning's hooks
 
+    def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:
+        """Takes images that are not trained on: the first of the validation data, or else of the test data."""
+        share, self.held_out = max(2, self.images // trainer.world_size), None
+        try:
+            batches = pl_module.held_out(share, ("val", "test"))
+        except Exception as error:  # of a loader that training may never need
+            rank_zero_warn(f"GradientMonitor measures no held-out images, since loading them fails: {error}")
+            batches = []
+        counts = torch.tensor(min(share, sum(len(images) for images, _ in batches)))
+        least = -int(self.over_processes(trainer)(-counts.double(), "max"))
+        if least < 2:
+            return
+        images, condition = (list(part) for part in zip(*batches, strict=True))
+        told = None if condition[0] is None else torch.cat(condition)[:least]
+        self.held_out = torch.cat(images)[:least], told
+
     def on_train_batch_start(self, trainer: Trainer, pl_module: GAN, batch: Any, batch_idx: int) -> None:
         self._measuring = None
         if not self.able or not self.is_due(pl_module):
@@ -87,9 +104,12 @@ class GradientMonitor(Callback):
         real = batch[0][: max(2, min(self.images // trainer.world_size, len(batch[0]) // pl_module.accumulate))]
         condition = None if batch[1] is None else batch[1][: len(real)]
         generate, judge = given(condition, pl_module.generator, pl_module.discriminator)
+        held_out, of_held_out = (None if part is None else part[: len(real)] for part in self.held_out or (None, None))
+        (judge_held_out,) = given(of_held_out, pl_module.discriminator)
         noise = pl_module.noise("monitor", step)
-        augmentation = pl_module.augmentation(noise)
-        judge.before = augmentation and augmentation.of_pass(0)
+        for each in (judge, judge_held_out):
+            augmentation = pl_module.augmentation(noise)
+            each.before = augmentation and augmentation.of_pass(0)
         penalties = [penalty for penalty in pl_module.penalties if penalty.weight > 0]
         self._norms: dict[str, float] = {}
         try:
@@ -106,6 +126,8 @@ class GradientMonitor(Callback):
                 over_processes=self.over_processes(trainer),
                 generate=generate,
                 judge=judge,
+                held_out=held_out,
+                judge_held_out=judge_held_out,
             )
         except RuntimeError as error:
             alone = trainer.world_size > 1 and isinstance(error, torch.OutOfMemoryError)
@@ -222,8 +244,8 @@ def summary_scalars(stats: GradientStats) -> dict[str, float]:
     pair = ("slope_real", "slope_fake", "slope_between", "lipschitz", "accuracy_real", "accuracy_fake")
     names = ("image_gradient", *pair, "logit_gap", "spread_real", "spread_fake")
     scalars = {f"gradients/{name}": getattr(stats, name) for name in names}
-    if stats.movement is not None:
-        scalars["gradients/movement"] = stats.movement
+    optional = {name: getattr(stats, name) for name in ("movement", "logit_held_out", "by_heart")}
+    scalars |= {f"gradients/{name}": value for name, value in optional.items() if value is not None}
     for name, measured in stats.networks.items():
         values = {
             "parameters": measured.total,

@@ -122,13 +122,19 @@ class InMemoryDataModule(EpochDataModule):
         batch_size: Training images per process and pass; a batch is one pass unless `model.accumulate` is set.
         validation_size: Images kept out of training for validation, the same ones for every seed; 0 for none.
         seed: Seed of the order of the training images.
+        train_size: Images to train on, the same ones for every seed; all but the validation images if not given.
 
     Raises:
         ValueError: If a setting is out of range, or `load` returns something else than stated above.
     """
 
-    def __init__(self, batch_size: int = 32, validation_size: int = 5000, seed: int = 42) -> None:
+    def __init__(
+        self, batch_size: int = 32, validation_size: int = 5000, seed: int = 42, train_size: int | None = None
+    ) -> None:
         super().__init__(batch_size, validation_size, seed)
+        if train_size is not None and not train_size >= 1:
+            raise GANError(f"train_size must be at least 1 image, got {train_size}; leave it out for all there are")
+        self.train_size = train_size
         self._subsets: dict[str, tuple[Tensor, Tensor]] = {}
 
     def load(self, train: bool) -> tuple[Tensor, Tensor] | Tensor:
@@ -157,13 +163,21 @@ class InMemoryDataModule(EpochDataModule):
                     f"{counted(len(images), 'training image')}: lower it to at most {len(images) - 1}"
                 )
             left = len(images) - self.validation_size
+            if self.train_size is not None and self.train_size > left:
+                raise GANError(
+                    f"train_size={self.train_size} is more than the {counted(left, 'image')} that validation leaves: "
+                    "lower it, or leave it out"
+                )
             if left < self.validation_size and stage != "validate":
                 rank_zero_warn(
                     f"validation_size={self.validation_size} leaves {left} of "
                     f"{counted(len(images), 'image')} to train on: data.validation_size can be lower, and 0"
                 )
             order = self.validation_first(len(images)).to(images.device)
-            subsets = {"validation": order[: self.validation_size], "train": order[self.validation_size :]}
+            subsets = {
+                "validation": order[: self.validation_size],
+                "train": order[self.validation_size :][: self.train_size],
+            }
             for name, index in subsets.items():
                 self._subsets[name] = images.index_select(0, index), labels.index_select(0, index)
         if stage in ("test", None) and "test" not in self._subsets:

@@ -30,6 +30,7 @@ class MNISTDataModule(InMemoryDataModule):
         batch_size: Training images per process and batch.
         validation_size: Images kept out of training for validation, the same ones for every seed; 0 for none.
         seed: Seed of the order of the training images.
+        train_size: Images to train on, the same ones for every seed; all but the validation images if not given.
 
     Raises:
         ValueError: If a setting is out of range, or an embedded file is missing or altered.

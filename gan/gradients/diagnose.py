@@ -18,7 +18,7 @@ from gan.gradients.causes import (
     not_finite,
 )
 from gan.gradients.rules import Finding, Record, Thresholds
-from gan.gradients.symptoms import COLLAPSE, IMBALANCE, SYMPTOMS
+from gan.gradients.symptoms import BY_HEART, COLLAPSE, IMBALANCE, SYMPTOMS
 
 ALIKE = 0.01  # generated images nearer to each other than this, in distances between real ones, are one picture
 
@@ -49,6 +49,7 @@ def can_be_over(name: str, record: Record, thresholds: Thresholds) -> bool:
         EXPLODING: not flat,
         DEAD: not flat,
         SATURATED: now.slope_fake > 0,
+        BY_HEART: now.logit_held_out is not None,
         COLLAPSE: math.isfinite(now.spread),
         IMBALANCE: all(network.update_ratio for network in now.networks.values()),
     }

@@ -32,6 +32,8 @@ def measure(
     over_processes: OverProcesses = one_process,
     generate: Network | None = None,
     judge: Network | None = None,
+    held_out: Tensor | None = None,
+    judge_held_out: Network | None = None,
 ) -> GradientStats:
     """Measures two networks, in the mode that they are in, and leaves all as it was.
 
@@ -52,6 +54,8 @@ def measure(
         over_processes: The mean, sum or maximum of a tensor over all processes.
         generate: Calls the generator with its latents, where it takes more than these.
         judge: Calls the discriminator with its images, likewise.
+        held_out: Real images (M, C, H, W) that are not trained on, as many on each process; None for none.
+        judge_held_out: Calls the discriminator with these.
     """
     networks = generator, discriminator
     generate, judge = generate or generator, judge or discriminator
@@ -63,7 +67,9 @@ def measure(
         of_discriminator, logits = measure_discriminator(*networks, judge, loss, real, fake, penalties, over_processes)
         between = mix * real + (1 - mix) * fake
         steepness = [slopes(judge, images) for images in (real, fake, between)]
-    of_images = measure_images(real, fake, logits, at_images, steepness, over_processes)
+        of_images = measure_images(real, fake, logits, at_images, steepness, over_processes)
+        if held_out is not None:
+            of_images["logit_held_out"] = mean_logit(judge_held_out or judge, held_out, over_processes)
     return GradientStats(step=step, generator=of_generator, discriminator=of_discriminator, **of_images)
 
 
@@ -221,6 +227,12 @@ def saturated_values(probe: Probe, over_processes: OverProcesses) -> tuple[dict[
     shares = (counts[:, 0] / counts[:, 1]).tolist()
     saturated, values = counts.sum(0).tolist()
     return dict(zip(probe.saturated_counts, shares, strict=True)), saturated / values
+
+
+@torch.no_grad()
+def mean_logit(judge: Network, images: Tensor, over_processes: OverProcesses) -> float:
+    """The mean logit of images (N, C, H, W) of all processes, which have N each."""
+    return over_processes(of_samples(judge(images)).cpu().double().mean(), "mean").item()
 
 
 def slopes(judge: Network, images: Tensor) -> Tensor:

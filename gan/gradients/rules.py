@@ -77,6 +77,8 @@ class Thresholds:
             of the distance between two real ones, on average over the last eight (good runs do too, until rates fall),
         logit_flips: in this share of the eight, the discriminator takes the generated for more real than the real,
         fid_over_floor: and the FID does not fall, and is above this many times the floor, that of real images.
+        by_heart: Training images learnt by heart: to the discriminator, held-out images lie at least this part of the
+            way from training images to generated ones, on average over the last eight measurements, and clearly so.
         imbalance: Learning-rate imbalance: in a batch, one network's weights change more than the other's, in
             proportion to their size, by more than this factor.
     """
@@ -95,6 +97,7 @@ class Thresholds:
     movement: float = 0.2
     logit_flips: float = 0.25
     fid_over_floor: float = 50.0
+    by_heart: float = 0.4
     imbalance: float = 100.0
 
     def __post_init__(self) -> None:

@@ -72,6 +72,7 @@ class GradientStats:
         extreme_fake: Share of values beyond +-.99 in the generated images.
         spread_real: Root mean square distance between two of the real images; 0 if there is one only.
         spread_fake: The same between two generated images: 0 if all are one.
+        logit_held_out: Mean logit of real images that are not trained on; None where there are none.
         movement: Root mean square distance that the images of the same latents have moved since the measurement
             before; None in the first.
     """
@@ -96,6 +97,18 @@ class GradientStats:
     spread_real: float
     spread_fake: float
     movement: float | None = None
+    logit_held_out: float | None = None
+
+    @property
+    def by_heart(self) -> float | None:
+        """How far the logits of held-out images lie from those of training images, on the way to generated ones'.
+
+        0 where the discriminator takes them for the same, 1 where it takes them for generated: r_v of Karras et al.
+        2020, arXiv:2006.06676. NaN where it takes generated images for real; None without held-out images.
+        """
+        if self.logit_held_out is None:
+            return None
+        return (self.logit_real - self.logit_held_out) / self.logit_gap if self.logit_gap > 0 else float("nan")
 
     @property
     def spread(self) -> float:

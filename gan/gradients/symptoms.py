@@ -1,10 +1,43 @@
-"""What comes out where nothing stops the gradient: collapse, circles, networks that learn at rates too far apart."""
+"""What comes out where nothing stops the gradient: images learnt by heart, collapse, circles, rates too far apart."""
 
+import math
 from collections.abc import Sequence
 
 from gan.gradients.rules import WINDOW, Finding, Record, Rule, Score, Thresholds
 
+BY_HEART = "training images learnt by heart"
 COLLAPSE, OSCILLATION, IMBALANCE = "mode collapse", "oscillation without progress", "learning-rate imbalance"
+
+
+def learnt_by_heart(record: Record, limits: Thresholds) -> Finding | None:
+    """A discriminator that knows its training images, and takes others of their kind for generated."""
+    window = [(stats, stats.logit_held_out) for stats in record.stats if stats.logit_held_out is not None]
+    if len(window) < WINDOW // 2:
+        return None
+    gaps = [stats.logit_real - held_out for stats, held_out in window]
+    gap, whole = mean(gaps), mean([stats.logit_gap for stats, _ in window])
+    error = (mean([(one - gap) ** 2 for one in gaps]) / (len(gaps) - 1)) ** 0.5  # of that mean: few images are measured
+    if not (whole > 0 and gap >= limits.by_heart * whole and gap > 3 * error):
+        return None
+    real, fake = mean([stats.logit_real for stats, _ in window]), mean([stats.logit_fake for stats, _ in window])
+    return Finding(
+        BY_HEART,
+        f"the discriminator's logit is {real:.2g} for images that it trains on, {real - gap:.2g} for real images that "
+        f"it does not, and {fake:.2g} for generated ones: {gap / whole:.0%} of the way from the first to the last is "
+        "what it knows by heart, and teaches the generator nothing of what such images have in common",
+        (
+            "`--model.augment DiffAugment`",
+            "`--model.augment AdaptiveAugment`, or more images",
+            "`--model.penalties+=R1 --model.penalties.weight=1`, or a larger weight; a lower "
+            "`--model.discriminator_optimizer.lr`",
+        ),
+        "Karras et al. 2020, arXiv:2006.06676; Zhao et al. 2020, arXiv:2006.10738",
+    )
+
+
+def mean(values: Sequence[float]) -> float:
+    """The mean of some numbers."""
+    return math.fsum(values) / len(values)
 
 
 def mode_collapse(record: Record, limits: Thresholds) -> Finding | None:
@@ -95,5 +128,5 @@ def stalled(scores: Sequence[Score]) -> bool:
     return len(scores) > 1 and scores[-1].fid > 0.95 * min(score.fid for score in scores[:-1])
 
 
-SYMPTOMS: tuple[Rule, ...] = (mode_collapse, oscillation, imbalance)
-SYMPTOM_NAMES = (COLLAPSE, OSCILLATION, IMBALANCE)
+SYMPTOMS: tuple[Rule, ...] = (learnt_by_heart, mode_collapse, oscillation, imbalance)
+SYMPTOM_NAMES = (BY_HEART, COLLAPSE, OSCILLATION, IMBALANCE)

@@ -1,7 +1,7 @@
 """How good generated images are, by features and logits of them; nothing here knows of a training loop."""
 
 from gan.metrics.cas import CAS, classification_accuracy_score
-from gan.metrics.features import CNNFeatures, fingerprint, load_features, save_features
+from gan.metrics.features import CNNFeatures, ImageFeatures, fingerprint, load_features, save_features
 from gan.metrics.fid import FID, fid_infinity, frechet_distance, mean_and_covariance
 from gan.metrics.inception_score import ClassEntropy, ClassScores, InceptionScore, ModesCovered, class_scores
 from gan.metrics.kid import KID, kernel_distance
@@ -15,6 +15,7 @@ __all__ = [
     "CNNFeatures",
     "ClassEntropy",
     "ClassScores",
+    "ImageFeatures",
     "InceptionScore",
     "ModesCovered",
     "NeighbourScores",

@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
+from typing import Self
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -27,13 +28,13 @@ SHA256 = {  # of the files that are part of this package, each by its name
 
 KEY = "CNNFeatures"  # of the constructor's arguments in a file's metadata; without the package, which gets other names
 
-ACCURACY = re.compile(r"Accuracy on the ([\d,]+) test images: ([\d.]+)%")  # in a card
+ACCURACY = re.compile(r" on the ([\d,]+) test images: ([\d.]+)%(?:; a guess: ([\d.]+)%)?")  # in a card
 
 CELLS = 3  # features are read from a grid of CELLS x CELLS, because a digit is where its strokes are
 
 
-class CNNFeatures(nn.Module):
-    """Images to features in (-1, 1), and those to the logits of a classifier.
+class ImageFeatures(nn.Module):
+    """Images to features in (-1, 1).
 
     tanh bounds the features, so that no image far from the data can dominate a mean or a covariance. The layers have
     no batch norm, because it is folded into their weights after training: an image's features do not depend on the
@@ -43,24 +44,22 @@ class CNNFeatures(nn.Module):
 
     Args:
         image_shape: Channels, height and width of an image.
-        num_classes: Classes that `classify` tells apart, 2 at least.
         dim: Number of features; a covariance of them needs more images than this.
 
     Raises:
         ValueError: If an argument is out of range, or images of another shape or of integers are given.
     """
 
-    def __init__(self, image_shape: tuple[int, int, int] = (1, 28, 28), num_classes: int = 10, dim: int = 64) -> None:
+    def __init__(self, image_shape: tuple[int, int, int] = (1, 28, 28), dim: int = 64) -> None:
         super().__init__()
         if len(image_shape) != 3 or image_shape[0] < 1 or min(image_shape[1:]) < 4 * CELLS:
             raise GANError(
                 f"image_shape must be channels, height and width, with a height and a width of {4 * CELLS} at least, "
                 f"got {tuple(image_shape)}"
             )
-        if not (num_classes >= 2 and dim >= 1):
-            raise GANError(f"num_classes must be >= 2 and dim >= 1, got {num_classes} and {dim}")
+        if not dim >= 1:
+            raise GANError(f"dim must be >= 1, got {dim}")
         self.image_shape = tuple(image_shape)
-        self.num_classes = num_classes
         self.dim = dim
         self.layers = nn.Sequential(  # (N, C, H, W)
             nn.Conv2d(image_shape[0], 16, 5, stride=2, padding=2),
@@ -76,7 +75,6 @@ class CNNFeatures(nn.Module):
             nn.Linear(64 * CELLS * CELLS, dim),
             nn.Tanh(),
         )
-        self.head = nn.Linear(dim, num_classes)
         self.to(memory_format=torch.channels_last)  # nearly twice as fast on a CPU
         super().train(False)
 
@@ -96,16 +94,36 @@ class CNNFeatures(nn.Module):
         with torch.autocast(images.device.type, enabled=False):
             return self.layers(images.float())
 
-    def classify(self, features: Tensor) -> Tensor:
-        """Logits (N, num_classes) of features (N, dim)."""
-        return self.head(features)
-
-    def train(self, mode: bool = True) -> "CNNFeatures":
+    def train(self, mode: bool = True) -> Self:
         """Do nothing: a trainer that sets its modules to train mode must not reach the extractor."""
         return self
 
 
-def load_features(name_or_path: str | Path) -> CNNFeatures:
+class CNNFeatures(ImageFeatures):
+    """Images to features in (-1, 1) as `ImageFeatures`, and those to the logits of a classifier.
+
+    Args:
+        image_shape: Channels, height and width of an image.
+        num_classes: Classes that `classify` tells apart, 2 at least.
+        dim: Number of features; a covariance of them needs more images than this.
+
+    Raises:
+        ValueError: If an argument is out of range, or images of another shape or of integers are given.
+    """
+
+    def __init__(self, image_shape: tuple[int, int, int] = (1, 28, 28), num_classes: int = 10, dim: int = 64) -> None:
+        if not (num_classes >= 2 and dim >= 1):
+            raise GANError(f"num_classes must be >= 2 and dim >= 1, got {num_classes} and {dim}")
+        super().__init__(image_shape, dim)
+        self.num_classes = num_classes
+        self.head = nn.Linear(dim, num_classes).train(False)
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Logits (N, num_classes) of features (N, dim)."""
+        return self.head(features)
+
+
+def load_features(name_or_path: str | Path) -> ImageFeatures:
     """A trained extractor, its parameters frozen.
 
     Args:
@@ -136,7 +154,12 @@ def load_features(name_or_path: str | Path) -> CNNFeatures:
     if KEY not in metadata:
         raise GANError(f"{path} holds no extractor of this project: `python -m gan.cli train_features` writes them")
     try:
-        extractor = CNNFeatures(**json.loads(metadata[KEY]))
+        arguments = json.loads(metadata[KEY])
+        match arguments:
+            case {"num_classes": None, **others}:
+                extractor = ImageFeatures(**others)
+            case _:
+                extractor = CNNFeatures(**arguments)
         extractor.load_state_dict(weights)
     except (TypeError, ValueError, RuntimeError) as error:
         raise GANError(f"{path} is not what this version of train_features writes: {error}") from error
@@ -152,12 +175,12 @@ def file_of(name_or_path: str | Path) -> Path:
     return local_path(name_or_path, "extractor")
 
 
-def doubt(name_or_path: str | Path, num_classes: int) -> str | None:
+def doubt(name_or_path: str | Path, num_classes: int | None) -> str | None:
     """Why an extractor is of little worth by its own card, the `.md` beside its file; None if it has none, or is good.
 
     Args:
         name_or_path: As `load_features` takes it.
-        num_classes: Classes that it tells apart.
+        num_classes: Classes that it tells apart; None if it has learnt without: its card says what guesses get.
     """
     path = file_of(name_or_path).with_suffix(".md")
     try:
@@ -167,7 +190,7 @@ def doubt(name_or_path: str | Path, num_classes: int) -> str | None:
     if match is None:
         return None
     images, accuracy = int(match[1].replace(",", "")), float(match[2]) / 100
-    chance = 1 / num_classes
+    chance = float(match[3] or 0) / 100 if num_classes is None else 1 / num_classes
     # Three standard deviations of a guess, at least a fifth more.
     if accuracy > chance + max(0.2 * chance, 3 * (chance * (1 - chance) / max(images, 1)) ** 0.5):
         return None
@@ -177,14 +200,14 @@ def doubt(name_or_path: str | Path, num_classes: int) -> str | None:
     )
 
 
-def save_features(extractor: CNNFeatures, path: str | Path) -> None:
+def save_features(extractor: ImageFeatures, path: str | Path) -> None:
     """Write an extractor as `load_features` reads it: the same weights give the same bytes.
 
     Args:
         extractor: The extractor, trained.
         path: The file, by its convention `<name>.safetensors`.
     """
-    arguments = {name: getattr(extractor, name) for name in ("image_shape", "num_classes", "dim")}
+    arguments = {name: getattr(extractor, name, None) for name in ("image_shape", "num_classes", "dim")}
     # One key for all of them: safetensors writes several in an order of chance.
     save_file(
         {name: tensor.contiguous() for name, tensor in extractor.state_dict().items()},

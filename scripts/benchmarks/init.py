@@ -6,12 +6,10 @@ them. Runs that are whole are not made again, and broken ones go on.
 
 import argparse
 import csv
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.runs import gan
 from gan.lab.figures import COLOURS, STYLE
 
 if TYPE_CHECKING:  # matplotlib takes a second to load
@@ -67,10 +65,8 @@ def curve(settings: argparse.Namespace, source: Path, start: str, number: int, s
 
 
 def fit(run_dir: Path, *words: object) -> None:
-    """Trains by the real command, in one thread; a run that is whole stays as it is."""
-    command = [sys.executable, "-m", "gan.cli", "fit", "--run_dir", run_dir, "--resume", "auto", *words]
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run([str(word) for word in command], check=True, stdout=subprocess.DEVNULL, env=env)
+    """Trains by the real command; a run that is whole stays as it is."""
+    gan("fit", "--run_dir", run_dir, "--resume", "auto", *words)
 
 
 def draw(curves: dict[str, list[dict[int, float]]]) -> "Figure":

@@ -1,17 +1,13 @@
 """The table of recipes: each config trained over several seeds, and the last checkpoint of each run scored."""
 
 import argparse
-import json
-import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean
 
+from benchmarks.runs import scored
 from gan.run import CONFIGS
 
-DOOR = Path(__file__).parents[1] / "benchmark.py"
 RECIPES = [
     "default",
     "article",
@@ -67,24 +63,7 @@ COLUMNS = {  # a score, what it is called, and how it is written; one that no co
 
 def train_recipe(run_dir: Path, config: str, seed: int) -> dict[str, float]:
     """The scores of a run of the real command, and the seconds of one core that it took; kept in its folder."""
-    kept = run_dir / "scores.json"
-    if not kept.exists():
-        env = os.environ | {"OMP_NUM_THREADS": "1"}
-        fit = [sys.executable, "-m", "gan.cli", "fit", "--config", str(CONFIGS / f"{config}.yaml")]
-        fit += ["--seed_everything", str(seed), "--run_dir", str(run_dir), "--resume", "auto"]
-        seconds = processor_seconds(subprocess.Popen(fit, stdout=subprocess.DEVNULL, env=env))
-        score = [sys.executable, str(DOOR), "score", str(run_dir / "checkpoints" / "last.ckpt")]
-        scores = json.loads(subprocess.run(score, check=True, capture_output=True, env=env).stdout.splitlines()[-1])
-        kept.write_text(json.dumps(scores | {"seconds": seconds}), encoding="utf-8")
-    return json.loads(kept.read_text(encoding="utf-8"))
-
-
-def processor_seconds(process: subprocess.Popen) -> float:
-    """Waits for a process; what it took of a processor, which other processes hardly change."""
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        sys.exit("a run has failed")
-    return usage.ru_utime + usage.ru_stime
+    return scored(run_dir, "--config", CONFIGS / f"{config}.yaml", "--seed_everything", seed)
 
 
 def mean_and_range(values: list[float], name: str) -> str:

@@ -495,6 +495,43 @@ def test_data_without_features_have_no_fid_and_it_is_said(make_gan, make_trainer
     assert idle.best is None
 
 
+class Elsewhere(LightningDataModule):
+    """Loaders of other data, as a module that is none of ours."""
+
+    def __init__(self, data):
+        super().__init__()
+        data.setup()
+        self.train_dataloader, self.test_dataloader = data.train_dataloader, data.test_dataloader
+
+
+@pytest.mark.parametrize(
+    ("wrap", "why"),
+    [
+        (
+            lambda data: data,
+            "no features are shipped for SmallMNIST; `python -m gan.cli train_features --data conftest.SmallMNIST "
+            "--out smallmnist.safetensors` trains some, and `--trainer.callbacks+=FIDTracker "
+            "--trainer.callbacks.extractor=smallmnist.safetensors` scores by them",
+        ),
+        (
+            Elsewhere,
+            "no features are shipped for Elsewhere; `--trainer.callbacks+=FIDTracker --trainer.callbacks.extractor="
+            "CLASS` scores by a network of your own, images to features (docs/scores.md)",
+        ),
+        (None, "there is no data module that test images could be of: give the trainer one"),
+    ],
+    ids=["in memory", "of another kind", "none"],
+)
+def test_why_there_is_no_score_is_said_with_the_way_to_one(make_gan, make_trainer, data, capsys, wrap, why):
+    trainer = make_trainer(max_steps=1, callbacks=[RunProgress(), FIDTracker()], enable_progress_bar=True)
+    if wrap is None:
+        data.setup()
+        trainer.fit(make_gan(), data.train_dataloader())
+    else:
+        trainer.fit(make_gan(), wrap(data))
+    assert f"FID            none: {why}" in capsys.readouterr().out.splitlines()
+
+
 class Scalar(nn.Module):
     def forward(self, images):
         return images.mean((1, 2, 3))
@@ -745,4 +782,4 @@ def test_a_source_of_other_channels_has_no_column(make_trainer, capsys):
 
 def test_pairs_without_features_have_no_scores_and_it_is_said(make_trainer, capsys):
     make_trainer(callbacks=[RunProgress(), FIDTracker()], enable_progress_bar=True).fit(enlarges(0.1), small())
-    assert "for Small; `python -m gan.cli train_features` trains some, and PSNR and SSIM" in capsys.readouterr().out
+    assert "scores by them, and PSNR and SSIM are measured beside FID" in capsys.readouterr().out

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from commands import LOST, equal, load
-from conftest import SmallMNIST, same_weights
+from conftest import SmallMNIST, TableLogger, same_weights
 from lightning import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
@@ -20,12 +20,13 @@ from torch.optim import SGD, Adam
 
 from gan import GAN
 from gan.callbacks import GradientClipping, GradientMonitor, RunCheckpoint
+from gan.callbacks.gradient_doctor import figures
 from gan.callbacks.gradient_monitor import MAX_COLUMNS
 from gan.gradients import measure
 from gan.gradients.clip import ByNorm
 from gan.loggers import MetricsTable
 from gan.losses import RelativisticPaired
-from gan.networks import DCGANDiscriminator, DCGANGenerator, given
+from gan.networks import DCGANDiscriminator, DCGANGenerator, MLPGenerator, given
 from gan.optim import OPTIMIZER_ORDER
 from gan.penalties import DRAGAN, R1
 
@@ -168,7 +169,7 @@ def test_measures_the_batch_that_is_trained_on(make_gan, make_trainer, data):
     assert stats.discriminator.terms.keys() == {"adversarial", "r1"}
     records = asdict(stats), asdict(expected)
     for record in records:
-        del record["movement"]
+        del record["movement"], record["logit_held_out"]
         for network in OPTIMIZER_ORDER:
             del record[network]["update_ratio"], record[network]["update_ratios"]
     assert equal(*records)
@@ -348,6 +349,73 @@ def test_charts(make_gan, make_trainer, data, tmp_path):
     assert np.array_equal(np.asarray(drawn), np.asarray(monitor.draw("generator")))
     board = events.Images("gradients/heatmap_generator")[-1]
     assert (board.width, board.height) == drawn.size
+
+
+class HeldOut(SmallMNIST):
+    """What it trains on is black, and what it does not is white: a logit tells which it was."""
+
+    def load(self, train):
+        order = self.validation_first(512)
+        images = torch.zeros(512, 1, 28, 28, dtype=torch.uint8)
+        images[order[: self.validation_size] if train else slice(None)] = 255
+        return images, torch.zeros(512, dtype=torch.int64)
+
+
+class Brightness(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, images):
+        return self.scale * images.mean((1, 2, 3))
+
+
+@pytest.mark.parametrize("validation_size", [64, 3, 0])
+def test_measures_images_that_are_not_trained_on(make_trainer, tmp_path, validation_size):
+    """Those of the validation data, as many as it has, or else of the test data; training is the same without."""
+    torch.manual_seed(0)
+    gan = GAN(MLPGenerator(SHAPE, 8), Brightness(), discriminator_optimizer=partial(SGD, lr=0.0))
+    monitor, board = GradientMonitor(every=1, images=8), TableLogger()
+    trainer = make_trainer(max_steps=2, callbacks=[monitor], logger=board)
+    trainer.fit(gan, HeldOut(batch_size=16, validation_size=validation_size))
+    assert len(monitor.held_out[0]) == min(8, validation_size or 8)
+    assert monitor.stats.logit_real == pytest.approx(-1)
+    assert monitor.stats.logit_held_out == pytest.approx(1)
+    row = next(row for _, row in board.rows if "gradients/logit_held_out" in row)
+    assert row["gradients/logit_held_out"] == pytest.approx(1)
+    assert "gradients/by_heart" in row
+
+
+def test_held_out_images_are_judged_with_their_condition(told, make_trainer):
+    gan, data = told(discriminator_optimizer=partial(SGD, lr=0.0))
+    data.validation_size = 32
+    monitor = GradientMonitor(every=1, images=8)
+    make_trainer(max_steps=1, callbacks=[monitor]).fit(gan, data)
+    images, condition = monitor.held_out
+    kept = [batch[:8] for batch in next(iter(data.val_dataloader()))]
+    assert torch.equal(images, kept[0])
+    assert torch.equal(condition, kept[1])
+    (judge,) = given(condition, gan.discriminator)
+    assert monitor.stats.logit_held_out == pytest.approx(judge(images).mean().item(), abs=1e-6)
+
+
+def test_without_data_held_out_nothing_is_said_of_it(make_gan, make_trainer, data):
+    monitor = GradientMonitor(every=1, images=8)
+    data.setup("fit")
+    make_trainer(max_steps=1, callbacks=[monitor]).fit(make_gan(), data.train_dataloader())
+    assert monitor.stats.logit_held_out is None
+    assert "not measured: the data holds none out" in "".join(figures(monitor.stats, []))
+
+
+def test_a_validation_loader_that_fails_is_a_line(make_gan, make_trainer):
+    class Broken(SmallMNIST):
+        def val_dataloader(self):
+            raise OSError("no disk")
+
+    monitor = GradientMonitor(every=1, images=8)
+    with pytest.warns(UserWarning, match="GradientMonitor measures no held-out images, since loading them fails: no"):
+        make_trainer(max_steps=1, callbacks=[monitor], limit_val_batches=0).fit(make_gan(), Broken(16, 64))
+    assert monitor.stats.logit_held_out is None
 
 
 def test_grad_norm_is_left_to_clipping(make_gan, make_trainer, data, tmp_path):

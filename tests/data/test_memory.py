@@ -178,6 +178,19 @@ def test_validation_split_is_the_same_for_every_seed_and_loses_nothing():
     assert sorted(training + validation) == list(range(52))
 
 
+def test_training_images_can_be_few():
+    """The same ones for every seed, and none of those held out."""
+    few, other = Numbers(2, 12, seed=1, train_size=5), Numbers(2, 12, seed=2, train_size=5)
+    assert len(few.train_dataloader()) == 2
+    other.setup("fit")
+    assert set(few._subsets["train"][1].tolist()) == set(other._subsets["train"][1].tolist())
+    assert len(few._subsets["train"][1]) == 5
+    assert flat(few.val_dataloader()) == flat(Numbers(2, 12).val_dataloader())
+    Numbers(2, 12, train_size=40).train_dataloader()
+    with pytest.raises(ValueError, match="train_size=41 is more than the 40 images that validation leaves: lower it"):
+        Numbers(2, 12, train_size=41).train_dataloader()
+
+
 def test_data_is_loaded_once_and_only_when_needed():
     data = Numbers(8, 4)
     data.setup("fit")
@@ -317,7 +330,7 @@ def test_images_alone_where_sources_are_stated_are_refused():
         made(GOOD, GOOD, (4, 4)).setup("fit")
 
 
-@pytest.mark.parametrize("setting", [{"batch_size": 0}, {"validation_size": -1}])
+@pytest.mark.parametrize("setting", [{"batch_size": 0}, {"validation_size": -1}, {"train_size": 0}])
 def test_settings_out_of_range_are_refused_by_name(setting):
     with pytest.raises(ValueError, match=next(iter(setting))):
         Numbers(**setting)

@@ -118,6 +118,15 @@ SYMPTOMS_SHOWN = {  # likewise
 }
 
 
+def by_heart(gap=2.0, whole=4.0, every=0.1) -> Record:
+    """Eight measurements in which held-out images lie `gap` below training images, more or less, and fakes `whole`."""
+    stats = [
+        replace(measured, logit_real=1.0, logit_held_out=1.0 - gap + every * (-1) ** number, logit_gap=whole)
+        for number, measured in enumerate(good().stats)
+    ]
+    return Record(stats)
+
+
 def oscillating() -> list[GradientStats]:
     moving = changed(good(), every=True, movement=0.21, spread_real=1.0, spread_fake=0.5, logit_gap=0.1)
     stats = list(moving.stats)

@@ -21,6 +21,7 @@ from gradients.records import (
     RECORDED,
     STALLED,
     SYMPTOMS_SHOWN,
+    by_heart,
     changed,
     good,
     names,
@@ -57,7 +58,8 @@ def test_a_finding_says_why_which_setting_and_where_to_read():
         assert any(character.isdigit() for character in finding.why) or "NaN" in finding.why
         assert finding.cures
         assert finding.reference
-    assert len(SHOWN) == len(CAUSES) + len(SYMPTOMS)  # oscillation has its own test, what is not finite is not a cause
+    # What is told from a window has its own test: oscillation, learning by heart. What is not finite is not a cause.
+    assert len(SHOWN) == len(CAUSES) + len(SYMPTOMS) - 1
 
 
 FLAT = {"slope_real": 0.0, "slope_fake": 0.0, "slope_between": 0.0, "lipschitz": 0.0}
@@ -93,6 +95,7 @@ def test_no_condition_is_over_while_images_are_black_or_nan(condition):
         ("learning-rate imbalance", {"generator__update_ratio": 0.0}, {"generator__update_ratio": 1e-9}),
         ("learning-rate imbalance", {"discriminator__update_ratio": None}, {}),
         ("mode collapse", {"spread_real": 0.0}, {}),
+        ("training images learnt by heart", {"logit_held_out": None}, {"logit_held_out": 0.1}),
     ],
 )
 def test_a_condition_is_not_over_where_what_it_is_told_from_has_vanished(condition, gone, there):
@@ -111,7 +114,7 @@ def test_networks_whose_layers_cannot_be_seen_leave_the_others_to_be_judged():
 def test_cures_are_settings_that_exist(capsys):
     """Whatever a cure marks as code is read by the command; a rate or a number to be chosen is given one."""
     records = [changed(good(), **shows) for pairs in SHOWN.values() for shows, _ in pairs]
-    records += [Record(oscillating(), STALLED)]
+    records += [Record(oscillating(), STALLED), by_heart()]
     cures = {cure for record in records for finding in diagnose(record, Thresholds()) for cure in finding.cures}
     settings = {code for cure in cures for code in re.findall("`(.*?)`", cure)}
     assert len(settings) > 20

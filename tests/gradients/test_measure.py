@@ -2,6 +2,7 @@
 
 import math
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -73,6 +74,26 @@ def test_linear_networks_by_hand(num):
         close(stats.extreme_fake, (fake.abs() > 0.99).double().mean().item())
         for spread, images in ((stats.spread_real, real), (stats.spread_fake, fake)):
             close(spread, nn.functional.pdist(images.flatten(1)).square().mean().sqrt().item())
+
+
+def test_held_out_images_by_hand():
+    """Their mean logit, by whoever judges them; the part of the way; and None where there are none."""
+    generator, discriminator = linear_pair()
+    data, held_out = batch(8), batch(5)["real"] / 3
+    plain = measure(generator, discriminator, NonSaturating(), **data)
+    assert plain.logit_held_out is None
+    assert plain.by_heart is None
+    stats = measure(generator, discriminator, NonSaturating(), held_out=held_out, **data)
+    close(stats.logit_held_out, discriminator(held_out).mean().item())
+    assert replace(stats, logit_held_out=None) == plain
+    way = (stats.logit_real - stats.logit_held_out) / (stats.logit_real - stats.logit_fake)
+    assert math.isnan(stats.by_heart) if stats.logit_gap <= 0 else stats.by_heart == pytest.approx(way)
+    close(replace(stats, logit_real=3.0, logit_held_out=2.0, logit_gap=4.0).by_heart, 0.25)
+    assert math.isnan(replace(stats, logit_gap=-1.0).by_heart)
+    other = measure(
+        generator, discriminator, NonSaturating(), held_out=held_out, judge_held_out=lambda x: x.sum((1, 2, 3)), **data
+    )
+    close(other.logit_held_out, held_out.sum((1, 2, 3)).mean().item())
 
 
 def test_what_the_generator_gets_from_a_sure_discriminator():

@@ -9,6 +9,7 @@ from gan.gradients.rules import Record, Thresholds
 from gradients.records import (
     STALLED,
     SYMPTOMS_SHOWN,
+    by_heart,
     changed,
     good,
     names,
@@ -23,6 +24,28 @@ def test_fires_beyond_its_threshold_alone(name, shows, not_quite):
     assert names(good()) == []
     assert names(changed(good(), **shows)) == [name]
     assert names(changed(good(), **not_quite)) == []
+
+
+def test_learnt_by_heart():
+    """By a gap over the window that is a part of the whole one, and more than chance would make it."""
+    assert names(by_heart()) == ["training images learnt by heart"]
+    assert names(by_heart(gap=1.61)) == ["training images learnt by heart"]
+    assert names(by_heart(gap=1.59)) == []
+    assert names(by_heart(gap=1.59), replace(Thresholds(), by_heart=0.39)) == ["training images learnt by heart"]
+    # A deviation of `every` in each measurement: the mean of 8 has every / sqrt(7), and the gap is three times that.
+    assert names(by_heart(every=2 * math.sqrt(7) / 3 - 0.01)) == ["training images learnt by heart"]
+    assert names(by_heart(every=2 * math.sqrt(7) / 3 + 0.01)) == []
+    assert names(by_heart(gap=2.0, whole=-1.0)) == []  # to the discriminator, generated images are the real ones
+    assert names(by_heart(gap=-2.0)) == []
+
+
+def test_learnt_by_heart_needs_images_held_out_and_some_measurements():
+    stats = by_heart().stats
+    without = [replace(measured, logit_held_out=None) for measured in stats]
+    assert names(Record(without)) == []
+    assert names(Record(stats[:3])) == []
+    assert names(Record(stats[:4])) == ["training images learnt by heart"]
+    assert names(Record([*without[:5], *stats[5:]])) == []
 
 
 def test_mode_collapse_by_its_classes():
