@@ -314,7 +314,7 @@ def test_too_few_images_are_told_of(tmp_path):
         data.train_dataloader()
 
 
-@pytest.mark.parametrize("label", [200, -1, "cat", 1.5, None])
+@pytest.mark.parametrize("label", [200, -1, "cat", 1.5, float("nan"), torch.tensor([float("nan")]), None])
 def test_labels_that_are_none_are_told_of(tmp_path, label):
     folder = write(tmp_path / "s", [{"image": flat(number), "label": label} for number in range(12)])
     kind = "has the label" if label is not None else "of the kind pickle"
