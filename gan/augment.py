@@ -139,7 +139,8 @@ class AdaptiveAugment(Augment):
 
     After each batch the probability rises if the mean sign of the discriminator's logits of real images is above the
     target, and falls if it is below: the surer it is of what it trains on, the more of it is changed. It starts at 0,
-    is a buffer, and is logged as `augment/probability`, the mean sign as `augment/real_sign`.
+    is a buffer, and is logged as `augment/probability`, the mean sign as `augment/real_sign`. A sign is that of the
+    distance to the loss's border; a loss without one, Wasserstein's or a relativistic one, tells nothing to go by.
 
     Of the paper's changes those that apply to small images: all of pixel blitting, geometry and colour; no filters, no
     corruptions. Geometry is one bilinear look-up, images beyond their edges being mirrored, where the paper filters.
@@ -340,9 +341,9 @@ def recolored(images: Tensor, p: Tensor, u: Sequence[Tensor]) -> Tensor:
 # ---------------------------------------------------------------------- in a batch
 
 
-def real_sign(logits: Tensor) -> Tensor:
-    """The mean sign () of the logits (N, ...) of real images."""
-    return of_samples(logits.detach()).sign().mean()
+def real_sign(logits: Tensor, border: float = 0.0) -> Tensor:
+    """The mean sign () of the logits (N, ...) of real images, seen from the logit that says neither."""
+    return (of_samples(logits.detach()) - border).sign().mean()
 
 
 class Augmentation:

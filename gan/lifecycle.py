@@ -23,6 +23,7 @@ from gan.config import KEY as CONFIG
 from gan.errors import GANError, counted
 from gan.loader import KeyedLoaders, held_out, key_loaders, place_in
 from gan.loggers import number_by_batches
+from gan.losses import Loss
 from gan.networks import check_pair, first_layers, given, is_conditional, trial_condition
 from gan.noise import Noise, keyed, seed_all, seed_layers
 from gan.optim import (
@@ -65,6 +66,7 @@ class Lifecycle(L.LightningModule):
         generator: The generator.
         discriminator: The discriminator.
         generator_ema: The generator's average; set by the GeneratorEMA callback, or from a checkpoint.
+        loss: The adversarial objective.
         penalties: Terms of the discriminator's loss, of its gradient.
         terms: Terms of both losses, of what images show.
         augment: What is done to images before they are judged in training; None for nothing.
@@ -91,6 +93,7 @@ class Lifecycle(L.LightningModule):
     generator: nn.Module
     discriminator: nn.Module
     generator_ema: nn.Module | None
+    loss: Loss
     penalties: list[Penalty]
     terms: Terms
     augment: Augment | None
@@ -222,7 +225,9 @@ class Lifecycle(L.LightningModule):
 
     def watch(self, real_logits: Tensor) -> dict[str, Tensor]:
         """What an augmentation that adapts wants to know of the logits (N, ...) of real images."""
-        return {REAL_SIGN: real_sign(real_logits)} if isinstance(self.augment, AdaptiveAugment) else {}
+        if not isinstance(self.augment, AdaptiveAugment):
+            return {}
+        return {REAL_SIGN: real_sign(real_logits, cast(float, self.loss.border))}  # since `check_augment`
 
     def step_uncounted(self, optimizer: LightningOptimizer) -> None:
         """A step that all hooks see, as any, and that `trainer.global_step` does not count."""
@@ -331,12 +336,7 @@ class Lifecycle(L.LightningModule):
         image_shape = getattr(data, "image_shape", None)
         check_pair(self.generator, self.discriminator, image_shape, self.num_classes, sources, classes)
         self.terms.check(self.discriminator, self.num_classes, self.condition_shape)
-        if self.augment is not None and self.condition_shape is not None and is_conditional(self.discriminator):
-            raise GANError(
-                f"model.augment={type(self.augment).__name__} changes images and not the sources that discriminator "
-                f"{type(self.discriminator).__name__} is told beside them: leave model.augment out, or take a "
-                "discriminator that is not told"
-            )
+        self.check_augment()
         if self.num_classes is not None and not is_conditional(self.discriminator) and not self.terms.terms:
             rank_zero_warn(
                 f"generator {type(self.generator).__name__} is told the class, and nothing holds it to that: "
@@ -361,6 +361,21 @@ class Lifecycle(L.LightningModule):
                 )
         if stage == "fit" and self.freeze_discriminator:
             self.freeze_layers()
+
+    def check_augment(self) -> None:
+        """Refuses an augmentation that the discriminator or the loss does not allow."""
+        if self.augment is not None and self.condition_shape is not None and is_conditional(self.discriminator):
+            raise GANError(
+                f"model.augment={type(self.augment).__name__} changes images and not the sources that discriminator "
+                f"{type(self.discriminator).__name__} is told beside them: leave model.augment out, or take a "
+                "discriminator that is not told"
+            )
+        if isinstance(self.augment, AdaptiveAugment) and self.loss.border is None:
+            raise GANError(
+                f"model.augment={type(self.augment).__name__} goes by how many real images have logits that say real, "
+                f"and with model.loss={type(self.loss).__name__} no logit says so by itself: take DiffAugment, or "
+                "another loss"
+            )
 
     def freeze_layers(self) -> None:
         """Lets no gradient reach the first layers of the discriminator; see `train` for their buffers."""

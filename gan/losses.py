@@ -33,9 +33,12 @@ class Loss(Described, ABC):
 
     Attributes:
         relativistic: Whether `generator` needs the logits of real images too.
+        border: The logit that says neither real nor generated; None where a logit says nothing but by its difference
+            to others.
     """
 
     relativistic: bool = False
+    border: float | None = 0.0
 
     @abstractmethod
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
@@ -114,6 +117,8 @@ class LeastSquares(Loss):
     dG/dl_f = l_f - 1 grows with the distance: it cannot vanish on rejected fakes, and it has no bound.
     """
 
+    border = 0.5
+
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         real, fake = _alike(real_logits, fake_logits)
         return of_samples(0.5 * (real - 1).square() + 0.5 * fake.square())
@@ -149,6 +154,8 @@ class Wasserstein(Loss):
     Lipschitz constant: a gradient penalty, weight clipping (`gan.penalties`) or spectral norm.
     """
 
+    border = None
+
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         real, fake = _alike(real_logits, fake_logits)
         return of_samples(fake - real)
@@ -169,6 +176,7 @@ class RelativisticPaired(Loss):
     """
 
     relativistic = True
+    border = None
 
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         real, fake = _alike(real_logits, fake_logits)

@@ -12,7 +12,7 @@ from torch import nn
 from gan import GAN
 from gan.augment import AdaptiveAugment, Augment, Augmentation, DiffAugment, real_sign
 from gan.callbacks import GradientMonitor, NonFiniteGuard
-from gan.losses import RelativisticPaired
+from gan.losses import LeastSquares, NonSaturating, RelativisticPaired, Wasserstein
 from gan.networks import AuxiliaryDCGANDiscriminator, ConditionalDCGANGenerator, given
 from gan.noise import Noise, keyed
 from gan.penalties import DRAGAN, R1, GradientPenalty
@@ -274,8 +274,9 @@ def test_probability_moves_by_the_sign():
         want = min(0.7, max(0, want + way * images_seen / 1000))
         assert float(augment.probability) == pytest.approx(want)
     assert want == 0.7
-    augment.adapt(torch.tensor(0.6, dtype=torch.float64) + 1e-12, 100)  # of 1 process .6, of 2 a little more
-    assert float(augment.probability) == pytest.approx(0.7)
+    augment.adapt(torch.tensor(-1.0), 100)
+    augment.adapt(torch.tensor(0.6, dtype=torch.float64) + 1e-12, 50)  # of 1 process .6, of 2 a little more
+    assert float(augment.probability) == pytest.approx(0.6)
 
 
 def test_real_sign_is_that_of_images():
@@ -283,6 +284,20 @@ def test_real_sign_is_that_of_images():
     logits = torch.tensor([[[3.0, -1.0]], [[-2.0, 1.0]], [[1.0, 1.0]]], requires_grad=True)
     assert float(real_sign(logits)) == pytest.approx(1 / 3)
     assert not real_sign(logits).requires_grad
+
+
+def test_signs_are_seen_from_the_border_of_the_loss(make_gan):
+    """Of a logit of .4 least squares says generated, and cross-entropy real."""
+    for loss, sign in ((NonSaturating(), 1), (LeastSquares(), -1)):
+        assert make_gan(loss=loss, augment=at(0.5)).watch(torch.full((4,), 0.4)) == {"augment/real_sign": sign}
+
+
+@pytest.mark.parametrize("loss", [Wasserstein(), RelativisticPaired()], ids=lambda loss: type(loss).__name__)
+def test_logits_that_say_nothing_by_themselves_are_no_guide(loss, make_gan, make_trainer, data):
+    with pytest.raises(ValueError, match=f"AdaptiveAugment goes by .* model.loss={type(loss).__name__} no") as caught:
+        make_trainer(max_steps=1).fit(make_gan(loss=loss, augment=at(0.5)), data)
+    assert "\n" not in str(caught.value)
+    make_trainer(max_steps=1).fit(make_gan(loss=loss, augment=DiffAugment()), data)
 
 
 # ---------------------------------------------------------------------- draws of a batch
@@ -310,15 +325,15 @@ def test_passes_and_processes_share_the_draws_of_a_batch():
         size = 12 // processes // passes
         for number in range(passes):
             one = augmentation.of_pass(number)
-            for _ in range(2):  # what is judged first, and second
+            for _ in range(3):  # what is judged first, second and third
                 one(torch.zeros(size, 1, 2, 2, dtype=torch.float64))
-        calls = [torch.cat(augment.seen[call::2]) for call in range(2)]
+        calls = [torch.cat(augment.seen[call::3]) for call in range(3)]
         assert not torch.equal(calls[0], calls[1])
         return calls
 
     whole = noises()
     for passes in (1, 2, 3):
-        for call in range(2):
+        for call in range(3):
             assert torch.equal(noises(passes=passes)[call], whole[call])
             parts = [noises(process, 2, passes)[call] for process in range(2)]
             assert torch.equal(torch.cat(parts), whole[call])

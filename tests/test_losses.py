@@ -276,6 +276,18 @@ def test_relativistic_generator_needs_real_logits():
         RelativisticPaired().generator(torch.zeros(4))
 
 
+def test_border_is_where_the_best_discriminator_cannot_tell():
+    """The logit that is best where as many images are real as generated; none where any is as good as any other."""
+    for cls in LOSSES:
+        logits = torch.linspace(-4, 4, 33, dtype=torch.float64)
+        losses = cls().discriminator(logits, logits)
+        best = logits[losses <= losses.min() + 1e-12]
+        if cls.border is None:
+            assert len(best) == len(logits)
+        else:
+            assert float(best.mean()) == cls.border
+
+
 @pytest.mark.parametrize("cls", LOSSES)
 def test_command_line_takes_the_class_name(cls):
     parser = jsonargparse.ArgumentParser(exit_on_error=False)

@@ -94,7 +94,7 @@ def test_command(line, request, tmp_path, monkeypatch):
     save_features(CNNFeatures((3, 32, 32)), "flowers.safetensors")
     save_features(ImageFeatures((3, 64, 64)), "photos.safetensors")
     if "photos" in line:
-        photos = fill(tmp_path / "photos", 80)
+        photos = fill(tmp_path / "photos", 160)
         zipped(tmp_path / "photos.zip", {file.name: file.read_bytes() for file in photos.iterdir()})
     line = line.replace("RUN", str(run)).replace(
         "my_package.Flowers", "commands.ColourDigits --data.validation_size 16"

@@ -151,9 +151,15 @@ def test_settings_of_the_data_are_given_by_their_names(tmp_path):
     assert data.batch_size == 50
 
 
+class PairsOfClasses(Pairs):
+    """What it gives in the place of labels are sources."""
+
+    num_classes = 10
+
+
 @pytest.mark.parametrize(
     ("data", "task"),
-    [(Colour(), Turns), (ColourDigits(), Classes), (Pairs(), Turns)],
+    [(Colour(), Turns), (ColourDigits(), Classes), (PairsOfClasses(), Turns)],
     ids=["no classes", "classes", "sources in the place of classes"],
 )
 def test_what_has_no_classes_is_learnt_without(data, task):

@@ -145,8 +145,9 @@ class Grey(Degradation):
 class DegradedDataModule(InMemoryDataModule):
     """Any images in memory, each with a source that is itself made worse.
 
-    For super-resolution, inpainting, colouring, or a `Degradation` of your own. Image shape and features are those of
-    the images. Their labels, if they have any, are not used: what an image is to be of is its source.
+    For super-resolution, inpainting, colouring, or a `Degradation` of your own. Image shape, features, flips and how
+    many there are to train on are those of the images. Their labels, if they have any, are not used: what an image is
+    to be of is its source.
 
     Args:
         of: The images: any `InMemoryDataModule`.
@@ -196,7 +197,7 @@ class DegradedDataModule(InMemoryDataModule):
         self.image_shape = of.image_shape
         self.condition_shape = degradation.shape(of.image_shape)
         self.extractor = of.extractor
-        self.flips = of.flips
+        self.flips, self.train_size = of.flips, of.train_size
 
     def prepare_data(self) -> None:
         """Download or prepare the images, where they need it."""

@@ -195,7 +195,7 @@ class StreamLoader(EpochLoader):
         """
         number, _, label, _ = sample
         whole = isinstance(label, int | np.integer) or (isinstance(label, Tensor) and label.numel() == 1)
-        if not whole or not 0 <= int(label) < classes or int(label) != label:
+        if not whole or not 0 <= label < classes or int(label) != label:  # NaN is not, either
             shown = f"{label!r}"[:40]
             raise GANError(
                 f"{self._place(number)} has the label {shown}, and labels are whole numbers from 0 to {classes - 1}: "

@@ -67,7 +67,7 @@ def measure(
         of_discriminator, logits = measure_discriminator(*networks, judge, loss, real, fake, penalties, over_processes)
         between = mix * real + (1 - mix) * fake
         steepness = [slopes(judge, images) for images in (real, fake, between)]
-        of_images = measure_images(real, fake, logits, at_images, steepness, over_processes)
+        of_images = measure_images(real, fake, logits, loss.border or 0.0, at_images, steepness, over_processes)
         if held_out is not None:
             of_images["logit_held_out"] = mean_logit(judge_held_out or judge, held_out, over_processes)
     return GradientStats(step=step, generator=of_generator, discriminator=of_discriminator, **of_images)
@@ -125,6 +125,7 @@ def measure_images(
     real: Tensor,
     fake: Tensor,
     logits: tuple[Tensor, Tensor],
+    border: float,
     at_images: Tensor,
     steepness: Sequence[Tensor],
     over_processes: OverProcesses,
@@ -135,6 +136,7 @@ def measure_images(
         real: Real images (N, C, H, W).
         fake: Generated ones.
         logits: The logits (N,) of both.
+        border: The logit that says neither.
         at_images: ||dl_G/dx|| at each generated image, (N,).
         steepness: ||dD/dx|| at each real image, each generated one, and each point between, 3 of (N,).
         over_processes: The mean, sum or maximum of a tensor over all processes.
@@ -146,8 +148,8 @@ def measure_images(
         "slope_real": steepness[0],
         "slope_fake": steepness[1],
         "slope_between": steepness[2],
-        "accuracy_real": (real_logits > 0).double(),
-        "accuracy_fake": (fake_logits < 0).double(),
+        "accuracy_real": (real_logits > border).double(),
+        "accuracy_fake": (fake_logits < border).double(),
         "logit_real": real_logits,
         "logit_fake": fake_logits,
         "extreme_real": (real.abs() > SATURATED).double(),

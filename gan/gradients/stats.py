@@ -61,8 +61,9 @@ class GradientStats:
         slope_fake: The same at generated images.
         slope_between: The same at random points between a real and a generated image.
         lipschitz: The largest ||dD/dx|| of all these: a lower bound of D's Lipschitz constant.
-        accuracy_real: Share of real images with a logit above 0. Means nothing where 0 is no border (Wasserstein).
-        accuracy_fake: Share of generated images with a logit below 0.
+        accuracy_real: Share of real images with a logit above the loss's border. Means nothing where there is none
+            (Wasserstein), and 0 is taken.
+        accuracy_fake: Share of generated images with a logit below it.
         logit_real: Mean logit of real images.
         logit_fake: Mean logit of generated images.
         logit_gap: `logit_real - logit_fake`.

@@ -387,7 +387,7 @@ def test_measures_images_that_are_not_trained_on(make_trainer, tmp_path, validat
 
 
 def test_held_out_images_are_judged_with_their_condition(told, make_trainer):
-    gan, data = told()
+    gan, data = told(discriminator_optimizer=partial(SGD, lr=0.0))
     data.validation_size = 32
     monitor = GradientMonitor(every=1, images=8)
     make_trainer(max_steps=1, callbacks=[monitor]).fit(gan, data)
@@ -395,6 +395,8 @@ def test_held_out_images_are_judged_with_their_condition(told, make_trainer):
     kept = [batch[:8] for batch in next(iter(data.val_dataloader()))]
     assert torch.equal(images, kept[0])
     assert torch.equal(condition, kept[1])
+    (judge,) = given(condition, gan.discriminator)
+    assert monitor.stats.logit_held_out == pytest.approx(judge(images).mean().item(), abs=1e-6)
 
 
 def test_without_data_held_out_nothing_is_said_of_it(make_gan, make_trainer, data):

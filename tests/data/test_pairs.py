@@ -178,6 +178,13 @@ def test_what_its_images_keep_out_is_kept_out(tmp_path):
     assert none.val_dataloader() == []
 
 
+@pytest.mark.parametrize(("of", "size"), [({"validation_size": 9}, None), ({}, 20)])
+def test_as_many_are_trained_on_as_its_images_say(of, size):
+    pairs = DegradedDataModule(SmallMNIST(**of, train_size=30), Mask(), 4, size)
+    pairs.setup("fit")
+    assert pairs.train_dataloader().count == 30
+
+
 class Blur(Degradation):
     """A user's own."""
 

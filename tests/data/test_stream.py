@@ -144,6 +144,13 @@ def test_each_epoch_has_every_image_once_in_an_order_of_its_own(path):
     assert [list(itertools.chain(*labels(alone))) for _ in range(3)] == epochs, "without a trainer, one after the other"
 
 
+def test_of_a_single_window_epochs_and_seeds_are_others_too(tmp_path):
+    data = module(write(tmp_path / "s", levels(40), each=40), flips=True)
+    keys = [(1, 0), (1, 5), (2, 0)]
+    orders = [labels(loader(data, seed=seed, counter=lambda: (done, 5), flips=True)) for seed, done in keys]  # noqa: B023
+    assert len({tuple(itertools.chain(*order)) for order in orders}) == 3
+
+
 def test_images_of_a_window_are_mixed_and_no_others(path):
     each = loader(module(path), batch_size=1)
     order, place = list(itertools.chain(*labels(each))), 0
@@ -307,7 +314,7 @@ def test_too_few_images_are_told_of(tmp_path):
         data.train_dataloader()
 
 
-@pytest.mark.parametrize("label", [200, -1, "cat", 1.5, None])
+@pytest.mark.parametrize("label", [200, -1, "cat", 1.5, float("nan"), torch.tensor([float("nan")]), None])
 def test_labels_that_are_none_are_told_of(tmp_path, label):
     folder = write(tmp_path / "s", [{"image": flat(number), "label": label} for number in range(12)])
     kind = "has the label" if label is not None else "of the kind pickle"

@@ -35,12 +35,15 @@ def images(count: int, seed: int = 0) -> torch.Tensor:
 class Endless(IterableDataset):
     """Which draws from a generator of its own, and counts what it has given."""
 
+    read = 0  # from all of them in this process
+
     def __init__(self, labelled: bool = True):
         self.generator, self.given, self.labelled = np.random.default_rng(3), 0, labelled
 
     def __iter__(self):
         while True:
             self.given += 1
+            Endless.read += 1
             image = torch.from_numpy(self.generator.random((1, 28, 28), dtype=np.float32)) * 2 - 1
             yield (image, self.given % 5) if self.labelled else image
 
@@ -53,7 +56,9 @@ class Finite(IterableDataset):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_of_an_endless_stream_the_first_are_drawn_and_it_stays_where_it_is(workers):
     loader, said = DataLoader(Endless(), batch_size=16, num_workers=workers), []
+    before = Endless.read
     one, other = drawn(loader, said.append), drawn(loader)
+    assert Endless.read - before <= 2 * (100 + 16), "no more than are needed, and the batch that they end in"
     assert torch.equal(one.images, other.images)
     assert (one.images.shape, one.images.dtype) == ((100, 1, 28, 28), torch.uint8)
     assert one.labels.shape == (100,)
