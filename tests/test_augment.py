@@ -366,7 +366,9 @@ class UpsideDown(nn.Module):
         return self.network(images.flip(2))
 
 
-@pytest.mark.parametrize("settings", [{}, {"loss": RelativisticPaired()}, {"accumulate": 2}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{}, {"loss": RelativisticPaired()}, {"accumulate": 2}], ids=["plain", "relativistic", "accumulate"]
+)
 def test_all_that_is_judged_in_training_is_augmented(settings, make_gan, make_trainer, data):
     """As by a discriminator that does it itself: in both steps, and under the penalties."""
     settings |= {"penalties": [R1(1.0), GradientPenalty(1.0), DRAGAN(1.0)]}
