@@ -5,6 +5,7 @@ import shlex
 import sys
 
 import pytest
+import shards
 import torch
 from commands import FEW_SCORES, PAIRS, TRANSLATION, fit, process
 from conftest import ROOT
@@ -96,6 +97,10 @@ def test_command(line, request, tmp_path, monkeypatch):
     if "photos" in line:
         photos = fill(tmp_path / "photos", 160)
         zipped(tmp_path / "photos.zip", {file.name: file.read_bytes() for file in photos.iterdir()})
+    if "shards/" in line:
+        pytest.importorskip("litdata", reason="data in shards needs LitData: pip install gan[stream]")
+        for name in ("train", "test"):
+            shards.write(tmp_path / "shards" / name, shards.samples(160, classes=9), each=40)
     line = line.replace("RUN", str(run)).replace(
         "my_package.Flowers", "commands.ColourDigits --data.validation_size 16"
     )
@@ -130,6 +135,7 @@ def test_an_experiment_with_another_ingredient(tmp_path):
 
 
 ELSEWHERE = {  # the kinds of lines that other tests run
+    'pip install "gan[stream]"': "tests/data/test_stream.py needs it",
     "pip install -e": "test_ci_runs_the_test_line_of_the_readme, and .ci/run",
     "tensorboard --logdir": "tests/test_loggers.py reads the events",
     "python scripts/benchmark.py": "tests/test_benchmarks.py",
@@ -189,7 +195,8 @@ BLOCKS = [
     (page, number)
     for page, text in PAGES.items()
     if page not in TRIED_WHOLE
-    for number, _ in enumerate(python_blocks(text))
+    for number, block in enumerate(python_blocks(text))
+    if "litdata" not in block  # tests/data/test_stream.py writes shards by it
 ]
 
 

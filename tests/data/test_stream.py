@@ -4,6 +4,7 @@ import io
 import itertools
 import math
 import os
+import re
 import sys
 import threading
 import time
@@ -16,7 +17,7 @@ import pytest
 import torch
 from commands import FAST, MLPS, Pooled, equal, load, process, table
 from conftest import ROOT
-from pictures import content
+from pictures import content, fill_classes
 from PIL import Image
 
 pytest.importorskip("litdata", reason="data in shards needs LitData: pip install gan[stream]")
@@ -439,6 +440,22 @@ def test_a_run_that_is_killed_goes_on_to_the_bit(emoji, tmp_path, monkeypatch, m
     assert equal(one["state_dict"], two["state_dict"])
     assert table("whole") == table("parts")
     assert (Path("whole", "samples", "real.png").read_bytes()) == Path("parts", "samples", "real.png").read_bytes()
+
+
+@pytest.mark.slow
+def test_the_page_writes_shards_that_are_read(tmp_path):
+    fill_classes(tmp_path / "photos", {"a": 30, "b": 20})
+    page = (ROOT / "docs" / "images.md").read_text(encoding="utf-8")
+    (program,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.S) if "litdata" in block]
+    (tmp_path / "write.py").write_text(program, encoding="utf-8")
+    running = process([sys.executable, "write.py"], cwd=tmp_path)
+    _, errors = running.communicate(timeout=300)
+    assert running.returncode == 0, errors
+    shards = tmp_path / "shards"
+    data = StreamDataModule(str(shards / "train"), test_shards=str(shards / "test"), num_classes=2, size=8)
+    counts = [torch.cat([some for _, some in loader(data, drop_last=False)]).bincount().sum()]
+    counts.append(torch.cat([some for _, some in data.test_dataloader()]).bincount().sum())
+    assert counts == [45, 5]
 
 
 @pytest.mark.slow
