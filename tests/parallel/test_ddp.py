@@ -23,7 +23,8 @@ FLOAT64 = ["--trainer.precision", "64-true"]  # where training does not blow rou
 def trained(tmp_path_factory, request):
     """The cases that tests are about, on one process, and on two, of which the second reports too."""
     folder = tmp_path_factory.mktemp("parallel")
-    tests = [item for item in request.session.items if "trained" in item.fixturenames]
+    here = [item for item in request.session.items if item.module is request.module]
+    tests = [item for item in here if "trained" in item.fixturenames]
     names = sorted({item.callspec.params["name"] for item in tests})
     runs = [script("cases.py", folder, devices, *names) for devices in (1, 2)]
     for run in runs:
