@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from PIL import ImageColor
 from torch import Tensor
 
 from gan.data.image_cache import (
@@ -26,7 +25,7 @@ from gan.data.image_cache import (
     told_left_out,
 )
 from gan.data.memory import InMemoryDataModule, InMemoryLoader
-from gan.data.reading import read_mode
+from gan.data.reading import check_made, read_mode
 from gan.data.sources import Sources, shown, told
 from gan.errors import GANError, counted
 from gan.paths import local_path
@@ -134,16 +133,7 @@ class ImageFolder(InMemoryDataModule):
         seed: int = 42,
     ) -> None:
         super().__init__(batch_size, 0, seed)
-        if not 1 <= size <= 4096:
-            raise GANError(f"data.size must be from 1 to 4096 pixels, got {size}")
-        if channels not in (1, 3, None):
-            raise GANError(f"data.channels must be 1 (grey), 3 (colour) or null (as the files are), got {channels}")
-        try:
-            ImageColor.getrgb(background)
-        except ValueError as error:
-            raise GANError(
-                f"data.background must be a colour such as white, black or #808080, got {background!r}"
-            ) from error
+        check_made(size, channels, background, null="as the files are")
         shares = {"validation_share": validation_share, "test_share": test_share, "max_damaged": max_damaged}
         for name, share in shares.items():
             if not 0 <= share < 1:

@@ -35,6 +35,30 @@ class Unreadable(GANError):
     """A file that is no image, or a damaged one: the message says what is wrong, and not with which file."""
 
 
+def check_made(size: int, channels: int | None, background: str, null: str) -> None:
+    """Refuses settings of what images are made, as a data module is given them.
+
+    Args:
+        size: Height and width.
+        channels: 1, 3, or None.
+        background: The colour behind what is transparent.
+        null: What the channels are as if None is given, in words.
+
+    Raises:
+        GANError: If there are no such images.
+    """
+    if not 1 <= size <= 4096:
+        raise GANError(f"data.size must be from 1 to 4096 pixels, got {size}")
+    if channels not in (1, 3, None):
+        raise GANError(f"data.channels must be 1 (grey), 3 (colour) or null ({null}), got {channels}")
+    try:
+        ImageColor.getrgb(background)
+    except ValueError as error:
+        raise GANError(
+            f"data.background must be a colour such as white, black or #808080, got {background!r}"
+        ) from error
+
+
 @cache
 def formats() -> list[str]:
     """Those of `FORMATS` that this Pillow reads."""

@@ -10,12 +10,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from PIL import ImageColor
 from torch import Tensor
 
 from gan.data.epochs import EVAL_BATCH_SIZE, EpochDataModule, EpochLoader
 from gan.data.image_cache import as_bytes, say
-from gan.data.reading import Mode, Unreadable
+from gan.data.reading import Mode, Unreadable, check_made
 from gan.data.shards import Fields, Shards, Stretch, decoded
 from gan.errors import GANError, counted
 from gan.images import SCALE
@@ -269,21 +268,12 @@ class StreamDataModule(EpochDataModule):
         seed: int = 42,
     ) -> None:
         super().__init__(batch_size, 0, seed)
-        if not 1 <= size <= 4096:
-            raise GANError(f"data.size must be from 1 to 4096 pixels, got {size}")
-        if channels not in (1, 3, None):
-            raise GANError(f"data.channels must be 1 (grey), 3 (colour) or null (as the first is), got {channels}")
+        check_made(size, channels, background, null="as the first is")
         for name, number in (("num_classes", num_classes), ("window", window), ("workers", workers)):
             if not number >= 1:
                 raise GANError(f"data.{name} must be at least 1, got {number}")
         if not 0 < cache < float("inf"):
             raise GANError(f"data.cache must be a number of gigabytes above 0, got {cache}")
-        try:
-            ImageColor.getrgb(background)
-        except ValueError as error:
-            raise GANError(
-                f"data.background must be a colour such as white, black or #808080, got {background!r}"
-            ) from error
         self.num_classes, self.flips, self.window, self.workers = num_classes, flips, window, workers
         self.fields = Fields(image_field, label_field if num_classes > 1 else None)
         places = {"train": shards, "validation": validation_shards, "test": test_shards}
