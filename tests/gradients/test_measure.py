@@ -11,12 +11,24 @@ from torch import Tensor, nn
 
 from gan.gradients import BINS, measure
 from gan.gradients.measure import histogram, slopes
-from gan.losses import Hinge, NonSaturating, RelativisticPaired, Saturating, Wasserstein
+from gan.losses import Hinge, LeastSquares, NonSaturating, RelativisticPaired, Saturating, Wasserstein
 from gan.networks import DCGANDiscriminator, DCGANGenerator, MLPDiscriminator, MLPGenerator
 from gan.penalties import DRAGAN, R1, R2
 from gradients.pairs import SHAPE, Pipe, batch, by_hand, close, linear_pair
 
 # ---------------------------------------------------------------------- closed forms
+
+
+@pytest.mark.parametrize(("loss", "of_real"), [(LeastSquares(), 0), (NonSaturating(), 1)])
+def test_right_is_told_from_the_border_of_the_loss(loss, of_real):
+    """A logit of 0.25 everywhere says generated to least squares, whose targets are 0 and 1, and real to others."""
+    generator, discriminator = linear_pair()
+    with torch.no_grad():
+        for layer in discriminator.layers:
+            layer.weight.zero_()
+            layer.bias.fill_(0.25)
+    stats = measure(generator, discriminator, loss, step=7, **batch(8))
+    assert (stats.accuracy_real, stats.accuracy_fake) == (of_real, 1 - of_real)
 
 
 @pytest.mark.parametrize("num", [8, 3])
