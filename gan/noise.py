@@ -81,8 +81,8 @@ class Noise:
 
     def wide_uniform(self, num: int, *shape: int) -> Tensor:
         """Likewise, in float32 at least: 16 bits are few for what is compared with a probability."""
-        settings = self.settings | {"dtype": torch.promote_types(self.settings["dtype"], torch.float32)}
-        return self.part(torch.rand(self.processes * num, *shape, **settings))
+        dtype = torch.promote_types(self.settings["dtype"], torch.float32)
+        return self.part(torch.rand(self.processes * num, *shape, **{**self.settings, "dtype": dtype}))
 
     def for_penalties(self, penalties: Iterable[NeedsNoise], images: Tensor) -> list[Tensor | None]:
         """What each of the penalties needs for images (N, C, H, W)."""
