@@ -7,6 +7,7 @@ from gan.gradients.rules import Finding, Record, Rule, Thresholds
 from gan.gradients.stats import NetworkStats
 
 DEEP = 6  # layers
+TINY = 1e-30
 
 EXPLODING_DEPTH, VANISHING_DEPTH = "gradient explodes through depth", "gradient vanishes through depth"
 EXPLODING, DEAD, SATURATED = "exploding gradients", "dead discriminator", "vanished generator gradient"
@@ -25,16 +26,13 @@ def wrong_range(record: Record, limits: Thresholds) -> Finding | None:
     if real_fits and (record.begins or fits(*now.range_fake)):
         return None
     real, fake = ("[{:.2g}, {:.2g}]".format(*extremes) for extremes in (now.range_real, now.range_fake))
-    cures = ("scale the data to [-1, 1] in your data module, as MNISTDataModule and InMemoryDataModule do",)
-    if real_fits:
-        cures = ("let the generator end in a tanh, as the shipped ones do",)
     return Finding(
         "wrong range",
         f"real images lie in {real} and generated ones in {fake}, where both should fill [-1, 1]: the discriminator "
         "can tell them apart by their range alone, and the generator learns little of what they show",
-        cures,
         "Radford et al. 2015, arXiv:1511.06434, section 3",
         certain=not real_fits,
+        network="generator" if real_fits else None,
     )
 
 
@@ -56,12 +54,6 @@ def non_finite_gradients(why: str) -> Finding:
     return Finding(
         "non-finite gradients",
         why,
-        (
-            "a lower rate: `--model.discriminator_optimizer.lr`, `--model.generator_optimizer.lr`",
-            "`--trainer.callbacks+=GradientClipping --trainer.callbacks.discriminator=ByNorm "
-            "--trainer.callbacks.discriminator.max_norm=10`",
-            "NonFiniteGuard's policy: rollback, if it happens once in many thousand batches",
-        ),
         "Pascanu et al. 2013, arXiv:1211.5063",
         certain=True,
     )
@@ -76,12 +68,9 @@ def exploding_depth(record: Record, limits: Thresholds) -> Finding | None:
                 EXPLODING_DEPTH,
                 f"on its way back through the {name} the gradient grows {network.first_to_last:.2g} times, from "
                 f"{first_and_last(network)}: {layers_beyond(network, lambda ratio: ratio > limits.exploding**0.5)}",
-                (
-                    f"`--model.{name}.residual scaled`, for a residual network that adds its branches unscaled",
-                    f"`--model.{name}.norm layer`, where the network has it",
-                    f"`--model.{name}.init xavier`, likewise, or fewer layers",
-                ),
                 "He et al. 2015, arXiv:1502.01852; Zhang et al. 2019, arXiv:1901.09321",
+                network=name,
+                beyond=network.first_to_last / limits.exploding,
             )
     return None
 
@@ -97,12 +86,9 @@ def vanishing_depth(record: Record, limits: Thresholds) -> Finding | None:
                 f"on its way back through the {name} the gradient shrinks to {network.first_to_last:.2g} of what it "
                 f"was, from {first_and_last(network)}: "
                 f"{layers_beyond(network, lambda ratio: ratio < limits.vanishing**0.5)}",
-                (
-                    f"`--model.{name}.activation leaky_relu --model.{name}.init he`, or what your network has for them",
-                    f"`--model.{name}.norm {'batch' if name == 'generator' else 'layer'}`, likewise",
-                    "residual connections, as in ResNetGenerator and ResNetDiscriminator, or fewer layers",
-                ),
                 "Glorot & Bengio 2010; He et al. 2015, arXiv:1502.01852",
+                network=name,
+                beyond=limits.vanishing / max(network.first_to_last, TINY),
             )
     return None
 
@@ -134,13 +120,9 @@ def exploding_gradients(record: Record, limits: Thresholds) -> Finding | None:
         f"the discriminator's logit changes by up to {now.lipschitz:.3g} per unit of distance between images, where "
         f"{limits.slope:g} is steep; the norm of its gradient is {now.discriminator.total:.3g}, the generator's "
         f"{now.generator.total:.3g}",
-        (
-            "`--model.penalties+=GradientPenalty` for the Wasserstein loss, for others `--model.penalties+=R1 "
-            "--model.penalties.weight=1`",
-            "a lower rate: `--model.discriminator_optimizer.lr`",
-            "`--model.discriminator.norm spectral`, where the network has it",
-        ),
         "Gulrajani et al. 2017, arXiv:1704.00028; Mescheder et al. 2018, arXiv:1801.04406",
+        network="discriminator",
+        beyond=now.lipschitz / limits.slope,
     )
 
 
@@ -158,12 +140,8 @@ def dead_discriminator(record: Record, limits: Thresholds) -> Finding | None:
         DEAD,
         f"the discriminator's logit is {now.logit_real:.2g} for real and {now.logit_fake:.2g} for generated images and "
         f"hardly depends on them (slope {slope:.2g}), so it learns nothing and teaches nothing{units}",
-        (
-            "a lower rate: `--model.discriminator_optimizer.lr`",
-            "`--model.discriminator.activation leaky_relu`, or another network whose units cannot die",
-            "a smaller weight of the penalties, or a larger `--model.weight_clip`, where there are such",
-        ),
         "Maas et al. 2013, Rectifier nonlinearities improve neural network acoustic models",
+        network="discriminator",
     )
 
 
@@ -186,12 +164,9 @@ def saturated_discriminator(record: Record, limits: Thresholds) -> Finding | Non
         f"the discriminator is right about {now.accuracy_fake:.0%} of the generated images, by {now.logit_gap:.3g} "
         f"logits: the loss is flat there and lets {passing:.1g} of the discriminator's slope through, so that "
         f"{now.image_gradient:.1g} per image reaches the generator",
-        (
-            "`--model.loss NonSaturating`",
-            "`--model.penalties+=R1 --model.penalties.weight=1`, or a larger weight",
-            "a lower `--model.discriminator_optimizer.lr`, or a smaller `--model.n_critic`",
-        ),
         "Goodfellow et al. 2014, arXiv:1406.2661; Arjovsky & Bottou 2017, arXiv:1701.04862",
+        network="discriminator",
+        beyond=limits.passed_slope / max(passing, TINY),
     )
 
 
@@ -205,11 +180,8 @@ def saturated_output(record: Record, limits: Thresholds) -> Finding | None:
         "saturated generator output",
         f"{now.extreme_fake:.1%} of the generated pixels are within 1 % of an end of the range, against "
         f"{now.extreme_real:.1%} of the real ones: the slope of a tanh is near zero there, and stops the gradient",
-        (
-            "a lower rate: `--model.generator_optimizer.lr`",
-            "`--model.generator.norm batch`, where the network has it, or a smaller initialisation",
-        ),
         "Glorot & Bengio 2010",
+        network="generator",
     )
 
 

@@ -113,16 +113,18 @@ class Finding:
     Attributes:
         name: What it is called.
         why: One sentence, with the figures.
-        cures: What cures it, the first to try first, as Markdown: settings are `--code`.
         reference: Where to read about it.
         certain: One measurement is enough.
+        network: The network that it is about: "generator", "discriminator", or None for the data or for both.
+        beyond: How many times the signal is beyond the threshold, 1 where that cannot be said.
     """
 
     name: str
     why: str
-    cures: tuple[str, ...]
     reference: str
     certain: bool = False
+    network: str | None = None
+    beyond: float = 1.0
 
 
 Rule = Callable[[Record, Thresholds], Finding | None]

@@ -25,13 +25,8 @@ def learnt_by_heart(record: Record, limits: Thresholds) -> Finding | None:
         f"the discriminator's logit is {real:.2g} for images that it trains on, {real - gap:.2g} for real images that "
         f"it does not, and {fake:.2g} for generated ones: {gap / whole:.0%} of the way from the first to the last is "
         "what it knows by heart, and teaches the generator nothing of what such images have in common",
-        (
-            "`--model.augment DiffAugment`",
-            "`--model.augment AdaptiveAugment`, or more images",
-            "`--model.penalties+=R1 --model.penalties.weight=1`, or a larger weight; a lower "
-            "`--model.discriminator_optimizer.lr`",
-        ),
         "Karras et al. 2020, arXiv:2006.06676; Zhao et al. 2020, arXiv:2006.10738",
+        network="discriminator",
     )
 
 
@@ -49,13 +44,8 @@ def mode_collapse(record: Record, limits: Thresholds) -> Finding | None:
     return Finding(
         COLLAPSE,
         f"two generated images are {spread:.2g} times as far apart as two real ones{classes}",
-        (
-            "no momentum, where there is some: `--model.generator_optimizer.betas [0,0.9]`, and the same for the "
-            "discriminator",
-            "`--model.penalties+=R1 --model.penalties.weight=1`, or a larger weight",
-            "a lower `--model.generator_optimizer.lr`, or a higher `--model.discriminator_optimizer.lr`",
-        ),
         "Metz et al. 2017, arXiv:1611.02163; Mescheder et al. 2018, arXiv:1801.04406",
+        network="generator",
     )
 
 
@@ -94,14 +84,6 @@ def oscillation(record: Record, limits: Thresholds) -> Finding | None:
         f"images of the same latents keep moving, each time by {movement:.2f} of the distance between two real images, "
         f"and in {flips:.0%} of the measurements the discriminator takes them for more real than real ones, but the "
         f"FID, {score.fid:.3g}, is not better than it was ({best:.3g})",
-        (
-            "a discriminator that keeps up: a higher `--model.discriminator_optimizer.lr`, or a lower "
-            "`--model.generator_optimizer.lr`",
-            "no momentum, where there is some: `--model.generator_optimizer.betas [0,0.9]`, and the same for the "
-            "discriminator",
-            "`--model.penalties+=R1 --model.penalties.weight=1`, and rates that fall: `--model.generator_scheduler "
-            "WarmupCosine`, and the same for the discriminator",
-        ),
         "Mescheder et al. 2018, arXiv:1801.04406; Gidel et al. 2019, arXiv:1807.04740",
     )
 
@@ -118,8 +100,9 @@ def imbalance(record: Record, limits: Thresholds) -> Finding | None:
         IMBALANCE,
         f"in a batch the weights of the {fast} change by {ratios[fast]:.1g} of their size and those of the {slow} by "
         f"{ratios[slow]:.1g}: the {slow} cannot follow",
-        (f"a lower `--model.{fast}_optimizer.lr`, or a higher `--model.{slow}_optimizer.lr`",),
         "Heusel et al. 2017, arXiv:1706.08500",
+        network=fast,
+        beyond=ratios[fast] / ratios[slow] / limits.imbalance,
     )
 
 
