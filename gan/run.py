@@ -7,7 +7,7 @@ import signal
 import sys
 import traceback
 import warnings
-from argparse import SUPPRESS
+from argparse import SUPPRESS, ArgumentError
 from collections.abc import Iterator, Sequence
 from contextlib import closing, nullcontext, suppress
 from pathlib import Path
@@ -22,7 +22,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from gan.callbacks import FIDTracker
+from gan.callbacks import FIDTracker, GradientDoctor
 from gan.callbacks.fid_tracker import active_trackers
 from gan.checkpoints import AtomicCheckpointIO, sync
 from gan.config import OF_COMMAND, as_text, remember_own
@@ -302,10 +302,22 @@ class GANCLI(LightningCLI):
             sync(path)  # as checkpoints are, which are of no use without it
         if named_in(new):
             remember_own(new)
+        for doctor in callbacks_of(trainer, GradientDoctor):
+            doctor.accepts = self.accepts
         metrics = [name for tracker in active_trackers(trainer) for name in tracker.scalars]
         for logger in trainer.loggers:
             if isinstance(logger, RunTensorBoard):
                 logger.log_settings(hyperparameters(new), metrics)
+
+    def accepts(self, words: Sequence[str]) -> bool:
+        """Whether the command takes words after the config of this run."""
+        try:
+            with warnings.catch_warnings(), own_defaults(words), texts_in_utf8():
+                warnings.simplefilter("ignore")
+                self.parser.parse_args(["--config", self.config_text(), *words])
+        except (ArgumentError, GANError):
+            return False
+        return True
 
     def config_text(self) -> str:
         """The config as YAML, without the folder and the checkpoint of this command."""

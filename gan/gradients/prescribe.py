@@ -1,0 +1,71 @@
+"""What to change in a run that is ill, computed from its own settings and networks: `Prescription`s.
+
+First what is wrong with the run whatever it suffers from, as `gan.gradients.misfits` finds it: a value that is absurd,
+an end that a network must not have. Then the remedies of the condition. Last, what is known to train most networks,
+all at once.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+from gan.gradients.change import NO_CHANGE, Change, words
+from gan.gradients.misfits import misfits
+from gan.gradients.patient import Patient
+from gan.gradients.remedies import REMEDIES, sound
+from gan.gradients.rules import Finding, Record
+
+MOST = 4  # prescriptions of a finding
+
+
+@dataclass(frozen=True)
+class Prescription:
+    """What to do about a finding.
+
+    Attributes:
+        settings: The words to append to the command of the run; none where no setting helps.
+        text: What they do, and why; or what to change in which class.
+    """
+
+    settings: tuple[str, ...]
+    text: str
+
+
+def prescribe(
+    finding: Finding, record: Record, patient: Patient, accepts: Callable[[Sequence[str]], bool]
+) -> list[Prescription]:
+    """What to do about a finding, the first to try first.
+
+    Args:
+        finding: The condition.
+        record: What has been measured.
+        patient: The run.
+        accepts: Whether the command takes words after those of the run: what it refuses is not told.
+    """
+    wrong = misfits(record, patient)
+    remedies = [change for change in REMEDIES[finding.name](finding, record, patient) if change.text]
+    candidates = list(combined(wrong, remedies))
+    typed = [change for change in candidates if change.settings]
+    candidates[3:3] = [together([*sound(record, patient), *typed[:1]])] if typed else []
+    told: dict[tuple[str, ...], Prescription] = {}
+    for change in candidates:
+        settings = tuple(words(change.settings))
+        if settings not in told and (not settings or accepts(settings)):
+            told[settings] = Prescription(settings, change.text)
+    ordered = sorted(told.values(), key=lambda prescription: not prescription.settings)  # what can be typed comes first
+    return [*ordered[:MOST]]
+
+
+def combined(wrong: Sequence[Change], remedies: Sequence[Change]) -> Iterator[Change]:
+    """What is wrong anyway, with the first remedy; then the remedies one by one."""
+    typed = [change for change in remedies if change.settings]
+    if wrong:
+        yield together([*wrong, *typed[:1]])
+        yield together(wrong)
+    for change in remedies:
+        yield together([*(each for each in wrong if each.needed), change]) if change.settings else change
+
+
+def together(changes: Iterable[Change]) -> Change:
+    """Some changes as one; of two for the same setting the first."""
+    return reduce(Change.__and__, changes, NO_CHANGE)
