@@ -213,7 +213,7 @@ def catching_up(patient: Patient, fast: str, slow: str) -> Iterator[Change]:
     of_fast, of_slow = rate(patient, fast), rate(patient, slow)
     if kind_of(patient, fast) == kind_of(patient, slow) and of_fast and of_slow and of_fast > of_slow:
         yield Change(
-            with_rate(patient, slow, of_fast), f"a {slow} that keeps up: {rates[0]:g}, as the {fast}, for {rates[1]:g}"
+            with_rate(patient, slow, of_fast), f"a {slow} that keeps up: {of_fast:g}, as the {fast}, for {of_slow:g}"
         )
 
 
