@@ -34,7 +34,17 @@ from gan.order import allowed, callbacks_of
 from gan.outbox import outbox
 from gan.parallel import check_settings, replace_lightnings
 from gan.paths import local_path
-from gan.resume import Source, check_fits, check_source, in_its_folder, other_counts, scored_on, source_of, way_on
+from gan.resume import (
+    Source,
+    check_fits,
+    check_source,
+    in_its_folder,
+    other_counts,
+    rounded_anew,
+    scored_on,
+    source_of,
+    way_on,
+)
 from gan.settings import CONFIGS, classes, own_defaults, taken, texts_in_utf8, with_recipes
 from gan.spec import FROM_DATA
 from gan.suggestions import Suggesting
@@ -292,6 +302,7 @@ class GANCLI(LightningCLI):
             lines = taken(new, yaml.safe_load((CONFIGS / "default.yaml").read_text("utf-8")))
         else:
             lines = [*self.source.changes(new), *other_counts(self.source.checkpoint, trainer, self.source.config, new)]
+            lines += rounded_anew(trainer.strategy.root_device)
         for line in lines:
             print(line)
         if trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue] # what Lightning's connectors give it
