@@ -23,6 +23,7 @@ from gan.gradients.rules import WINDOW, Finding, Record, Score, Thresholds
 from gan.gradients.symptoms import SYMPTOM_NAMES
 from gan.loggers import log_text
 from gan.module import GAN
+from gan.networks import is_conditional
 from gan.optim import OPTIMIZER_ORDER
 from gan.order import callbacks_of
 from gan.outbox import outbox
@@ -193,7 +194,9 @@ class GradientDoctor(Callback):
         if data is not None and config["data"]:
             parts["data"] = part(data, config["data"], {})
         batches = int(min(trainer.estimated_stepping_batches, 10**9))
-        return Patient(config, parts, batches, self.batch_size)
+        conditional = any(is_conditional(getattr(pl_module, name)) for name in OPTIMIZER_ORDER)
+        shape = shapes.get("image_shape") or getattr(data, "image_shape", None)
+        return Patient(config, parts, batches, self.batch_size, shape, pl_module.latent_dim, conditional)
 
     def command(self, trainer: Trainer, prescription: Prescription) -> str:
         """What to type."""

@@ -26,6 +26,7 @@ MOST_STEPS = 10  # of the discriminator, for each of the generator
 FEW = 16  # images in a batch
 CLIPPING = "gan.callbacks.GradientClipping"
 LATE = "answers what the other network was many batches ago"
+ENDS = {"linear": "a linear layer", "elu": "an elu"}
 REPAIR = "gan.networks.repair."
 
 
@@ -40,29 +41,21 @@ def misfits(record: Record, patient: Patient) -> list[Change]:
 
 def ends(record: Record, patient: Patient) -> Iterator[Change]:
     """What a network's output goes through last."""
+    if not record.stats:
+        return
     of_discriminator, of_generator = (patient.parts[name] for name in NETWORKS)
     now = record.latest
-    if getattr(now.discriminator, "ends", None) == "sigmoid":
+    if now.discriminator.ends == "sigmoid":
         yield wrapped(
             "discriminator",
             of_discriminator,
             "Logit",
             f"{of_discriminator.place} ends in a sigmoid, and losses here take logits: return what goes into it",
         )
-    if getattr(now.generator, "ends", None) == "sigmoid":
-        yield wrapped(
-            "generator",
-            of_generator,
-            "FromUnit",
-            f"{of_generator.place} ends in a sigmoid, whose images lie in [0, 1]: end it in `torch.tanh(x)`",
-        )
-    elif getattr(now.generator, "ends", None) in ("linear", "relu"):
-        yield wrapped(
-            "generator",
-            of_generator,
-            "Tanh",
-            f"{of_generator.place} has no bound on its images, which belong in [-1, 1]: end it in `torch.tanh(x)`",
-        )
+    if (end := now.generator.ends) in ("linear", "relu", "sigmoid", "softplus", "elu"):
+        where = "in [0, 1]" if end == "sigmoid" else "anywhere"
+        text = f"{of_generator.place} ends in {ENDS.get(end, f'a {end}')}, so that its images lie {where}"
+        yield wrapped("generator", of_generator, "Tanh", f"{text}: end it in `torch.tanh(x)`")
 
 
 def wrapped(name: str, part: Part, wrapper: str, text: str, **arguments: Any) -> Change:
@@ -201,7 +194,7 @@ def paces(patient: Patient) -> Iterator[Change]:
             {"model.n_critic": 1},
             f"by n_critic {steps} the generator trains in {patient.batches // steps} of {patient.batches} batches only",
         )
-    if patient.batch_size < FEW and "data" in patient.parts and "batch_size" in patient.parts["data"].takes:
+    if 0 < patient.batch_size < FEW and "data" in patient.parts and "batch_size" in patient.parts["data"].takes:
         yield Change(
             {"data.batch_size": 64}, f"{patient.batch_size} images a batch say little of what all have in common"
         )

@@ -55,13 +55,19 @@ class Patient:
         config: Its settings by section: "model", "data", "trainer".
         parts: Its "generator", its "discriminator" and, where there is a data module, its "data".
         batches: Training batches that it is to have.
-        batch_size: Real images in one of them.
+        batch_size: Real images in one of them; 0 before the first.
+        image_shape: Channels, height and width of an image.
+        latent_dim: Size of a latent vector.
+        conditional: Whether a network is told what an image is to be of.
     """
 
     config: Mapping[str, Any]
     parts: Mapping[str, Part]
     batches: int
     batch_size: int
+    image_shape: tuple[int, int, int] | None = None
+    latent_dim: int = 100
+    conditional: bool = False
 
     @property
     def model(self) -> Mapping[str, Any]:

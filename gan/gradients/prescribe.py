@@ -12,10 +12,10 @@ from functools import reduce
 from gan.gradients.change import NO_CHANGE, Change, words
 from gan.gradients.misfits import misfits
 from gan.gradients.patient import Patient
-from gan.gradients.remedies import REMEDIES, sound
+from gan.gradients.remedies import REMEDIES, in_its_place, sound
 from gan.gradients.rules import Finding, Record
 
-MOST = 4  # prescriptions of a finding
+MOST = 4  # prescriptions of a finding that can be typed
 
 
 @dataclass(frozen=True)
@@ -43,17 +43,17 @@ def prescribe(
         accepts: Whether the command takes words after those of the run: what it refuses is not told.
     """
     wrong = misfits(record, patient)
-    remedies = [change for change in REMEDIES[finding.name](finding, record, patient) if change.text]
-    candidates = list(combined(wrong, remedies))
-    typed = [change for change in candidates if change.settings]
-    candidates[3:3] = [together([*sound(record, patient), *typed[:1]])] if typed else []
+    candidates = [*combined(wrong, list(REMEDIES[finding.name](finding, record, patient)))]
+    if settable := [change for change in candidates if change.settings]:
+        usual = [*sound(record, patient), *settable[:1]]
+        candidates[1:1] = [together(usual), *elsewhere(patient, usual)]
     told: dict[tuple[str, ...], Prescription] = {}
     for change in candidates:
         settings = tuple(words(change.settings))
         if settings not in told and (not settings or accepts(settings)):
             told[settings] = Prescription(settings, change.text)
-    ordered = sorted(told.values(), key=lambda prescription: not prescription.settings)  # what can be typed comes first
-    return [*ordered[:MOST]]
+    typed = [prescription for prescription in told.values() if prescription.settings]
+    return [*typed[:MOST], *(prescription for prescription in told.values() if not prescription.settings)]
 
 
 def combined(wrong: Sequence[Change], remedies: Sequence[Change]) -> Iterator[Change]:
@@ -64,6 +64,15 @@ def combined(wrong: Sequence[Change], remedies: Sequence[Change]) -> Iterator[Ch
         yield together(wrong)
     for change in remedies:
         yield together([*(each for each in wrong if each.needed), change]) if change.settings else change
+
+
+def elsewhere(patient: Patient, usual: Sequence[Change]) -> Iterator[Change]:
+    """Shipped networks in the place of one's own: what is left then is no fault of the networks."""
+    text = "if this trains, the fault is in your networks: a shipped one in their place"
+    own = [name for name, part in patient.parts.items() if name != "data" and not part.ours]
+    changes = [change for name in own for change in in_its_place(patient, name, text)]
+    if own and len(changes) == len(own):
+        yield together([*changes, *usual])
 
 
 def together(changes: Iterable[Change]) -> Change:

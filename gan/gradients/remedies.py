@@ -14,6 +14,7 @@ from gan.gradients.causes import (
     WRONG_RANGE,
 )
 from gan.gradients.change import Change, class_of
+from gan.gradients.data import CONSTANT, ONE_CLASS, REPEATED, UNSHUFFLED
 from gan.gradients.misfits import (
     ADAM,
     CLIPPING,
@@ -28,6 +29,7 @@ from gan.gradients.misfits import (
 from gan.gradients.patient import Patient
 from gan.gradients.rules import Finding, Record
 from gan.gradients.symptoms import BY_HEART, COLLAPSE, IMBALANCE, OSCILLATION
+from gan.gradients.wiring import DEAF, DETACHED, FROZEN, LAGGING, NEVER_UPDATED, PROBABILITIES
 
 Remedies = Callable[[Finding, Record, Patient], Iterator[Change]]
 
@@ -226,6 +228,88 @@ def of_imbalance(finding: Finding, record: Record, patient: Patient) -> Iterator
     yield from normalized(patient, slow, f"layers through which the {slow} learns")
 
 
+def of_probabilities(finding: Finding, record: Record, patient: Patient) -> Iterator[Change]:
+    """Logits."""
+    part = patient.parts["discriminator"]
+    text = f"{part.place} must return logits, and not probabilities: return what goes into its sigmoid"
+    yield wrapped("discriminator", part, "Logit", text)
+
+
+def of_detached(finding: Finding, record: Record, patient: Patient) -> Iterator[Change]:
+    """Images that a gradient flows through."""
+    part = patient.parts["generator"]
+    text = (
+        f"no gradient passes through the `forward` of {part.place}: no `round`, `detach`, `argmax` or comparison there"
+    )
+    yield from in_its_place(patient, "generator", f"{text}; in the meantime another generator")
+    yield Change({}, text)
+
+
+def in_its_place(patient: Patient, name: str, text: str) -> Iterator[Change]:
+    """A shipped network instead, where nobody is told a condition and the size is one that it takes."""
+    shape = patient.parts[name].arguments.get("image_shape") or patient.image_shape
+    told = patient.model.get("classification") or patient.model.get("reconstruction") or patient.conditional
+    if told or shape is None or any(side % 4 or side < 16 for side in shape[1:]):
+        return
+    latent = {"latent_dim": patient.latent_dim} if name == "generator" else {}
+    norm = "batch" if name == "generator" else "none"
+    kind = f"DCGAN{name.capitalize()}"
+    settings = class_of(f"gan.networks.{kind}", **latent, base_channels=32, norm=norm)
+    yield Change({f"model.{name}": settings}, f"{text}, {kind}", needed=True)
+
+
+def of_deaf(finding: Finding, record: Record, patient: Patient) -> Iterator[Change]:
+    """A generator that hears its latents."""
+    place = patient.parts["generator"].place
+    yield from normalized(patient, "generator", "normalised layers, through which latents reach the images")
+    yield from slower(patient, "generator", 10, "a rate at which its units do not die")
+    yield Change({}, f"see where the latents are lost in {place}")
+
+
+def of_frozen(finding: Finding, record: Record, patient: Patient) -> Iterator[Change]:
+    """Weights that move."""
+    name = finding.network or "generator"
+    part, now = patient.parts[name], rate(patient, name)
+    if name == "discriminator" and patient.model.get("freeze_discriminator"):
+        yield Change({"model.freeze_discriminator": 0}, "no layers of the discriminator that stay as they are")
+    if not now:
+        yield Change(with_rate(patient, name, 1e-3), f"a rate of the {name} at which it learns")
+    if patient.model.get(f"{name}_scheduler") is not None:
+        yield Change({f"model.{name}_scheduler": None}, f"no schedule that ends what the {name} learns")
+    text = f"see that the weights of {part.place} are parameters that require a gradient"
+    yield from in_its_place(patient, name, f"{text}; in the meantime")
+    yield Change({}, text)
+
+
+def of_lagging(finding: Finding, record: Record, patient: Patient) -> Iterator[Change]:
+    """An average that follows."""
+    half_life = rounded(max(patient.batches * max(patient.batch_size, 1) / 30, 500))
+    average = class_of("gan.callbacks.GeneratorEMA", half_life=half_life)
+    yield Change(
+        {"trainer.callbacks+": [average]}, f"an average that has half of its weights from {half_life:g} images"
+    )
+
+
+def of_data(finding: Finding, record: Record, patient: Patient) -> Iterator[Change]:
+    """Images that differ."""
+    place = patient.parts["data"].place if "data" in patient.parts else "your loader"
+    yield Change({}, f"look at samples/real in the run's folder, and at what {place} loads: it should vary")
+
+
+def of_order(finding: Finding, record: Record, patient: Patient) -> Iterator[Change]:
+    """Batches of other images each time."""
+    for name in ("overfit_batches", "limit_train_batches"):
+        if patient.config["trainer"].get(name):
+            value = 0.0 if name == "overfit_batches" else None
+            yield Change({f"trainer.{name}": value}, "all the batches that there are", needed=True)
+    if (data := patient.parts.get("data")) is not None:
+        if "shuffle" in data.takes and not data.arguments.get("shuffle"):
+            yield Change({"data.shuffle": True}, "images in a new order each epoch")
+        yield Change({}, f"let `train_dataloader` of {data.place} return a `DataLoader(..., shuffle=True)`")
+    else:
+        yield Change({}, "give `fit` a `DataLoader(..., shuffle=True)`")
+
+
 def sound(record: Record, patient: Patient) -> Iterator[Change]:
     """What trains most networks, whatever they were trained with."""
     mixes = "BatchNorm" in " ".join(patient.parts["discriminator"].layers)
@@ -264,4 +348,14 @@ REMEDIES: dict[str, Remedies] = {
     COLLAPSE: of_collapse,
     OSCILLATION: of_oscillation,
     IMBALANCE: of_imbalance,
+    PROBABILITIES: of_probabilities,
+    DETACHED: of_detached,
+    DEAF: of_deaf,
+    FROZEN: of_frozen,
+    LAGGING: of_lagging,
+    NEVER_UPDATED: of_lagging,
+    CONSTANT: of_data,
+    ONE_CLASS: of_data,
+    REPEATED: of_order,
+    UNSHUFFLED: of_order,
 }
