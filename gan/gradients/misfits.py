@@ -17,7 +17,7 @@ RATES = {
     "RMSprop": (1e-5, 5e-3, 5e-4),
     "SGD": (1e-4, 0.5, 0.02),
 }  # least, most, good
-SHORT = 2000  # batches in which a rate must be higher, to get anywhere
+SHORT = 2000  # batches in which rates must be higher, to get anywhere
 WEIGHTS = {"R1": (100, 1), "R2": (100, 1), "GradientPenalty": (100, 10), "DRAGAN": (100, 10)}  # most, and a good one
 PENALTIES = "gan.penalties."
 CLIP_NORM, CLIP_VALUE, CLIP_RATIO = (0.01, 10.0), (1e-4, 0.1), (1e-4, 0.01)  # least, and a good one
@@ -71,7 +71,7 @@ def wrapped(name: str, part: Part, wrapper: str, text: str, **arguments: Any) ->
 def kind_of(patient: Patient, name: str) -> str:
     """Of which kind an optimizer is: Adam, RMSprop, SGD, or "" for another one."""
     given = patient.named(f"{name}_optimizer") or "Adam"
-    return next((kind for kind in RATES if kind in given), "")
+    return next((kind for kind in (*RATES, "SGD") if kind in given), "")
 
 
 def rate(patient: Patient, name: str) -> float | None:
@@ -87,22 +87,25 @@ def with_rate(patient: Patient, name: str, value: float) -> dict[str, Any]:
     return {f"model.{name}_optimizer.lr": value}
 
 
+def adam(patient: Patient) -> dict[str, Any]:
+    """Adam, as it trains most networks in as many batches."""
+    return class_of(ADAM, lr=RATES["Adam"][2] * (2 if patient.batches < SHORT else 1), betas=[0.0, 0.9])
+
+
 def rates(record: Record, patient: Patient) -> Iterator[Change]:
-    """A rate that no such optimizer has, too high or too low for as many batches, or for the weights as they move."""
+    """A rate that no such optimizer has, too high, or too low for as many batches; SGD, whose steps are no one's size."""
     for name in NETWORKS:
-        now, kind = rate(patient, name), kind_of(patient, name)
-        if not isinstance(now, float | int):
-            continue
-        low, high, good = RATES.get(kind, (0.0, 0.5, 1e-3))
-        if patient.batches < SHORT and kind != "SGD":
-            low *= 20
-        if now > high or now < low:
-            much = "high" if now > high else "low"
-            yield Change(
-                with_rate(patient, name, good),
-                f"the {name}'s rate, {now:g}, is far too {much} for {patient.named(f'{name}_optimizer') or 'Adam'}",
-                needed=True,
-            )
+        now, kind, given = rate(patient, name), kind_of(patient, name), patient.named(f"{name}_optimizer") or "Adam"
+        if kind == "SGD":
+            text = f"{given} steps by the size of the {name}'s gradient, which a GAN changes by powers of ten: Adam"
+            yield Change({f"model.{name}_optimizer": adam(patient)}, text, needed=True)
+        elif isinstance(now, float | int):
+            low, high, good = RATES.get(kind, RATES["Adam"])
+            faster = patient.batches < SHORT
+            if now > high or now < low * (20 if faster else 1):
+                much = "high" if now > high else "low"
+                text = f"the {name}'s rate, {now:g}, is far too {much} for {given}"
+                yield Change(with_rate(patient, name, good * (2 if faster else 1)), text, needed=True)
 
 
 def momenta(patient: Patient) -> Iterator[Change]:

@@ -57,13 +57,12 @@ def prescribe(
 
 
 def combined(wrong: Sequence[Change], remedies: Sequence[Change]) -> Iterator[Change]:
-    """What is wrong anyway, with the first remedy; then the remedies one by one."""
-    typed = [change for change in remedies if change.settings]
+    """What is wrong anyway, with what else must be; then the remedies one by one, each with what must be."""
+    needed = [change for change in (*wrong, *remedies[:1]) if change.needed]
     if wrong:
-        yield together([*wrong, *typed[:1]])
-        yield together(wrong)
+        yield together([*wrong, *needed])
     for change in remedies:
-        yield together([*(each for each in wrong if each.needed), change]) if change.settings else change
+        yield together([*needed, change]) if change.settings else change
 
 
 def elsewhere(patient: Patient, usual: Sequence[Change]) -> Iterator[Change]:

@@ -16,10 +16,10 @@ from gan.gradients.causes import (
 from gan.gradients.change import Change, class_of
 from gan.gradients.data import CONSTANT, ONE_CLASS, REPEATED, UNSHUFFLED
 from gan.gradients.misfits import (
-    ADAM,
     CLIPPING,
     NETWORKS,
     PENALTIES,
+    adam,
     gradient_penalty,
     kind_of,
     rate,
@@ -315,8 +315,8 @@ def sound(record: Record, patient: Patient) -> Iterator[Change]:
     mixes = "BatchNorm" in " ".join(patient.parts["discriminator"].layers)
     wanted: dict[str, Any] = {
         "loss": class_of("gan.losses.NonSaturating"),
-        "penalties": [] if mixes else [class_of(PENALTIES + "R1", weight=1, every=1)],
-        **{f"{name}_optimizer": class_of(ADAM, lr=1e-3, betas=[0.0, 0.9]) for name in NETWORKS},
+        "penalties": [] if mixes else [class_of(PENALTIES + "R1", weight=1, every=4)],
+        **{f"{name}_optimizer": adam(patient) for name in NETWORKS},
         "weight_clip": None,
         "n_critic": 1,
     }
