@@ -93,7 +93,7 @@ def adam(patient: Patient) -> dict[str, Any]:
 
 
 def rates(record: Record, patient: Patient) -> Iterator[Change]:
-    """A rate that no such optimizer has, too high, or too low for as many batches; SGD, whose steps are no one's size."""
+    """A rate that is far too high for its optimizer, or too low for as many batches; SGD, which has no right one."""
     for name in NETWORKS:
         now, kind, given = rate(patient, name), kind_of(patient, name), patient.named(f"{name}_optimizer") or "Adam"
         if kind == "SGD":

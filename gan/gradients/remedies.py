@@ -122,7 +122,7 @@ def of_wrong_range(finding: Finding, record: Record, patient: Patient) -> Iterat
     text = f"the images of {data.place} lie in [{low:g}, {high:g}]: scale them there by "
     text += f"`images = 2 * (images - {low:g}) / {high - low:g} - 1`"
     settings = class_of("gan.data.Rescaled", data=data.spec, low=low, high=high)
-    yield Change({"data": settings}, f"{text}, or leave that to Rescaled")
+    yield Change({"data": settings}, f"{text}, or leave that to Rescaled", needed=True)
 
 
 def of_non_finite(finding: Finding, record: Record, patient: Patient) -> Iterator[Change]:
