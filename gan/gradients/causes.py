@@ -11,6 +11,7 @@ TINY = 1e-30
 
 EXPLODING_DEPTH, VANISHING_DEPTH = "gradient explodes through depth", "gradient vanishes through depth"
 EXPLODING, DEAD, SATURATED = "exploding gradients", "dead discriminator", "vanished generator gradient"
+WRONG_RANGE, SATURATED_OUTPUT = "wrong range", "saturated generator output"
 
 
 def wrong_range(record: Record, limits: Thresholds) -> Finding | None:
@@ -27,7 +28,7 @@ def wrong_range(record: Record, limits: Thresholds) -> Finding | None:
         return None
     real, fake = ("[{:.2g}, {:.2g}]".format(*extremes) for extremes in (now.range_real, now.range_fake))
     return Finding(
-        "wrong range",
+        WRONG_RANGE,
         f"real images lie in {real} and generated ones in {fake}, where both should fill [-1, 1]: the discriminator "
         "can tell them apart by their range alone, and the generator learns little of what they show",
         "Radford et al. 2015, arXiv:1511.06434, section 3",
@@ -177,7 +178,7 @@ def saturated_output(record: Record, limits: Thresholds) -> Finding | None:
     if record.begins or not fake < limits.inner_pixels * real:
         return None
     return Finding(
-        "saturated generator output",
+        SATURATED_OUTPUT,
         f"{now.extreme_fake:.1%} of the generated pixels are within 1 % of an end of the range, against "
         f"{now.extreme_real:.1%} of the real ones: the slope of a tanh is near zero there, and stops the gradient",
         "Glorot & Bengio 2010",
