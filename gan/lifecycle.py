@@ -287,11 +287,28 @@ class Lifecycle(L.LightningModule):
         return dict(zip(scalars, values, strict=True))
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Lightning's hook behind `manual_backward`."""
+        """Lightning's hook behind `manual_backward`.
+
+        Raises:
+            GANError: If a network's weights have no part in its loss.
+        """
+        if not loss.requires_grad:
+            raise GANError(self.why_no_gradient())
         # Forward has left its types in the graph. What autocast would still reach is the second derivative of a
         # penalty, and that must stay float32.
         with torch.autocast(self.device.type, enabled=False):
             loss.backward(*args, **kwargs)
+
+    def why_no_gradient(self) -> str:
+        """How a loss can be that no weight has a part in."""
+        # The discriminator's weights take no gradient in the generator's step, and in their own they do.
+        own = any(parameter.requires_grad for parameter in self.discriminator.parameters())
+        name, made = ("discriminator", "logits") if own else ("generator", "images")
+        return (
+            f"model.{name}: no gradient comes back from the {made} that {type(getattr(self, name)).__name__} makes, so "
+            "that nothing could be learnt; see that its forward has no detach(), no_grad(), numpy() or argmax in the "
+            "way, and uses its own weights"
+        )
 
     # ------------------------------------------------------------------ start
 

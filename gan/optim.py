@@ -13,6 +13,7 @@ from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from gan.errors import GANError, counted
+from gan.spec import uncompiled
 
 OPTIMIZER_ORDER = ("discriminator", "generator")  # of a trainer's optimizers: the first one's steps are the batches
 
@@ -37,6 +38,11 @@ def make_optimizers(
     """
     optimizers, left_out = [], {id(parameter) for parameter in frozen}
     for (name, network), make in zip(networks.items(), make_optimizer, strict=True):
+        if not any(parameter.requires_grad for parameter in network.parameters()):
+            raise GANError(
+                f"model.{name}: {type(uncompiled(network)).__name__} has no weight that requires a gradient, so that "
+                "nothing could be learnt; leave its requires_grad_(False) out"
+            )
         try:
             optimizers.append(make([each for each in network.parameters() if id(each) not in left_out]))
         except ValueError as error:

@@ -93,7 +93,7 @@ class GradientDoctor(Callback):
         self.measured += 1
         self.batch_size = len(batch[0]) * trainer.world_size
         self.stats = [*self.stats, without_histograms(stats)][-WINDOW:]
-        record = Record(self.stats, self.scores)
+        record = Record(self.stats, self.scores, conditional=(pl_module.num_classes or 0) > 1)
         self.note(trainer, record, diagnose(record, self.thresholds) + self.found_by_guards())
 
     def on_train_end(self, trainer: Trainer, pl_module: GAN) -> None:
@@ -136,7 +136,8 @@ class GradientDoctor(Callback):
             assert tracker.evaluator is not None  # it has scored
             covered = int(latest["modes_covered"]) if "modes_covered" in latest else None
             classes = tracker.evaluator.num_classes
-            score = Score(int(latest["step"]), latest["fid"], latest["fid_floor"], covered, classes)
+            largest = tracker.evaluator.largest_class
+            score = Score(int(latest["step"]), latest["fid"], latest["fid_floor"], covered, classes, largest)
             self.scores = [*self.scores, score][-WINDOW:]
 
     def found_by_guards(self, why: str = "") -> list[Finding]:
@@ -152,7 +153,8 @@ class GradientDoctor(Callback):
     def note(self, trainer: Trainer, record: Record, findings: list[Finding]) -> None:
         """Tells of conditions that begin, and closes those that are over."""
         by_name = {finding.name: finding for finding in findings}
-        hidden = SYMPTOM_NAMES if by_name.keys() - set(SYMPTOM_NAMES) else ()  # were not looked for
+        hidden = {symptom for finding in findings for symptom in finding.symptoms}  # hold, and are listed there
+        hidden |= set(SYMPTOM_NAMES) if by_name.keys() - set(SYMPTOM_NAMES) else set()
         for name in by_name.keys() | self.seen.keys():
             streak = self.seen.get(name, 0)
             if name in by_name:

@@ -13,18 +13,21 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gan.callbacks.gradient_clipping import GradientClipping
+from gan.callbacks.non_finite_guard import NonFiniteGuard
 from gan.errors import GANError
 from gan.gradients import BINS, GradientStats, NetworkStats, measure, state_restored, updates, weights
+from gan.gradients.batches import LOOK, Batches
 from gan.gradients.heatmap import heat_map
 from gan.gradients.norms import OverProcesses, total_norm
 from gan.images import encoded
 from gan.loggers import log_histogram, log_image, takers, tensorboards
 from gan.module import GAN
-from gan.networks import given
+from gan.networks import given, in_own_precision
 from gan.optim import OPTIMIZER_ORDER, network_of
 from gan.order import callbacks_of
 from gan.outbox import outbox
 from gan.parallel import is_broken_off
+from gan.spec import uncompiled
 
 MAX_COLUMNS = 200  # of a heat map
 
@@ -67,6 +70,8 @@ class GradientMonitor(Callback):
         self.stride = 1  # measurements to a column
         self.measured = 0
         self.pictures: Tensor | None = None  # of the module's fixed latents, small, at the latest measurement
+        self.first: dict[str, Tensor] = {}  # likewise, smaller, at the first: the generator's and its average's
+        self.batches = Batches()
         self.able = True
         self.held_out: tuple[Tensor, Tensor | None] | None = None  # images that are not trained on, and their condition
         self._measuring: GradientStats | None = None  # in the batch that is under way
@@ -76,6 +81,11 @@ class GradientMonitor(Callback):
         number = pl_module.global_step + 1
         steps = number % pl_module.n_critic == 0
         return steps and (number == pl_module.n_critic or number % self.every < pl_module.n_critic)
+
+    def is_soon_due(self, pl_module: GAN) -> bool:
+        """Whether the batch that is about to start is one of the `LOOK` up to one that is measured."""
+        number, critic = pl_module.global_step + 1, pl_module.n_critic
+        return number <= critic or -number % self.every < LOOK or number % self.every < critic
 
     # ------------------------------------------------------------------ Lightning's hooks
 
@@ -97,7 +107,10 @@ class GradientMonitor(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: GAN, batch: Any, batch_idx: int) -> None:
         self._measuring = None
-        if not self.able or not self.is_due(pl_module):
+        if not self.able or not self.is_soon_due(pl_module):
+            return
+        self.batches.see(batch[0])
+        if not self.is_due(pl_module):
             return
         step = pl_module.global_step
         # No more than a pass of training has, for which there is memory.
@@ -128,6 +141,7 @@ class GradientMonitor(Callback):
                 judge=judge,
                 held_out=held_out,
                 judge_held_out=judge_held_out,
+                respond=pl_module.condition_shape is None,
             )
         except RuntimeError as error:
             alone = trainer.world_size > 1 and isinstance(error, torch.OutOfMemoryError)
@@ -136,12 +150,22 @@ class GradientMonitor(Callback):
             self.able = False  # what can be trained cannot always be measured
             rank_zero_warn(f"GradientMonitor cannot measure these networks, and stops: {error}")
             return
+        batches, labels = trainer.num_training_batches, condition if condition is None else batch[1]
+        labels = labels if labels is not None and labels.ndim == 1 and not labels.is_floating_point() else None
+        epoch = int(batches) if math.isfinite(batches) else None
+        of_batch = self.batches.stats(labels, epoch, self.over_processes(trainer))
+        self._measuring = replace(self._measuring, batch=of_batch)
         self._before = {name: weights(getattr(pl_module, name)) for name in OPTIMIZER_ORDER}
+        self._bad = self.non_finite(trainer)
+        self._stepped: set[str] = set()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: GAN, optimizer: Optimizer) -> None:
-        if self._measuring is None or callbacks_of(trainer, GradientClipping):  # which logs the norms of all batches
+        if self._measuring is None:
             return
         network = network_of(optimizer, trainer.optimizers)
+        self._stepped.add(network)
+        if callbacks_of(trainer, GradientClipping):  # which logs the norms of all batches
+            return
         gradients = [parameter.grad for parameter in getattr(pl_module, network).parameters()]
         norm = total_norm(gradient for gradient in gradients if gradient is not None)
         scaler = getattr(trainer.precision_plugin, "scaler", None)
@@ -157,8 +181,10 @@ class GradientMonitor(Callback):
         for name, measured in self._measuring.networks.items():
             network, layers = getattr(pl_module, name), measured.parameter_gradients
             ratio, ratios = updates(network, self._before[name], layers, self.over_processes(trainer))
-            networks[name] = replace(measured, update_ratio=ratio, update_ratios=ratios)
-        self.stats = replace(self._measuring, **networks, movement=self.movement(pl_module))
+            stepped = name in self._stepped or ratio != 0
+            if stepped and self.non_finite(trainer) == self._bad:
+                networks[name] = replace(measured, update_ratio=ratio, update_ratios=ratios)
+        self.stats = replace(self._measuring, **networks, **self.movements(pl_module))
         self._measuring, self._before = None, {}
         self.keep(self.stats)
         self.show(trainer, self.stats)
@@ -171,29 +197,54 @@ class GradientMonitor(Callback):
             outbox(trainer).write(path, encoded(self.draw(name)))
 
     def state_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("columns", "stride", "measured", "pictures")}
+        return {name: getattr(self, name) for name in ("columns", "stride", "measured", "pictures", "first")} | {
+            "batches": self.batches.state()
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         for name, value in state_dict.items():
-            setattr(self, name, value)
+            if name == "batches":
+                self.batches.restore(value)
+            else:
+                setattr(self, name, value)
 
-    def movement(self, pl_module: GAN) -> float | None:
-        """How far the images of the fixed latents have moved since the measurement before, on a scale of whole images.
+    def non_finite(self, trainer: Trainer) -> int:
+        """How many steps a NonFiniteGuard has taken back."""
+        return sum(sum(guard.counts.values()) for guard in callbacks_of(trainer, NonFiniteGuard))
 
-        Seen at 16x16 at most, which is enough for that and little to keep in a checkpoint.
+    def movements(self, pl_module: GAN) -> dict[str, float | None]:
+        """How far the images of the fixed latents have moved, on a scale of whole images.
+
+        Since the measurement before, `movement`; and, where there is an average, since the first one, the generator's
+        and the average's, `moved` and `moved_average`. Seen at 16x16 at most, and the first at 4x4, which is enough
+        for that and little to keep in a checkpoint.
         """
-        before, condition = self.pictures, pl_module.fixed_condition
-        if condition is None and pl_module.condition_shape is not None:
-            return None  # there is no data to have sources of
-        with torch.no_grad(), state_restored([pl_module.generator], pl_module.device, seed=0):
-            (generate,) = given(condition, pl_module.generator)
-            images = generate(pl_module.fixed_latents)
-        size = [min(16, side) for side in images.shape[2:]]
-        self.pictures = nn.functional.interpolate(images.float(), size=size, mode="area").cpu()
-        if before is None:
-            return None
-        pixels = images[0].numel() / self.pictures[0].numel()
-        return (pixels * (self.pictures - before).square().flatten(1).sum(1).mean()).sqrt().item()
+        if pl_module.fixed_condition is None and pl_module.condition_shape is not None:
+            return {}  # there is no data to have sources of
+        images = self.drawn(pl_module, pl_module.generator)
+        size, before = tuple(images.shape[1:]), self.pictures
+        self.pictures = small(images, 16)
+        moved = {"movement": None if before is None else distance(self.pictures, before, size)}
+        if pl_module.generator_ema is None:
+            return moved
+        now = {"moved": small(images, 4), "moved_average": small(self.drawn(pl_module, pl_module.generator_ema), 4)}
+        if not self.first:
+            self.first = now
+            return moved
+        return moved | {name: distance(now[name], self.first[name], size) for name in now}
+
+    def drawn(self, pl_module: GAN, network: nn.Module) -> Tensor:
+        """The images of the fixed latents by a generator, in the modes of the one that trains."""
+        modules = list(uncompiled(network).modules())
+        modes = [module.training for module in modules]
+        try:
+            for module, like in zip(modules, uncompiled(pl_module.generator).modules(), strict=False):
+                module.training = like.training
+            with torch.no_grad(), state_restored([network], pl_module.device, seed=0):
+                return in_own_precision(network, pl_module.fixed_latents, pl_module.fixed_condition).float()
+        finally:
+            for module, training in zip(modules, modes, strict=True):
+                module.training = training
 
     # ------------------------------------------------------------------ what becomes of the stats
 
@@ -237,6 +288,18 @@ class GradientMonitor(Callback):
                 log_histogram(trainer, f"layers/{name}/activation_log10/{layer}", counts, BINS.tolist())
             if takers(trainer):  # a picture takes a while to draw
                 log_image(trainer, f"gradients/heatmap_{name}", self.draw(name))
+
+
+def small(images: Tensor, side: int) -> Tensor:
+    """Images (N, C, H, W) at `side` pixels at most, on the CPU."""
+    size = [min(side, length) for length in images.shape[2:]]
+    return nn.functional.interpolate(images, size=size, mode="area").cpu()
+
+
+def distance(images: Tensor, others: Tensor, shape: tuple[int, ...]) -> float:
+    """The root mean square distance between small images, one by one, on the scale of images (C, H, W)."""
+    pixels = math.prod(shape) / images[0].numel()
+    return (pixels * (images - others).square().flatten(1).sum(1).mean()).sqrt().item()
 
 
 def summary_scalars(stats: GradientStats) -> dict[str, float]:

@@ -11,10 +11,11 @@ of that image's own term. The norms at layers and images below are of the latter
 from gan.gradients.measure import BINS, measure, state_restored
 from gan.gradients.norms import trainable, updates, weights
 from gan.gradients.probe import Probe
-from gan.gradients.stats import GradientStats, NetworkStats
+from gan.gradients.stats import BatchStats, GradientStats, NetworkStats
 
 __all__ = [
     "BINS",
+    "BatchStats",
     "GradientStats",
     "NetworkStats",
     "Probe",

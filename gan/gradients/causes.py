@@ -12,6 +12,7 @@ TINY = 1e-30
 EXPLODING_DEPTH, VANISHING_DEPTH = "gradient explodes through depth", "gradient vanishes through depth"
 WRONG_RANGE, NON_FINITE, SATURATED_OUTPUT = "wrong range", "non-finite gradients", "saturated generator output"
 EXPLODING, DEAD, SATURATED = "exploding gradients", "dead discriminator", "vanished generator gradient"
+WRONG_RANGE, SATURATED_OUTPUT = "wrong range", "saturated generator output"
 
 
 def wrong_range(record: Record, limits: Thresholds) -> Finding | None:

@@ -6,6 +6,7 @@ condition, and `configs/cures` what heals it.
 """
 
 import math
+from dataclasses import replace
 
 from gan.gradients.causes import (
     CAUSES,
@@ -13,23 +14,61 @@ from gan.gradients.causes import (
     EXPLODING,
     EXPLODING_DEPTH,
     SATURATED,
+    SATURATED_OUTPUT,
     VANISHING_DEPTH,
+    WRONG_RANGE,
     is_flat,
     not_finite,
 )
+from gan.gradients.data import CONSTANT, OF_DATA, ONE_CLASS, REPEATED, UNSHUFFLED
 from gan.gradients.rules import Finding, Record, Thresholds
-from gan.gradients.symptoms import BY_HEART, COLLAPSE, IMBALANCE, SYMPTOMS
+from gan.gradients.symptoms import BY_HEART, COLLAPSE, IMBALANCE, OSCILLATION, SYMPTOM_NAMES, SYMPTOMS
+from gan.gradients.wiring import DEAF, DETACHED, FROZEN, LAGGING, NEVER_UPDATED, OF_WIRING, PROBABILITIES
 
 ALIKE = 0.01  # generated images nearer to each other than this, in distances between real ones, are one picture
 
+RULES = (*OF_DATA, *OF_WIRING, *CAUSES, *SYMPTOMS)
+
+UNBALANCED = (SATURATED, DEAD, EXPLODING, SATURATED_OUTPUT)  # what one player alone comes to
+FOLLOWS = {  # the causes that follow from another; symptoms follow from any
+    CONSTANT: (ONE_CLASS, REPEATED, UNSHUFFLED, DEAF, *UNBALANCED),
+    REPEATED: (UNSHUFFLED, ONE_CLASS, *UNBALANCED),
+    ONE_CLASS: (UNSHUFFLED,),
+    PROBABILITIES: (SATURATED, DEAD),
+    DETACHED: (DEAF, *UNBALANCED),
+    FROZEN: (DEAF, *UNBALANCED),
+    DEAF: (SATURATED,),
+    VANISHING_DEPTH: (DEAF,),
+    SATURATED_OUTPUT: (DEAF,),
+}
+ONLY = {LAGGING: (COLLAPSE, OSCILLATION), NEVER_UPDATED: (COLLAPSE, OSCILLATION)}  # by scores of the average
+
 
 def diagnose(record: Record, thresholds: Thresholds) -> list[Finding]:
-    """All conditions that a run is in: what stops the gradient or, where nothing does, what comes of it."""
+    """All conditions that a run is in, but those that follow from another: they are that one's `symptoms`."""
     broken = not_finite(record, thresholds)
     if broken is not None:
         return [broken]  # nothing can be told from NaN
-    causes = [found for rule in CAUSES if (found := rule(record, thresholds)) is not None]
-    return causes or [found for rule in SYMPTOMS if (found := rule(record, thresholds)) is not None]
+    found = {finding.name: finding for rule in RULES if (finding := rule(record, thresholds)) is not None}
+    told: dict[str, list[str]] = {}  # by the name of a cause, its symptoms
+    under = {name: next((cause for cause in found if follows(name, found[cause])), None) for name in found}
+    for name in found:
+        cause = name
+        while (above := under[cause]) is not None:
+            cause = above
+        told.setdefault(cause, []).extend([] if cause == name else [name])
+    return [replace(found[cause], symptoms=tuple(symptoms)) for cause, symptoms in told.items()]
+
+
+def follows(name: str, cause: Finding) -> bool:
+    """Whether a condition follows from a cause."""
+    if cause.name in SYMPTOM_NAMES:
+        return False
+    if name in SYMPTOM_NAMES:
+        return name in ONLY.get(cause.name, SYMPTOM_NAMES)
+    # Where real images have another range, so may others follow; where generated ones do, that may itself follow.
+    others = UNBALANCED if cause.name == WRONG_RANGE and cause.certain else ()
+    return name in FOLLOWS.get(cause.name, others)
 
 
 def can_be_over(name: str, record: Record, thresholds: Thresholds) -> bool:
@@ -52,5 +91,14 @@ def can_be_over(name: str, record: Record, thresholds: Thresholds) -> bool:
         BY_HEART: now.logit_held_out is not None,
         COLLAPSE: math.isfinite(now.spread),
         IMBALANCE: all(network.update_ratio for network in now.networks.values()),
+        ONE_CLASS: now.batch is not None or bool(record.scores),
+        REPEATED: now.batch is not None and now.batch.variance > 0,
+        UNSHUFFLED: now.batch is not None and now.batch.variance > 0,
+        PROBABILITIES: now.range_logit is not None,
+        DETACHED: now.generator.total > 0,
+        DEAF: now.response is not None and now.spread_real > 0,
+        FROZEN: all(network.update_ratio for network in now.networks.values()),
+        LAGGING: now.moved_average is not None,
+        NEVER_UPDATED: now.moved_average is not None,
     }
     return seen.get(name, True)

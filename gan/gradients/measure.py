@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import reduce
 from typing import Any
 
@@ -9,7 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from gan.batch import of_samples
-from gan.gradients.norms import OverProcesses, by_layer, one_process, parameter_gradients, parameter_norms
+from gan.gradients.graph import activations, ends
+from gan.gradients.norms import (
+    OverProcesses,
+    by_layer,
+    local,
+    one_process,
+    parameter_gradients,
+    parameter_norms,
+    trainable,
+)
 from gan.gradients.places import Places
 from gan.gradients.probe import SATURATED, Probe, row_norms
 from gan.gradients.stats import GradientStats, NetworkStats
@@ -34,6 +44,7 @@ def measure(
     judge: Network | None = None,
     held_out: Tensor | None = None,
     judge_held_out: Network | None = None,
+    respond: bool = True,
 ) -> GradientStats:
     """Measures two networks, in the mode that they are in, and leaves all as it was.
 
@@ -56,6 +67,7 @@ def measure(
         judge: Calls the discriminator with its images, likewise.
         held_out: Real images (M, C, H, W) that are not trained on, as many on each process; None for none.
         judge_held_out: Calls the discriminator with these.
+        respond: Whether images should depend on latents, so that it is measured how far they do.
     """
     networks = generator, discriminator
     generate, judge = generate or generator, judge or discriminator
@@ -70,6 +82,10 @@ def measure(
         of_images = measure_images(real, fake, logits, loss.border or 0.0, at_images, steepness, over_processes)
         if held_out is not None:
             of_images["logit_held_out"] = mean_logit(judge_held_out or judge, held_out, over_processes)
+    if respond:
+        with state_restored([generator], real.device, seed), autocast_off, torch.no_grad():
+            # Each image again with the latents of another, and all else as it was.
+            of_images["response"] = distance(fake, generate(latents.roll(1, 0)), over_processes)
     return GradientStats(step=step, generator=of_generator, discriminator=of_discriminator, **of_images)
 
 
@@ -84,15 +100,25 @@ def measure_generator(
     over_processes: OverProcesses,
 ) -> tuple[NetworkStats, Tensor, Tensor]:
     """The generator's loss: what flows back, the images (N, C, H, W), and N norms ||dl/dx|| of what comes to them."""
-    at_images = []
     with Probe(generator, len(real)) as probe:
         fake = generate(latents)
-    fake.register_hook(lambda gradient: at_images.append(len(real) * row_norms(gradient)))
+    attached = fake.requires_grad
+    images = fake if attached else fake.detach().requires_grad_()
+    at_images = torch.zeros(len(real)).double()  # where the discriminator does not look at images
+
+    def on_gradient(gradient: Tensor) -> None:
+        at_images.copy_(len(real) * row_norms(gradient))
+
+    images.register_hook(on_gradient)
     real_logits = judge(real) if loss.relativistic else None
-    objective = loss.generator(judge(fake), real_logits).mean()
-    gradients = parameter_gradients(objective, generator, (generator, discriminator), over_processes)
+    objective = loss.generator(judge(images), real_logits).mean()
+    if attached:
+        gradients = parameter_gradients(objective, generator, (generator, discriminator), over_processes)
+    else:
+        torch.autograd.grad(objective, images, allow_unused=True)  # for the hook
+        gradients = [torch.zeros_like(local(parameter.detach())) for parameter in trainable(generator).values()]
     stats = network_stats(generator, probe, {"adversarial": gradients}, over_processes)
-    return stats, fake.detach(), at_images[0]
+    return replace(stats, ends=ends(fake), activations=activations(fake)), fake.detach(), at_images
 
 
 def measure_discriminator(
@@ -105,7 +131,7 @@ def measure_discriminator(
     penalties: Sequence[tuple[Any, Tensor | None]],
     over_processes: OverProcesses,
 ) -> tuple[NetworkStats, tuple[Tensor, Tensor]]:
-    """The discriminator's loss, term by term: what flows back, and the logits (N,) of real and of generated images."""
+    """The discriminator's loss, term by term: what flows back, and the logits (N, ...) of real and generated images."""
     with Probe(discriminator, len(real)) as probe:
         logits = judge(real), judge(fake)
     objectives = {"adversarial": loss.discriminator(*logits).mean()}
@@ -116,8 +142,8 @@ def measure_discriminator(
         name: parameter_gradients(objective, discriminator, (generator, discriminator), over_processes)
         for name, objective in objectives.items()
     }
-    of_real, of_fake = (of_samples(of_images) for of_images in logits)
-    return network_stats(discriminator, probe, gradients, over_processes), (of_real, of_fake)
+    stats = network_stats(discriminator, probe, gradients, over_processes)
+    return replace(stats, ends=ends(logits[0]), activations=activations(logits[0])), logits
 
 
 @torch.no_grad()
@@ -135,13 +161,14 @@ def measure_images(
     Args:
         real: Real images (N, C, H, W).
         fake: Generated ones.
-        logits: The logits (N,) of both.
+        logits: The logits (N, ...) of both.
         border: The logit that says neither.
         at_images: ||dl_G/dx|| at each generated image, (N,).
         steepness: ||dD/dx|| at each real image, each generated one, and each point between, 3 of (N,).
         over_processes: The mean, sum or maximum of a tensor over all processes.
     """
-    real_logits, fake_logits = (of_images.cpu().double() for of_images in logits)
+    real_logits, fake_logits = (of_samples(of_images).cpu().double() for of_images in logits)
+    lowest, highest = zip(*(torch.aminmax(of_images.cpu().double()) for of_images in logits), strict=True)
     real, fake = real.cpu().double(), fake.cpu().double()
     means = {
         "image_gradient": at_images,
@@ -157,13 +184,15 @@ def measure_images(
     }
     values = over_processes(torch.stack([values.mean() for values in means.values()]), "mean").tolist()
     means = dict(zip(means, values, strict=True))
-    maxima = torch.stack([torch.cat(list(steepness)).max(), real.max(), fake.max(), (-real).max(), (-fake).max()])
-    lipschitz, high_real, high_fake, low_real, low_fake = over_processes(maxima, "max").tolist()
+    extremes = [real.max(), fake.max(), (-real).max(), (-fake).max(), max(highest), -min(lowest)]
+    maxima = torch.stack([torch.cat(list(steepness)).max(), *extremes])
+    lipschitz, high_real, high_fake, low_real, low_fake, high, low = over_processes(maxima, "max").tolist()
     return means | {
         "lipschitz": lipschitz,
         "logit_gap": means["logit_real"] - means["logit_fake"],
         "range_real": (-low_real, high_real),
         "range_fake": (-low_fake, high_fake),
+        "range_logit": (-low, high),
         "spread_real": spread(real, over_processes),
         "spread_fake": spread(fake, over_processes),
     }
@@ -188,6 +217,7 @@ def network_stats(
         dead_share=dead_share,
         saturated=saturated,
         saturated_share=saturated_share,
+        trainable=sum(parameter.numel() for parameter in trainable(network).values()),
     )
 
 
@@ -253,6 +283,13 @@ def spread(images: Tensor, over_processes: OverProcesses) -> float:
     center = over_processes(rows.mean(0), "mean")
     variance = over_processes((rows - center).square().sum(1).mean(), "mean").item()
     return (2 * variance * num / max(1, num - 1)) ** 0.5
+
+
+@torch.no_grad()
+def distance(images: Tensor, others: Tensor, over_processes: OverProcesses) -> float:
+    """The root mean square distance between images (N, C, H, W) and others, one by one, of all processes."""
+    squares = row_norms(images - others).square().mean()
+    return over_processes(squares, "mean").sqrt().item()
 
 
 def histogram(norms: Tensor) -> Tensor:

@@ -83,6 +83,8 @@ def parameter_gradients(
         over_processes: The mean of a tensor over all processes.
     """
     parameters = list(trainable(network).values())
+    if not parameters:
+        return []
     if any(isinstance(parameter, DTensor) for parameter in parameters):
         # Autograd knows only the whole weights, which exist in between; sharding puts its part in `.grad`.
         with gradients_set_aside(networks):
@@ -100,6 +102,8 @@ def parameter_gradients(
 
 def parameter_norms(tensors: Sequence[Tensor], network: nn.Module, over_processes: OverProcesses) -> Tensor:
     """The norms of tensors that belong to the trainable parameters, over all shards: float64 (parameters,)."""
+    if not tensors:
+        return torch.zeros(0).double()
     norms = torch.cat(
         [row_norms(tensor.reshape(1, -1)) if tensor.numel() else torch.zeros(1).double() for tensor in tensors]
     )
@@ -147,7 +151,8 @@ def updates(
         over_processes: The sum of a tensor over all processes.
 
     Returns:
-        The ratio of all parameters, NaN if they were all 0; and the ratios by layer, without those that were all 0.
+        The ratio of all parameters, NaN if there are none or they were all 0; and the ratios by layer, without those
+        that were all 0.
     """
     changes = [now - then for now, then in zip(weights(network), before, strict=True)]
     changed = parameter_norms(changes, network, over_processes).square()

@@ -22,6 +22,7 @@ class Score:
         floor: That of as many real images.
         covered: Classes with at least a tenth of a fair share of the generated images, None without a classifier.
         classes: Classes that there are, likewise.
+        largest_class: The share of the real images that are of the most frequent class, likewise.
     """
 
     step: int
@@ -29,6 +30,7 @@ class Score:
     floor: float
     covered: int | None = None
     classes: int | None = None
+    largest_class: float | None = None
 
 
 @dataclass(frozen=True)
@@ -38,10 +40,12 @@ class Record:
     Attributes:
         stats: The latest measurements, the oldest first; one at least.
         scores: The latest scores, the oldest first.
+        conditional: Whether the generator is told one of several classes.
     """
 
     stats: Sequence[GradientStats]
     scores: Sequence[Score] = ()
+    conditional: bool = False
 
     @property
     def latest(self) -> GradientStats:
@@ -81,6 +85,20 @@ class Thresholds:
             way from training images to generated ones, on average over the last eight measurements, and clearly so.
         imbalance: Learning-rate imbalance: in a batch, one network's weights change more than the other's, in
             proportion to their size, by more than this factor.
+        alike: Constant data: the distance between two real images is below this. Rounding to 8 bits alone makes more
+            from 26 x 26 pixels on.
+        one_class: Data nearly all of one class: the share of the most frequent one is at least this.
+        repeated: Batches that repeat: of batches in a row, this part at most has images that none before had.
+        unshuffled: Batches that are not shuffled: the variance of their mean images, over what chance makes of it, is
+            above. 0.4 to 1.6 of shuffled ones, whatever their size; 3 to 10 of MNIST in the order of its file, 30 to
+            150 of MNIST sorted by class.
+        deaf: Deaf generator: the distance that other latents make, over that between two real images, is below this,
+        deaf_part: and below this part of the distance between two generated images;
+        unheard: or, from the first measurement on, below this in any case.
+        moved: Average that lags or was never updated: the generator's images have moved by more than this part of the
+            distance between two real ones,
+        never_updated: and its average's by less than this part of that in all measurements;
+        lagging: or by less than this part, when there are eight.
     """
 
     passed_slope: float = 0.01
@@ -99,6 +117,16 @@ class Thresholds:
     fid_over_floor: float = 50.0
     by_heart: float = 0.4
     imbalance: float = 100.0
+    alike: float = 0.1
+    one_class: float = 0.9
+    repeated: float = 0.25
+    unshuffled: float = 4.0
+    deaf: float = 0.05
+    deaf_part: float = 0.25
+    unheard: float = 1e-4
+    moved: float = 0.5
+    never_updated: float = 0.02
+    lagging: float = 0.5
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -117,6 +145,7 @@ class Finding:
         certain: One measurement is enough.
         network: The network that it is about: "generator", "discriminator", or None for the data or for both.
         beyond: How many times the signal is beyond the threshold, 1 where that cannot be said.
+        symptoms: The names of conditions that hold beside it and follow from it.
     """
 
     name: str
@@ -125,6 +154,7 @@ class Finding:
     certain: bool = False
     network: str | None = None
     beyond: float = 1.0
+    symptoms: tuple[str, ...] = ()
 
 
 Rule = Callable[[Record, Thresholds], Finding | None]

@@ -29,8 +29,13 @@ class NetworkStats:
         dead_share: The same over all units; 0 if there is no ReLU.
         saturated: By layer, the share of values that the tanh or sigmoid that follows puts within 1 % of an end.
         saturated_share: The same over all values; 0 if there is no tanh or sigmoid.
-        update_ratio: Norm of what the batch's step changed, over that of the weights before; None before that step.
+        update_ratio: Norm of what the batch's step changed, over that of the weights before. None before that step,
+            where none was made, or where a NonFiniteGuard took it back.
         update_ratios: The same by layer; without layers whose weights were all zero.
+        ends: In what its output ends: "linear", "sigmoid", "tanh" or another activation; None where that cannot be
+            told. See `gan.gradients.graph`.
+        activations: The kinds of activations before that.
+        trainable: How many of its parameters learn.
     """
 
     total: float
@@ -46,6 +51,47 @@ class NetworkStats:
     saturated_share: float
     update_ratio: float | None = None
     update_ratios: dict[str, float] | None = None
+    ends: str | None = None
+    activations: tuple[str, ...] = ()
+    trainable: int | None = None
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> Self:
+        """The inverse of `dataclasses.asdict`."""
+        changed: dict[str, Any] = {"activations": tuple(plain.get("activations", ()))}
+        return cls(**(plain | changed))
+
+
+@dataclass(frozen=True)
+class BatchStats:
+    """What a batch of training has in common with those before it: whether they are shuffled, or come again.
+
+    Attributes:
+        images: Real images in it, over all processes.
+        mean: The mean of its images at 4 by 4 pixels, channel by channel.
+        variance: The variance of its images at that size, summed up over the pixels: that of `mean` is as many times
+            smaller as there are images, where batches are drawn at random.
+        seen: Batches in a row up to this one, at most 16, that were held against each other.
+        distinct: How many of them have images that none before had.
+        epoch: Batches in an epoch; None where there is no telling.
+        label: The most frequent label; None without labels.
+        label_share: Its share of the images.
+    """
+
+    images: int
+    mean: tuple[float, ...]
+    variance: float
+    seen: int
+    distinct: int
+    epoch: int | None = None
+    label: int | None = None
+    label_share: float | None = None
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> Self:
+        """The inverse of `dataclasses.asdict`."""
+        changed: dict[str, Any] = {"mean": tuple(plain["mean"])}
+        return cls(**(plain | changed))
 
 
 @dataclass(frozen=True)
@@ -76,6 +122,13 @@ class GradientStats:
         logit_held_out: Mean logit of real images that are not trained on; None where there are none.
         movement: Root mean square distance that the images of the same latents have moved since the measurement
             before; None in the first.
+        range_logit: Lowest and highest logit of real and generated images.
+        response: Root mean square distance between two images of different latents and the same condition, with the
+            same noise of layers; None where images are made from images.
+        moved: Root mean square distance that the images of the same latents have moved since the first measurement;
+            None in the first, and without an averaged generator.
+        moved_average: The same of the averaged generator's images.
+        batch: What the batch has in common with others; None where nobody has looked.
     """
 
     step: int
@@ -99,6 +152,11 @@ class GradientStats:
     spread_fake: float
     movement: float | None = None
     logit_held_out: float | None = None
+    range_logit: tuple[float, float] | None = None
+    response: float | None = None
+    moved: float | None = None
+    moved_average: float | None = None
+    batch: BatchStats | None = None
 
     @property
     def by_heart(self) -> float | None:
@@ -124,6 +182,14 @@ class GradientStats:
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> Self:
         """The inverse of `dataclasses.asdict`."""
-        networks: dict[str, Any] = {name: NetworkStats(**plain[name]) for name in ("generator", "discriminator")}
-        ranges: dict[str, Any] = {name: tuple(plain[name]) for name in ("range_real", "range_fake")}
-        return cls(**(plain | networks | ranges))
+        networks: dict[str, Any] = {
+            name: NetworkStats.from_dict(plain[name]) for name in ("generator", "discriminator")
+        }
+        ranges: dict[str, Any] = {
+            name: tuple(plain[name])
+            for name in ("range_real", "range_fake", "range_logit")
+            if plain.get(name) is not None
+        }
+        batch = plain.get("batch")
+        whole: dict[str, Any] = {"batch": None if batch is None else BatchStats.from_dict(batch)}
+        return cls(**(plain | networks | ranges | whole))

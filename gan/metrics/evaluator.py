@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import blake2b
 from statistics import mean
 from typing import Any, cast
@@ -294,6 +295,12 @@ class Evaluator:
         training, labels = self.training[:num], labels_of(self.train, self.order[:num])
         scores = self.scores(Generated(training, mean(self.floor(num))))
         return scores if labels is None else scores | self.condition_scores(training, labels)
+
+    @cached_property
+    def largest_class(self) -> float | None:
+        """The share of the training images that the extractor's classifier puts in the most frequent class, or None."""
+        logits = self.logits(self.training)
+        return None if logits is None else (logits.argmax(1).bincount().max() / len(logits)).item()
 
     def fid_infinity(self, generated: Generated) -> float | None:
         """The FID that infinitely many images would have; None where there are too few to tell."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from conftest import ROOT
 
-from gan.gradients import GradientStats
+from gan.gradients import BatchStats, GradientStats
 from gan.gradients.diagnose import diagnose
 from gan.gradients.rules import WINDOW, Record, Score, Thresholds
 
@@ -23,9 +23,23 @@ def recorded(name: str) -> Record:
 
 
 def good() -> Record:
-    """Eight measurements of a good run."""
-    record = recorded("healthy_default")
-    return Record(record.stats[-WINDOW:], record.scores)
+    """Eight measurements of a good run, with what was not measured yet when it was recorded."""
+    record, stats = recorded("healthy_default"), []
+    for number, measured in enumerate(record.stats[-WINDOW:]):
+        networks = {
+            "generator": replace(measured.generator, ends="tanh", activations=("relu",), trainable=100),
+            "discriminator": replace(measured.discriminator, ends="linear", activations=("relu",), trainable=100),
+        }
+        batch = a_batch(mean=(0.5 + 0.1 * (-1) ** number, 0.0))
+        of_images = {"range_logit": (-2.0, 3.0), "response": 20.0, "moved": 20.0, "moved_average": 19.0}
+        stats.append(replace(measured, **networks, **of_images, batch=batch))
+    return Record(stats, record.scores)
+
+
+def a_batch(**changes) -> BatchStats:
+    """A batch of 64 whose mean has a variance of 1 / 64 by chance, as those that are 0.2 apart, one by one, have."""
+    usual = {"mean": (0.5, 0.0), "variance": 64 * 0.08 / 7, "images": 64, "seen": 16, "distinct": 16, "epoch": 859}
+    return BatchStats(**(usual | changes))
 
 
 def changed(record: Record, every: bool = False, **changes) -> Record:
@@ -38,7 +52,7 @@ def changed(record: Record, every: bool = False, **changes) -> Record:
             of_networks[name] = replace(getattr(stats[number], name), **values)
         rest = {key: value for key, value in changes.items() if "__" not in key}
         stats[number] = replace(stats[number], **of_networks, **rest)
-    return Record(stats, record.scores)
+    return replace(record, stats=stats)
 
 
 def names(record: Record, thresholds=None) -> list[str]:
@@ -96,6 +110,87 @@ CAUSES_SHOWN = {  # condition: what shows it, and what just does not
     ],
     "saturated generator output": [
         ({"extreme_real": 0.8, "extreme_fake": 0.9961}, {"extreme_real": 0.8, "extreme_fake": 0.9959})
+    ],
+}
+
+DATA_SHOWN = {  # likewise, in all eight measurements where every is true
+    "constant data": [
+        ({"every": True, "spread_real": 0.09}, {"every": True, "spread_real": 0.11}),
+        ({"every": True, "spread_real": 0.0}, {"spread_real": 0.0}),  # one batch of white pictures
+    ],
+    "data nearly all of one class": [
+        (
+            {"every": True, "batch": a_batch(label=3, label_share=0.91)},
+            {"every": True, "batch": a_batch(label=3, label_share=0.89)},
+        ),
+        (
+            {"every": True, "batch": a_batch(label=3, label_share=0.91)},
+            {"every": True, "batch": a_batch(label=0, label_share=1.0)},  # a folder of one class
+        ),
+    ],
+    "batches that repeat": [
+        ({"batch": a_batch(distinct=4)}, {"batch": a_batch(distinct=5)}),
+        ({"batch": a_batch(distinct=1, epoch=None)}, {"batch": a_batch(distinct=1, epoch=1)}),  # all there are
+        ({"batch": a_batch(distinct=2)}, {"batch": a_batch(distinct=2, epoch=2)}),
+        ({"batch": a_batch(distinct=1)}, {"batch": a_batch(distinct=1, variance=0.0)}),
+        ({"batch": a_batch(distinct=2, seen=8)}, {"batch": a_batch(distinct=1, seen=7)}),
+    ],
+    "batches that are not shuffled": [
+        ({"batch": a_batch(mean=(1.2, 0.0))}, {"batch": a_batch(mean=(1.0, 0.0))}),
+    ],
+}
+
+UNIT = {"every": True, "discriminator__ends": None}
+SILENT = {"generator__total": 0.0, "generator__activation_gradients": {"layer": 0.0}}
+WIRING_SHOWN = {  # likewise
+    "probabilities for logits": [
+        ({"discriminator__ends": "sigmoid"}, {"discriminator__ends": "tanh"}),
+        ({"discriminator__ends": "softmax"}, {}),
+        (UNIT | {"range_logit": (0.005, 0.995)}, UNIT | {"range_logit": (0.02, 0.995)}),
+        (UNIT | {"range_logit": (0.0, 1.0)}, UNIT | {"range_logit": (-0.01, 1.0)}),
+        (UNIT | {"range_logit": (0.0, 1.0)}, UNIT | {"range_logit": (0.0, 1.01)}),
+        (UNIT | {"range_logit": (0.0, 1.0)}, {"every": True, "range_logit": (0.0, 1.0)}),  # it ends in a linear layer
+        (UNIT | {"range_logit": (0.0, 1.0)}, {"range_logit": (0.0, 1.0), "discriminator__ends": None}),
+    ],
+    "detached generator": [
+        (SILENT, SILENT | {"generator__total": 1e-30}),
+        (SILENT | {"generator__activation_gradients": {}}, SILENT | {"image_gradient": 0.0}),
+        (SILENT, SILENT | {"generator__activation_gradients": {"layer": 1e-30}}),
+        (SILENT, SILENT | {"extreme_fake": 1.0, "extreme_real": 1.0}),  # the ends of a tanh
+        (SILENT, SILENT | {"generator__trainable": None}),
+    ],
+    "deaf generator": [
+        (
+            {"response": 0.9, "spread_fake": 20.0, "spread_real": 20.0},
+            {"response": 1.1, "spread_fake": 20.0, "spread_real": 20.0},
+        ),
+        (
+            {"response": 0.9, "spread_fake": 4.0, "spread_real": 20.0},
+            {"response": 0.9, "spread_fake": 3.5, "spread_real": 20.0},
+        ),
+        (
+            {"every": True, "response": 0.0, "spread_fake": 20.0},
+            {"response": None, "spread_fake": 20.0},  # images of images
+        ),
+    ],
+    "weights that do not move": [
+        ({"every": True, "generator__update_ratio": 0.0}, {"generator__update_ratio": 0.0}),
+        ({"every": True, "discriminator__update_ratio": 0.0}, {"every": True, "discriminator__update_ratio": None}),
+        (
+            {"every": True, "discriminator__update_ratio": 0.0},
+            {"every": True, "discriminator__update_ratio": 0.0, "discriminator__total": 0.0},  # a hinge that is content
+        ),
+        ({"generator__trainable": 0}, {"generator__trainable": 1}),
+    ],
+    "average that was never updated": [
+        (
+            {"every": True, "moved": 20.0, "moved_average": 0.39},
+            {"every": True, "moved": 9.0, "moved_average": 0.1, "spread_real": 20.0},  # it has hardly moved itself
+        ),
+    ],
+    "average that lags": [
+        ({"moved": 20.0, "moved_average": 9.9}, {"moved": 20.0, "moved_average": 10.1}),
+        ({"moved": 20.0, "moved_average": 0.39}, {"moved": 20.0, "moved_average": None}),
     ],
 }
 

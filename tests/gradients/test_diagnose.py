@@ -10,17 +10,18 @@ from conftest import ROOT
 
 from gan.cli import main
 from gan.gradients import GradientStats
-from gan.gradients.causes import CAUSES
-from gan.gradients.diagnose import can_be_over, diagnose
+from gan.gradients.diagnose import RULES, can_be_over, diagnose
 from gan.gradients.rules import WINDOW, Record, Thresholds
-from gan.gradients.symptoms import SYMPTOMS
 from gradients.records import (
     CAUSES_SHOWN,
+    DATA_SHOWN,
     FAILURES,
     HEALTHY,
     RECORDED,
     STALLED,
     SYMPTOMS_SHOWN,
+    WIRING_SHOWN,
+    a_batch,
     by_heart,
     changed,
     good,
@@ -29,7 +30,7 @@ from gradients.records import (
     recorded,
 )
 
-SHOWN = CAUSES_SHOWN | SYMPTOMS_SHOWN
+SHOWN = CAUSES_SHOWN | SYMPTOMS_SHOWN | DATA_SHOWN | WIRING_SHOWN
 
 
 def test_what_comes_of_a_cause_is_not_told_beside_it():
@@ -59,7 +60,8 @@ def test_a_finding_says_why_which_setting_and_where_to_read():
         assert finding.cures
         assert finding.reference
     # What is told from a window has its own test: oscillation, learning by heart. What is not finite is not a cause.
-    assert len(SHOWN) == len(CAUSES) + len(SYMPTOMS) - 1
+    # The two of an average are one rule.
+    assert len(SHOWN) == len(RULES) - 1 + 1
 
 
 FLAT = {"slope_real": 0.0, "slope_fake": 0.0, "slope_between": 0.0, "lipschitz": 0.0}
@@ -96,6 +98,15 @@ def test_no_condition_is_over_while_images_are_black_or_nan(condition):
         ("learning-rate imbalance", {"discriminator__update_ratio": None}, {}),
         ("mode collapse", {"spread_real": 0.0}, {}),
         ("training images learnt by heart", {"logit_held_out": None}, {"logit_held_out": 0.1}),
+        ("batches that repeat", {"batch": None}, {}),
+        ("batches that are not shuffled", {"batch": None}, {}),
+        ("batches that are not shuffled", {"batch": a_batch(variance=0.0)}, {}),
+        ("probabilities for logits", {"range_logit": None}, {}),
+        ("detached generator", {"generator__total": 0.0}, {}),
+        ("deaf generator", {"response": None}, {}),
+        ("weights that do not move", {"generator__update_ratio": None}, {}),
+        ("average that lags", {"moved_average": None}, {}),
+        ("average that was never updated", {"moved_average": None}, {}),
     ],
 )
 def test_a_condition_is_not_over_where_what_it_is_told_from_has_vanished(condition, gone, there):
