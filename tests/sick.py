@@ -142,16 +142,16 @@ class Draft:
         return {"data": {"init_args": {"batch_size": self.batch_size}}, "model": model, "trainer": trainer}
 
     def made_sound(self) -> "Draft":
-        """The same kinds of networks, and training that suits them."""
+        """The same kinds of networks, in a size that does well, and training that suits them: few forms for all."""
         sound = copy.deepcopy(self)
-        for network, end in ((sound.g, "tanh"), (sound.d, "none")):
-            of_kind = {"Draft": "Painter", "Negative": "Painter", "Fog": "Painter"}
-            of_kind |= dict.fromkeys(("Oracle", "Mist", "Tower"), "Critic")
-            network["kind"] = of_kind.get(network["kind"], network["kind"])
-            network["depth"] = min(network["depth"], 1 if network["kind"] in CONVOLUTIONS else 3)
-            if network["act"] not in ("relu", "leaky_relu"):
-                network["act"] = "leaky_relu"
-            network |= {"std": None, "skip": False, "end": end, "norm": network is sound.g}
+        forms = (sound.g, "Painter", 3, 256, "relu", "tanh"), (sound.d, "Critic", 3, 128, "leaky_relu", "none")
+        for network, kind, depth, width, act, end in forms:
+            if written(network):
+                network["kind"] = kind
+            if network["kind"] in CONVOLUTIONS:
+                depth, width = 1, 16
+            network |= {"depth": depth, "width": width, "latent": 16, "act": act, "end": end}
+            network |= {"std": None, "skip": False, "norm": network is sound.g}
         for optimizer in ("g", "d"):
             init_args = {"lr": 2e-3, "betas": [0.0, 0.9]}
             sound.optimizers[optimizer] = {"class_path": "torch.optim.Adam", "init_args": init_args}
@@ -327,7 +327,7 @@ def draw(seed: int) -> Case:
             continue
         if function is loss and any(key.startswith(("penalty", "n_critic")) for key in draft.wrong):
             continue
-        if keys & draft.wrong.keys() or (touched in ("form", "end", "weights") and written(draft, which)):
+        if keys & draft.wrong.keys() or (touched in ("form", "end", "weights") and written(getattr(draft, which))):
             continue
         what = function(draft, which)
         whose = {"g": "generator: ", "d": "discriminator: ", "gd": "both: ", "": ""}[which]
@@ -340,9 +340,9 @@ def draw(seed: int) -> Case:
     return Case(seed, draft.config(), tuple(what for what in draft.wrong.values() if what), sound.config())
 
 
-def written(draft: Draft, which: str) -> bool:
-    """Whether the network is one that is written as it is, whose form no argument changes."""
-    return KINDS[getattr(draft, which)["kind"]][3] is None
+def written(network: dict[str, Any]) -> bool:
+    """Whether a network is one that is written as it is, whose form no argument changes."""
+    return KINDS[network["kind"]][3] is None
 
 
 if __name__ == "__main__":
