@@ -28,7 +28,9 @@ FLOORS = [
     {"lifecycle"},
     {"module", "transfer", "weights"},
     {"callbacks", "generate", "resume", "settings", "words"},
-    {"run"},
+    {"run", "trials"},
+    {"case"},
+    {"cure"},
     {"cli"},
     {""},  # gan/__init__.py, which hands out GAN; who is inside asks gan.module for it
 ]
