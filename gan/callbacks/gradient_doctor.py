@@ -192,8 +192,9 @@ class GradientDoctor(Callback):
         """The run, as prescriptions are computed from."""
         data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue] # what Lightning's connectors give it
         config = pl_module.run_config or {"model": dict(pl_module.hparams), "data": None, "trainer": {}}
-        of_generator = (pl_module.hparams.get("generator") or {}).get("init_args") or {}
-        shapes = {name: of_generator[name] for name in FROM_DATA if of_generator.get(name) is not None}
+        specs = [dict(pl_module.hparams.get(name) or {}).get("init_args") or {} for name in OPTIMIZER_ORDER]
+        stated = {name: [getattr(data, name, None), *(spec.get(name) for spec in specs)] for name in FROM_DATA}
+        shapes = {name: next((value for value in values if value is not None), None) for name, values in stated.items()}
         parts = {}
         for name in OPTIMIZER_ORDER:
             network = getattr(pl_module, name)
@@ -202,8 +203,7 @@ class GradientDoctor(Callback):
         if data is not None and config["data"]:
             parts["data"] = part(data, config["data"], {})
         batches = int(min(trainer.estimated_stepping_batches, 10**9))
-        shape = getattr(data, "image_shape", None) or shapes.get("image_shape")
-        return Patient(config, parts, batches, self.batch_size, shape, pl_module.latent_dim)
+        return Patient(config, parts, batches, self.batch_size, shapes["image_shape"], pl_module.latent_dim)
 
     def command(self, trainer: Trainer, prescription: Prescription) -> str:
         """What to type."""

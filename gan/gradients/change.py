@@ -24,7 +24,7 @@ class Change:
     needed: bool = False
 
     def __and__(self, other: "Change") -> "Change":
-        """Both changes; where they set the same, this one, but of two repairs of a network the second around the first."""
+        """Both changes. Where they set the same, this one; of two repairs of a network, the second around the first."""
         settings = dict(self.settings)
         for name, value in other.settings.items():
             if name.endswith("+"):

@@ -4,35 +4,41 @@ Each is a `Change` that puts it right. The ranges are wide: they hold all that i
 """
 
 from collections.abc import Iterator
-from typing import Any
 
-from gan.gradients.change import REPAIR, Change, class_of
-from gan.gradients.patient import Part, Patient
+from gan.gradients.change import Change, class_of
+from gan.gradients.patient import Patient
 from gan.gradients.rules import Record
+from gan.gradients.treatments import (
+    CLIPPING,
+    NETWORKS,
+    RATES,
+    SHORT,
+    adam,
+    gradient_penalty,
+    kind_of,
+    normalized,
+    rate,
+    unmixed,
+    with_rate,
+    wrapped,
+)
 
-NETWORKS = ("discriminator", "generator")
-ADAM = "torch.optim.Adam"
-RATES = {
-    "Adam": (1e-5, 1e-2, 1e-3),
-    "RMSprop": (1e-5, 5e-3, 5e-4),
-    "SGD": (1e-4, 0.5, 0.02),
-}  # least, most, good
-SHORT = 2000  # batches in which rates must be higher, to get anywhere
 WEIGHTS = {"R1": (100, 1), "R2": (100, 1), "GradientPenalty": (100, 10), "DRAGAN": (100, 10)}  # most, and a good one
-PENALTIES = "gan.penalties."
 CLIP_NORM, CLIP_VALUE, CLIP_RATIO = (0.01, 10.0), (1e-4, 0.1), (1e-4, 0.01)  # least, and a good one
 WEIGHT_CLIP = (0.005, 0.2)
 MOST_STEPS = 10  # of the discriminator, for each of the generator
 FEW = 16  # images in a batch
-CLIPPING = "gan.callbacks.GradientClipping"
+DEEP = 8  # layers, at which a network needs a normalisation
+VANISHED, EXPLODED = 1e-3, 1e3  # gradient at the first layer over that at the last
 LATE = "answers what the other network was many batches ago"
 ENDS = {"linear": "a linear layer", "elu": "an elu"}
 
 
 def misfits(record: Record, patient: Patient) -> list[Change]:
     """What is wrong with a run's settings and networks, the worst first."""
-    found = [*ends(record, patient), *rates(record, patient), *momenta(patient), *weights(patient), *bounds(patient)]
-    return [*found, *clips(patient), *paces(patient), *objectives(patient)]
+    of_networks = [*ends(record, patient), *mixing(patient), *depths(record, patient)]
+    of_training = [*rates(patient), *momenta(patient), *weights(patient), *bounds(patient), *clips(patient)]
+    return [*of_networks, *of_training, *paces(patient), *objectives(patient)]
 
 
 # ---------------------------------------------------------------------- networks
@@ -57,41 +63,32 @@ def ends(record: Record, patient: Patient) -> Iterator[Change]:
         yield wrapped("generator", of_generator, "Tanh", f"{text}: end it in `torch.tanh(x)`")
 
 
-def wrapped(name: str, part: Part, wrapper: str, text: str, **arguments: Any) -> Change:
-    """A network within one of `gan.networks.repair`, which makes it right as it stands."""
-    spec = {"class_path": part.spec["class_path"], "init_args": part.arguments}
-    settings = {f"model.{name}": class_of(REPAIR + wrapper, network=spec, **arguments)}
-    return Change(settings, f"{text}, or leave that to {wrapper}", needed=True)
+def mixing(patient: Patient) -> Iterator[Change]:
+    """Batch norm where each image's own gradient is penalised."""
+    part, penalties = patient.parts["discriminator"], patient.model.get("penalties") or []
+    if penalties and part.mixes:
+        kind = penalties[0]["class_path"].rpartition(".")[2]
+        text = f"{kind} is about each image's own gradient, and batch norm in {part.place} mixes them"
+        yield from unmixed(patient, text)
+
+
+def depths(record: Record, patient: Patient) -> Iterator[Change]:
+    """Networks of one's own in which the gradient fades or grows on its way back, or that are deep, as they stand."""
+    for name in NETWORKS if record.stats else ():
+        part, measured = patient.parts[name], record.latest.networks[name]
+        ratio, layers = measured.first_to_last, len(measured.activation_gradients)
+        if part.ours or part.normalizes or layers < 3:
+            continue
+        if layers >= DEEP or ratio < VANISHED or ratio > EXPLODED:
+            yield from normalized(
+                patient, name, f"{layers} layers without a normalisation do not keep the gradient's size"
+            )
 
 
 # ---------------------------------------------------------------------- optimizers
 
 
-def kind_of(patient: Patient, name: str) -> str:
-    """Of which kind an optimizer is: Adam, RMSprop, SGD, or "" for another one."""
-    given = patient.named(f"{name}_optimizer") or "Adam"
-    return next((kind for kind in (*RATES, "SGD") if kind in given), "")
-
-
-def rate(patient: Patient, name: str) -> float | None:
-    """The rate of a network's optimizer, if its settings say it."""
-    optimizer = patient.model.get(f"{name}_optimizer")
-    return (optimizer.get("init_args") or {}).get("lr") if optimizer else 2e-4
-
-
-def with_rate(patient: Patient, name: str, value: float) -> dict[str, Any]:
-    """The settings that give a network's optimizer a rate."""
-    if patient.model.get(f"{name}_optimizer") is None:
-        return {f"model.{name}_optimizer": class_of(ADAM, lr=value, betas=[0.0, 0.9])}
-    return {f"model.{name}_optimizer.lr": value}
-
-
-def adam(patient: Patient) -> dict[str, Any]:
-    """Adam, as it trains most networks in as many batches."""
-    return class_of(ADAM, lr=RATES["Adam"][2] * (2 if patient.batches < SHORT else 1), betas=[0.0, 0.9])
-
-
-def rates(record: Record, patient: Patient) -> Iterator[Change]:
+def rates(patient: Patient) -> Iterator[Change]:
     """A rate that is far too high for its optimizer, or too low for as many batches; SGD, which has no right one."""
     for name in NETWORKS:
         now, kind, given = rate(patient, name), kind_of(patient, name), patient.named(f"{name}_optimizer") or "Adam"
@@ -162,11 +159,6 @@ def bounds(patient: Patient) -> Iterator[Change]:
             "nothing bounds the slope of this Wasserstein critic: a gradient penalty draws it to 1",
             needed=True,
         )
-
-
-def gradient_penalty() -> dict[str, Any]:
-    """The penalty of a Wasserstein critic, as it was published."""
-    return class_of(PENALTIES + "GradientPenalty", weight=10, every=1)
 
 
 def clips(patient: Patient) -> Iterator[Change]:

@@ -47,6 +47,16 @@ class Part:
         """What its class is given."""
         return self.spec.get("init_args") or {}
 
+    @property
+    def mixes(self) -> bool:
+        """Whether it has a batch norm."""
+        return any("BatchNorm" in layer for layer in self.layers)
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether it has a normalisation, or is within one."""
+        return any("Norm" in layer for layer in self.layers)
+
     def can_be(self, name: str, value: Any) -> bool:
         """Whether one of its settings can be given a value, and has another one."""
         choices = self.takes.get(name, ())
@@ -98,7 +108,7 @@ def part(thing: Any, spec: Spec | None, shapes: Mapping[str, Any], told: str = "
     takes = arguments_of(kind)
     path = f"{kind.__module__}.{kind.__qualname__}"
     arguments = dict((spec or {}).get("init_args") or {})
-    arguments |= {name: shapes[name] for name in shapes.keys() & takes.keys()}
+    arguments |= {name: shapes[name] for name in sorted(shapes.keys() & takes.keys()) if shapes[name] is not None}
     known = {"takes": takes, "place": place_of(kind), "ours": is_ours(kind), "told": told}
     if isinstance(thing, nn.Module):
         known["layers"] = frozenset(type(module).__name__ for module in thing.modules())

@@ -12,8 +12,9 @@ from functools import reduce
 from gan.gradients.change import NO_CHANGE, Change, words
 from gan.gradients.misfits import misfits
 from gan.gradients.patient import Patient
-from gan.gradients.remedies import REMEDIES, in_its_place, sound
+from gan.gradients.remedies import REMEDIES, sound
 from gan.gradients.rules import Finding, Record
+from gan.gradients.treatments import in_its_place
 
 MOST = 4  # prescriptions of a finding that can be typed
 

@@ -15,93 +15,31 @@ from gan.gradients.causes import (
 )
 from gan.gradients.change import Change, class_of
 from gan.gradients.data import CONSTANT, ONE_CLASS, REPEATED, UNSHUFFLED
-from gan.gradients.misfits import (
-    CLIPPING,
-    NETWORKS,
-    PENALTIES,
-    adam,
-    gradient_penalty,
-    kind_of,
-    rate,
-    with_rate,
-    wrapped,
-)
 from gan.gradients.patient import Patient
 from gan.gradients.rules import Finding, Record
 from gan.gradients.symptoms import BY_HEART, COLLAPSE, IMBALANCE, OSCILLATION
+from gan.gradients.treatments import (
+    NETWORKS,
+    PENALTIES,
+    adam,
+    bounded,
+    catching_up,
+    in_its_place,
+    its_base,
+    no_momentum,
+    normalized,
+    r1,
+    rate,
+    rounded,
+    settings_of,
+    slower,
+    unmixed,
+    with_rate,
+    wrapped,
+)
 from gan.gradients.wiring import DEAF, DETACHED, FROZEN, LAGGING, NEVER_UPDATED, PROBABILITIES
 
 Remedies = Callable[[Finding, Record, Patient], Iterator[Change]]
-
-
-# ---------------------------------------------------------------------- of which they are made
-
-
-def slower(patient: Patient, name: str, factor: float, text: str) -> Iterator[Change]:
-    """A rate so many times lower, not below the thousandth of what it is."""
-    now = rate(patient, name)
-    if isinstance(now, float | int) and now > 0:
-        factor = min(max(factor, 3.0), 100.0)
-        yield Change(with_rate(patient, name, rounded(now / factor)), text)
-
-
-def rounded(value: float) -> float:
-    """A number with one figure."""
-    return float(f"{value:.0e}")
-
-
-def r1(patient: Patient, text: str) -> Iterator[Change]:
-    """R1, or a larger weight of it; a gradient penalty for a Wasserstein critic."""
-    penalties = list(patient.model.get("penalties") or [])
-    if "BatchNorm" in " ".join(patient.parts["discriminator"].layers):
-        return  # it would be no penalty of single images
-    if patient.named("loss") == "Wasserstein":
-        if not penalties:
-            yield Change({"model.penalties": [gradient_penalty()], "model.weight_clip": None}, text)
-        return
-    present = {penalty["class_path"].rpartition(".")[2]: penalty for penalty in penalties}
-    if "R1" in present:
-        weight = (present["R1"].get("init_args") or {}).get("weight", 1)
-        raised = class_of(PENALTIES + "R1", weight=rounded(min(10 * weight, 10)), every=1)
-        rest = [penalty for penalty in penalties if penalty is not present["R1"]]
-        if weight < 10:
-            yield Change({"model.penalties": [*rest, raised]}, text)
-    else:
-        yield Change({"model.penalties": [*penalties, class_of(PENALTIES + "R1", weight=1, every=1)]}, text)
-
-
-def no_momentum(patient: Patient, text: str) -> Iterator[Change]:
-    """Neither network with a momentum, where one has some."""
-    settings = {}
-    for name in NETWORKS:
-        arguments = (patient.model.get(f"{name}_optimizer") or {}).get("init_args") or {}
-        if kind_of(patient, name) == "Adam" and (arguments.get("betas") or [0])[0] > 0:
-            settings[f"model.{name}_optimizer.betas"] = [0.0, 0.9]
-        if arguments.get("momentum"):
-            settings[f"model.{name}_optimizer.momentum"] = 0
-    if settings:
-        yield Change(settings, text)
-
-
-def settings_of(patient: Patient, name: str, text: str, **values: Any) -> Iterator[Change]:
-    """Settings of a network, as far as its class lists such values."""
-    part = patient.parts[name]
-    taken = {key: value for key, value in values.items() if part.can_be(key, value)}
-    if taken:
-        yield Change({f"model.{name}.{key}": value for key, value in taken.items()}, text, needed=True)
-
-
-def normalized(patient: Patient, name: str, text: str) -> Iterator[Change]:
-    """Normalisation between the layers: by a setting of the network, or around it."""
-    norm = "batch" if name == "generator" else "layer"
-    changes = list(settings_of(patient, name, text, norm=norm))
-    yield from changes or [wrapped(name, patient.parts[name], "Normalized", f"{text}, in {patient.parts[name].place}")]
-
-
-def bounded(patient: Patient, text: str) -> Iterator[Change]:
-    """Gradients of both networks clipped by their norm."""
-    clip = class_of("gan.gradients.clip.ByNorm", max_norm=10)
-    yield Change({"trainer.callbacks+": [class_of(CLIPPING, generator=clip, discriminator=clip)]}, text)
 
 
 # ---------------------------------------------------------------------- by condition
@@ -211,15 +149,6 @@ def of_oscillation(finding: Finding, record: Record, patient: Patient) -> Iterat
     yield from slower(patient, "generator", 4, "a generator that the discriminator can follow")
 
 
-def catching_up(patient: Patient, fast: str, slow: str) -> Iterator[Change]:
-    """The slower network at the other's rate, where both optimizers are of a kind, and it is lower."""
-    of_fast, of_slow = rate(patient, fast), rate(patient, slow)
-    if kind_of(patient, fast) == kind_of(patient, slow) and of_fast and of_slow and of_fast > of_slow:
-        yield Change(
-            with_rate(patient, slow, of_fast), f"a {slow} that keeps up: {of_fast:g}, as the {fast}, for {of_slow:g}"
-        )
-
-
 def of_imbalance(finding: Finding, record: Record, patient: Patient) -> Iterator[Change]:
     """Two networks at one pace."""
     fast = finding.network or "generator"
@@ -244,26 +173,6 @@ def of_detached(finding: Finding, record: Record, patient: Patient) -> Iterator[
     )
     yield from in_its_place(patient, "generator", f"{text}; in the meantime another generator")
     yield Change({}, text)
-
-
-def in_its_place(patient: Patient, name: str, text: str) -> Iterator[Change]:
-    """A shipped network instead, where images are of a size that it takes, and it can be told what the other was."""
-    part, shape = patient.parts[name], patient.image_shape
-    told = {"": "DCGAN", "classes": "ConditionalDCGAN" if name == "generator" else "ProjectionDCGAN"}.get(part.told)
-    if told is None or shape is None or any(side % 4 or side < 16 for side in shape[1:]):
-        return
-    arguments = {"latent_dim": patient.latent_dim, "norm": "batch"} if name == "generator" else {"norm": "none"}
-    kind = f"{told}{name.capitalize()}"
-    yield Change({f"model.{name}": class_of(f"gan.networks.{kind}", **arguments)}, f"{text}: {kind}", needed=True)
-
-
-def its_base(patient: Patient, text: str) -> Iterator[Change]:
-    """The data module of this package that the run's own derives from."""
-    if (data := patient.parts.get("data")) is not None and data.base:
-        settings = class_of(data.base, **data.arguments)
-        yield Change(
-            {"data": settings}, f"{text}; in the meantime {data.base.rpartition('.')[2]}, which it derives from"
-        )
 
 
 def of_deaf(finding: Finding, record: Record, patient: Patient) -> Iterator[Change]:
@@ -334,10 +243,9 @@ def of_order(finding: Finding, record: Record, patient: Patient) -> Iterator[Cha
 
 def sound(record: Record, patient: Patient) -> Iterator[Change]:
     """What trains most networks, whatever they were trained with."""
-    mixes = "BatchNorm" in " ".join(patient.parts["discriminator"].layers)
     wanted: dict[str, Any] = {
         "loss": class_of("gan.losses.NonSaturating"),
-        "penalties": [] if mixes else [class_of(PENALTIES + "R1", weight=1, every=4)],
+        "penalties": [class_of(PENALTIES + "R1", weight=1, every=4)],
         **{f"{name}_optimizer": adam(patient) for name in NETWORKS},
         "weight_clip": None,
         "n_critic": 1,
@@ -345,8 +253,10 @@ def sound(record: Record, patient: Patient) -> Iterator[Change]:
     settings = {f"model.{name}": value for name, value in wanted.items() if not has(patient.model.get(name), value)}
     if settings:
         yield Change(settings, "the loss, the penalty and the optimizers that train most networks")
+    if patient.parts["discriminator"].mixes:
+        yield from unmixed(patient, "a discriminator that sees images one by one")
     for name in NETWORKS:
-        if not patient.parts[name].ours and not any("Norm" in layer for layer in patient.parts[name].layers):
+        if not patient.parts[name].ours and not patient.parts[name].normalizes:
             yield from normalized(patient, name, "normalised layers")
 
 

@@ -1,0 +1,159 @@
+"""What changes are made of: rates, penalties, repairs of networks, and others in their place."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from gan.gradients.change import REPAIR, Change, class_of
+from gan.gradients.patient import Part, Patient
+
+NETWORKS = ("discriminator", "generator")
+ADAM = "torch.optim.Adam"
+RATES = {"Adam": (1e-5, 1e-2, 1e-3), "RMSprop": (1e-5, 5e-3, 5e-4)}  # least, most, good
+SHORT = 2000  # batches in which rates must be higher, to get anywhere
+PENALTIES = "gan.penalties."
+CLIPPING = "gan.callbacks.GradientClipping"
+
+
+# ---------------------------------------------------------------------- optimizers
+
+
+def kind_of(patient: Patient, name: str) -> str:
+    """Of which kind an optimizer is: Adam, RMSprop, SGD, or "" for another one."""
+    given = patient.named(f"{name}_optimizer") or "Adam"
+    return next((kind for kind in (*RATES, "SGD") if kind in given), "")
+
+
+def rate(patient: Patient, name: str) -> float | None:
+    """The rate of a network's optimizer, if its settings say it."""
+    optimizer = patient.model.get(f"{name}_optimizer")
+    return (optimizer.get("init_args") or {}).get("lr") if optimizer else 2e-4
+
+
+def with_rate(patient: Patient, name: str, value: float) -> dict[str, Any]:
+    """The settings that give a network's optimizer a rate."""
+    if patient.model.get(f"{name}_optimizer") is None:
+        return {f"model.{name}_optimizer": class_of(ADAM, lr=value, betas=[0.0, 0.9])}
+    return {f"model.{name}_optimizer.lr": value}
+
+
+def adam(patient: Patient) -> dict[str, Any]:
+    """Adam, as it trains most networks in as many batches."""
+    return class_of(ADAM, lr=RATES["Adam"][2] * (2 if patient.batches < SHORT else 1), betas=[0.0, 0.9])
+
+
+def catching_up(patient: Patient, fast: str, slow: str) -> Iterator[Change]:
+    """The slower network at the other's rate, where both optimizers are of a kind, and it is lower."""
+    of_fast, of_slow = rate(patient, fast), rate(patient, slow)
+    if kind_of(patient, fast) == kind_of(patient, slow) and of_fast and of_slow and of_fast > of_slow:
+        yield Change(
+            with_rate(patient, slow, of_fast), f"a {slow} that keeps up: {of_fast:g}, as the {fast}, for {of_slow:g}"
+        )
+
+
+def slower(patient: Patient, name: str, factor: float, text: str) -> Iterator[Change]:
+    """A rate so many times lower, not below the thousandth of what it is."""
+    now = rate(patient, name)
+    if isinstance(now, float | int) and now > 0:
+        factor = min(max(factor, 3.0), 100.0)
+        yield Change(with_rate(patient, name, rounded(now / factor)), text)
+
+
+def rounded(value: float) -> float:
+    """A number with one figure."""
+    return float(f"{value:.0e}")
+
+
+def r1(patient: Patient, text: str) -> Iterator[Change]:
+    """R1, or a larger weight of it; a gradient penalty for a Wasserstein critic."""
+    penalties = list(patient.model.get("penalties") or [])
+    if patient.parts["discriminator"].mixes:
+        yield from unmixed(patient, f"{text}, which it takes to see them one by one")
+    if patient.named("loss") == "Wasserstein":
+        if not penalties:
+            yield Change({"model.penalties": [gradient_penalty()], "model.weight_clip": None}, text)
+        return
+    present = {penalty["class_path"].rpartition(".")[2]: penalty for penalty in penalties}
+    if "R1" in present:
+        weight = (present["R1"].get("init_args") or {}).get("weight", 1)
+        raised = class_of(PENALTIES + "R1", weight=rounded(min(10 * weight, 10)), every=1)
+        rest = [penalty for penalty in penalties if penalty is not present["R1"]]
+        if weight < 10:
+            yield Change({"model.penalties": [*rest, raised]}, text)
+    else:
+        yield Change({"model.penalties": [*penalties, class_of(PENALTIES + "R1", weight=1, every=1)]}, text)
+
+
+def no_momentum(patient: Patient, text: str) -> Iterator[Change]:
+    """Neither network with a momentum, where one has some."""
+    settings = {}
+    for name in NETWORKS:
+        arguments = (patient.model.get(f"{name}_optimizer") or {}).get("init_args") or {}
+        if kind_of(patient, name) == "Adam" and (arguments.get("betas") or [0])[0] > 0:
+            settings[f"model.{name}_optimizer.betas"] = [0.0, 0.9]
+        if arguments.get("momentum"):
+            settings[f"model.{name}_optimizer.momentum"] = 0
+    if settings:
+        yield Change(settings, text)
+
+
+def settings_of(patient: Patient, name: str, text: str, **values: Any) -> Iterator[Change]:
+    """Settings of a network, as far as its class lists such values."""
+    part = patient.parts[name]
+    taken = {key: value for key, value in values.items() if part.can_be(key, value)}
+    if taken:
+        yield Change({f"model.{name}.{key}": value for key, value in taken.items()}, text, needed=True)
+
+
+def normalized(patient: Patient, name: str, text: str) -> Iterator[Change]:
+    """Normalisation between the layers: by a setting of the network, or around it."""
+    norm = "batch" if name == "generator" else "layer"
+    changes = list(settings_of(patient, name, text, norm=norm))
+    yield from changes or [wrapped(name, patient.parts[name], "Normalized", f"{text}, in {patient.parts[name].place}")]
+
+
+def unmixed(patient: Patient, text: str) -> Iterator[Change]:
+    """A discriminator that judges each image by itself: layer norm for batch norm, by a setting or around it."""
+    part = patient.parts["discriminator"]
+    changes = list(settings_of(patient, "discriminator", text, norm="layer"))
+    yield from changes or [wrapped("discriminator", part, "Unmixed", f"{text}: layer norm instead")]
+
+
+def bounded(patient: Patient, text: str) -> Iterator[Change]:
+    """Gradients of both networks clipped by their norm."""
+    clip = class_of("gan.gradients.clip.ByNorm", max_norm=10)
+    yield Change({"trainer.callbacks+": [class_of(CLIPPING, generator=clip, discriminator=clip)]}, text)
+
+
+def gradient_penalty() -> dict[str, Any]:
+    """The penalty of a Wasserstein critic, as it was published."""
+    return class_of(PENALTIES + "GradientPenalty", weight=10, every=1)
+
+
+# ---------------------------------------------------------------------- networks
+
+
+def wrapped(name: str, part: Part, wrapper: str, text: str, **arguments: Any) -> Change:
+    """A network within one of `gan.networks.repair`, which makes it right as it stands."""
+    spec = {"class_path": part.spec["class_path"], "init_args": part.arguments}
+    settings = {f"model.{name}": class_of(REPAIR + wrapper, network=spec, **arguments)}
+    return Change(settings, f"{text}, or leave that to {wrapper}", needed=True)
+
+
+def in_its_place(patient: Patient, name: str, text: str) -> Iterator[Change]:
+    """A shipped network instead, where images are of a size that it takes, and it can be told what the other was."""
+    part, shape = patient.parts[name], patient.image_shape
+    told = {"": "DCGAN", "classes": "ConditionalDCGAN" if name == "generator" else "ProjectionDCGAN"}.get(part.told)
+    if told is None or shape is None or any(side % 4 or side < 16 for side in shape[1:]):
+        return
+    arguments = {"latent_dim": patient.latent_dim, "norm": "batch"} if name == "generator" else {"norm": "none"}
+    kind = f"{told}{name.capitalize()}"
+    yield Change({f"model.{name}": class_of(f"gan.networks.{kind}", **arguments)}, f"{text}: {kind}", needed=True)
+
+
+def its_base(patient: Patient, text: str) -> Iterator[Change]:
+    """The data module of this package that the run's own derives from."""
+    if (data := patient.parts.get("data")) is not None and data.base:
+        settings = class_of(data.base, **data.arguments)
+        yield Change(
+            {"data": settings}, f"{text}; in the meantime {data.base.rpartition('.')[2]}, which it derives from"
+        )
