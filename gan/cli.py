@@ -1,8 +1,8 @@
-"""The door: `python -m gan.cli fit | validate | test | sample | translate | export | train_features | lab`.
+"""The door: `python -m gan.cli fit | validate | test | cure | sample | translate | export | train_features | lab`.
 
-fit, validate and test are Lightning's (`gan.run`); sample, translate and export take images and the generator out of
-a checkpoint (`gan.generate`); train_features trains what FID is measured with (`gan.train_features`); lab runs the
-experiments on vanishing gradients (`gan.lab`).
+fit, validate and test are Lightning's (`gan.run`); cure tries what the doctor of a run prescribes (`gan.cure`); sample,
+translate and export take images and the generator out of a checkpoint (`gan.generate`); train_features trains what FID
+is measured with (`gan.train_features`); lab runs the experiments on vanishing gradients (`gan.lab`).
 """
 
 import ctypes
@@ -27,6 +27,7 @@ COMMANDS = {
     "fit": "train a GAN; without a word more, on MNIST",
     "validate": "score a checkpoint against the images kept out of training",
     "test": "score a checkpoint against the test images",
+    "cure": "try what the doctor of a run prescribes",
     "sample": "write images that a checkpoint's generator makes",
     "translate": "write what a checkpoint's generator makes of the images in a folder",
     "export": "write a checkpoint's generator for use without this project",
@@ -43,7 +44,8 @@ def main(args: list[str] | None = None) -> None:
 
     Raises:
         SystemExit: If the command fails in a way that the user can help (status 2, after a one-line error), is
-            stopped by Ctrl-C (130), or is a check of the lab that fails (1); and after a help text (0).
+            stopped by Ctrl-C (130), is a check of the lab that fails, or a run that nothing cures (1); and after a
+            help text (0).
     """
     if args is None:
         read_words()
@@ -74,6 +76,11 @@ def main(args: list[str] | None = None) -> None:
                 from gan.train_features import train_features
 
             train_features(words)
+        elif command == "cure":
+            with quick_import():
+                from gan.cure import cure
+
+            cure(words)
         elif command in ("sample", "translate", "export"):
             with quick_import():
                 from jsonargparse import auto_cli

@@ -141,7 +141,7 @@ class Tanh(Wrapper):
 
 
 class Normalized(Wrapper):
-    """A network through whose layers signal and gradient come, however deep, whatever its initialisation.
+    """A network through whose layers signal and gradient come as it starts, whatever its initialisation.
 
     - Weights start as they are drawn, but scaled to a root mean square of 1/sqrt(fan_in), and biases at 0, whatever
       they were initialised with. Nothing more is drawn.
@@ -149,9 +149,10 @@ class Normalized(Wrapper):
       linear layer is the same as to centre the weights of each unit (Qiao et al. 2019, arXiv:1903.10520; Brock et al.
       2021, arXiv:2101.08692). Sigmoids make numbers about 1/2: of what tells images apart, each layer would lose most.
 
-    There is no layer normalisation: in a discriminator it makes logits steep where an image has little contrast, and
-    healed less where both were measured. Eight sigmoid layers are healed, thirty are not. What comes of one image does not depend on the rest of its batch. Which layer is first goes by the
-    order in which `__init__` makes them. Names of weights do not change, but for the `network.` in front.
+    There is no layer normalisation: in a discriminator it makes logits steep where an image has little contrast, and it
+    healed less. Eight sigmoid layers are healed, thirty are not. What comes of one image does not depend on the rest of
+    its batch. Which layer is first goes by the order in which `__init__` makes them. Names of weights do not change, but
+    for the `network.` in front.
 
     Args:
         network: Generator or discriminator.
