@@ -5,6 +5,7 @@ from gan.data.memory import InMemoryDataModule, InMemoryLoader
 from gan.data.mnist import MNISTDataModule
 from gan.data.paired_folders import PairedFolders
 from gan.data.pairs import Degradation, DegradedDataModule, Downsample, Grey, Mask
+from gan.data.rescaled import Rescaled
 from gan.data.stream import StreamDataModule
 from gan.data.torchvision import TorchvisionDataModule
 
@@ -19,6 +20,7 @@ __all__ = [
     "MNISTDataModule",
     "Mask",
     "PairedFolders",
+    "Rescaled",
     "StreamDataModule",
     "TorchvisionDataModule",
 ]

@@ -11,6 +11,7 @@ from torch import nn
 
 from gan.errors import GANError, counted
 from gan.networks.modes import evaluating
+from gan.networks.network import Wrapper
 from gan.spec import uncompiled
 
 
@@ -48,6 +49,9 @@ def layers_of(network: nn.Module, run: Callable[[], object]) -> dict[str, list[n
 
 def parts_of(network: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
     """The children of a network, and of lists and sequences among them the items, with their names."""
+    if isinstance(network, Wrapper):
+        yield from parts_of(network.network, f"{prefix}network.")
+        return
     for name, child in network.named_children():
         if isinstance(child, nn.Sequential | nn.ModuleList | nn.ModuleDict):
             yield from parts_of(child, f"{prefix}{name}.")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gan.errors import GANError
-from gan.spec import of_call, plain, uncompiled
+from gan.spec import Described, of_call, plain, uncompiled
 
 
 class Network(nn.Module):
@@ -93,6 +93,30 @@ class Discriminator(Network):
         raise NotImplementedError
 
 
+CONTRACT = ("latent_dim", "num_classes", "condition_shape", "image_shape", "classify")
+
+
+class Wrapper(Described, nn.Module):
+    """A network around another one, which is told what that one is told and is rebuilt with it from a checkpoint.
+
+    What the contract asks of a network is the inner one's.
+
+    Args:
+        network: The other one.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.network, name) if name in CONTRACT else super().__getattr__(name)
+
+    def forward(self, inputs: Tensor, *condition: Tensor) -> Tensor:
+        """What the inner network makes of it."""
+        return self.network(inputs, *condition)
+
+
 def slerp(start: Tensor, end: Tensor, t: Tensor | float) -> Tensor:
     """The point at `t` in [0, 1] on the great circle between latents (N, D).
 
@@ -109,6 +133,12 @@ def slerp(start: Tensor, end: Tensor, t: Tensor | float) -> Tensor:
 # ---------------------------------------------------------------------- what a network is told
 
 
+def innermost(network: nn.Module) -> nn.Module:
+    """A network without what is wrapped around it."""
+    network = uncompiled(network)
+    return innermost(network.network) if isinstance(network, Wrapper) else network
+
+
 @cache
 def takes_condition(network: type[nn.Module]) -> bool:
     """Whether networks of a class are conditional: whether `forward` has a second input, and no default for it."""
@@ -119,7 +149,7 @@ def takes_condition(network: type[nn.Module]) -> bool:
 
 def is_conditional(network: nn.Module) -> bool:
     """Whether a network is told what an image is, or is to be, of."""
-    return takes_condition(type(uncompiled(network)))
+    return takes_condition(type(innermost(network)))
 
 
 def misses_condition(network: nn.Module) -> bool:
@@ -127,7 +157,7 @@ def misses_condition(network: nn.Module) -> bool:
 
     By such an input's name, or by what a generator says that it is told.
     """
-    inputs = list(inspect.signature(type(uncompiled(network)).forward).parameters)[2:]  # without self and the first
+    inputs = list(inspect.signature(type(innermost(network)).forward).parameters)[2:]  # without self and the first
     told = [getattr(network, name, None) for name in ("num_classes", "condition_shape")]
     says = hasattr(network, "latent_dim") and told != [None, None]
     return not is_conditional(network) and ("condition" in inputs or (says and inputs != []))

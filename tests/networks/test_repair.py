@@ -1,0 +1,250 @@
+"""Wrappers mend a network of one's own without a change to its code, and are networks like any other."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gan import GAN
+from gan.networks import first_layers, is_conditional
+from gan.networks.network import misses_condition
+from gan.networks.repair import Logit, Normalized, ScaledResiduals, Tanh
+from gan.spec import described
+
+IMAGES = torch.linspace(-1, 1, 4 * 16).view(4, 1, 4, 4)
+LATENTS = torch.linspace(-2, 2, 4 * 3).view(4, 3)
+
+
+class Judge(nn.Module):
+    """A discriminator that ends as its argument says."""
+
+    def __init__(self, end: str = "module", scale: float = 1.0) -> None:
+        super().__init__()
+        self.end, self.scale = end, scale
+        self.hidden = nn.Linear(16, 8)
+        self.out = nn.Linear(8, 1)
+        self.sigmoid = nn.Sigmoid()
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.scale * self.out(torch.sigmoid(self.hidden(images.flatten(1))))
+        match self.end:
+            case "module":
+                return self.sigmoid(x).squeeze(1)
+            case "function":
+                return torch.sigmoid(x.squeeze(1))
+            case "method":
+                return x.sigmoid().view(-1)
+            case "in place":
+                return x.sigmoid_()[:, 0]
+            case "by hand":
+                return (1 / (1 + (-x).exp())).squeeze(1)
+        return x.squeeze(1)
+
+
+class Maker(nn.Module):
+    """A generator that ends as its argument says."""
+
+    def __init__(self, latent_dim: int = 3, end: str = "none") -> None:
+        super().__init__()
+        self.latent_dim, self.end = latent_dim, end
+        self.out = nn.Linear(latent_dim, 16)
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = self.out(z)
+        ends = {"sigmoid": torch.sigmoid, "relu": F.relu, "tanh": torch.tanh, "none": nn.Identity()}
+        return ends[self.end](x).view(-1, 1, 4, 4)
+
+
+class Told(Maker):
+    def __init__(self, latent_dim: int = 3, num_classes: int = 10) -> None:
+        super().__init__(latent_dim)
+        self.num_classes = num_classes
+
+    def forward(self, z: Tensor, condition: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return super().forward(z) + condition.view(-1, 1, 1, 1)
+
+
+class Deep(nn.Module):
+    def __init__(self, depth: int = 8, std: float | None = None) -> None:
+        super().__init__()
+        self.depth, self.std = depth, std
+        self.layers = nn.ModuleList([nn.Linear(16, 16) for _ in range(depth)])
+        self.out = nn.Linear(16, 1)
+        for parameter in self.parameters():
+            if std is not None:
+                nn.init.normal_(parameter, std=std)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = images.flatten(1)
+        for layer in self.layers:
+            x = torch.sigmoid(layer(x))
+        return self.out(x).squeeze(1)
+
+
+class Block(nn.Module):
+    def __init__(self, in_place: bool = False) -> None:
+        super().__init__()
+        self.in_place = in_place
+        self.layer = nn.Linear(16, 16)
+        nn.init.kaiming_normal_(self.layer.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.layer(x))
+        return x.add_(y) if self.in_place else x + y
+
+
+class Added(nn.Module):
+    def __init__(self, in_place: bool = False) -> None:
+        super().__init__()
+        self.in_place = in_place
+        self.blocks = nn.Sequential(*[Block(in_place) for _ in range(16)])
+        self.out = nn.Linear(16, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.out(self.blocks(images.flatten(1))).squeeze(1)
+
+
+# ---------------------------------------------------------------------- ends
+
+
+@pytest.mark.parametrize("end", ["module", "function", "method", "in place"])
+def test_logit_is_what_the_sigmoid_was_given_however_it_is_written(end):
+    judge = Judge(end, scale=1000.0)  # in float32 each probability is 0 or 1
+    images = IMAGES.clone().requires_grad_()
+    logits = Logit(judge)(images)
+    judge.end = "none"
+    torch.testing.assert_close(logits, judge(IMAGES), rtol=0, atol=0)
+    logits.sum().backward()
+    assert images.grad is not None
+    assert images.grad.flatten(1).norm(dim=1).min() > 0
+
+
+def test_logit_of_a_probability_made_by_hand_is_computed():
+    judge = Judge("by hand")
+    logits = Logit(judge)(IMAGES)
+    judge.end = "none"
+    torch.testing.assert_close(logits, judge(IMAGES), rtol=1e-4, atol=1e-5)
+
+
+def test_logit_refuses_what_is_no_probability():
+    with pytest.raises(ValueError, match=r"leave repair\.Logit out"):
+        Logit(Judge("none", scale=100.0))(IMAGES)
+
+
+def test_logit_is_the_same_in_half_precision_in_a_copy_and_compiled():
+    judge = Logit(Judge("function"))
+    logits = judge(IMAGES)
+    torch.testing.assert_close(copy.deepcopy(judge)(IMAGES), logits, rtol=0, atol=0)
+    torch.testing.assert_close(torch.compile(judge, backend="eager")(IMAGES), logits, rtol=0, atol=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(judge(IMAGES).float(), logits, rtol=0.05, atol=0.02)
+
+
+@pytest.mark.parametrize("end", ["none", "sigmoid"])
+def test_tanh_takes_the_place_of_what_a_generator_ends_in(end):
+    maker = Maker(end=end)
+    images = Tanh(maker)(LATENTS)
+    maker.end = "tanh"
+    torch.testing.assert_close(images, maker(LATENTS), rtol=0, atol=0)
+
+
+def test_tanh_takes_the_place_of_a_relu_which_has_no_negative_pixels():
+    assert Tanh(Maker(end="relu"))(LATENTS).min() < -0.3
+
+
+def test_tanh_refuses_a_second_one():
+    with pytest.raises(ValueError, match=r"leave repair\.Tanh out"):
+        Tanh(Maker(end="tanh"))(LATENTS)
+
+
+# ---------------------------------------------------------------------- between layers
+
+
+@pytest.mark.parametrize("std", [None, 1.0, 1e-4])
+def test_normalized_brings_the_gradient_to_the_first_layer_of_eight_sigmoids(std):
+    torch.manual_seed(0)
+    network = Normalized(Deep(std=std))
+    network(IMAGES).sum().backward()
+    norms = [parameter.grad.norm() for parameter in network.parameters() if parameter.grad is not None]
+    assert 1e-2 < norms[0] / norms[-4] < 1e2
+
+
+def test_normalized_leaves_images_of_a_batch_alone():
+    network = Normalized(Deep())
+    torch.testing.assert_close(network(IMAGES)[:1], network(IMAGES[:1]))
+
+
+def test_normalized_draws_nothing_and_names_weights_as_they_were():
+    torch.manual_seed(0)
+    plain, following = Deep(), torch.rand(1)
+    torch.manual_seed(0)
+    network = Normalized(Deep())
+    assert torch.equal(torch.rand(1), following)
+    assert [*network.network.state_dict()] == [*plain.state_dict()]
+
+
+def test_normalized_refuses_a_network_without_hidden_layers():
+    with pytest.raises(ValueError, match=r"leave repair\.Normalized out"):
+        Normalized(Maker())
+
+
+# ---------------------------------------------------------------------- residual blocks
+
+
+def test_residual_branches_are_divided_by_the_root_of_their_number():
+    network = Added()
+    block = next(network.blocks.children())
+    assert isinstance(block, Block)
+    x = IMAGES.flatten(1)
+    branch = F.relu(block.layer(x))
+    ScaledResiduals(network)
+    torch.testing.assert_close(block(x), x + branch / 4)
+
+
+def test_residual_blocks_that_cannot_be_scaled_are_refused():
+    with pytest.raises(ValueError, match="no two blocks"):
+        ScaledResiduals(Deep())
+    with pytest.raises(ValueError, match="in place"):
+        ScaledResiduals(Added(in_place=True))(IMAGES.clone())
+
+
+# ---------------------------------------------------------------------- a network like any other
+
+
+def test_wrapper_is_told_what_the_network_in_it_is_told():
+    wrapped = Tanh(Normalized(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))))
+    assert not is_conditional(wrapped)
+    assert not misses_condition(wrapped)
+    told = Tanh(Told())
+    assert is_conditional(told)
+    assert (told.latent_dim, told.num_classes) == (3, 10)
+    assert not hasattr(Tanh(Maker()), "num_classes")
+    assert told(LATENTS, torch.zeros(4)).shape == (4, 1, 4, 4)
+
+
+def test_wrapper_is_rebuilt_from_its_description():
+    gan = GAN(Tanh(Maker(end="sigmoid")), Logit(Normalized(Deep(depth=3))))
+    path = "gan.networks.repair."
+    inner = {"class_path": f"{__name__}.Deep", "init_args": {"depth": 3, "std": None}}
+    normalized = {"class_path": path + "Normalized", "init_args": {"network": inner}}
+    assert described(gan.discriminator) == {"class_path": path + "Logit", "init_args": {"network": normalized}}
+    assert gan.hparams["discriminator"] == described(gan.discriminator)
+
+
+def test_first_layers_are_those_of_the_network_in_a_wrapper():
+    judge = Logit(Normalized(Judge()))
+    assert [*first_layers(judge, 1, lambda: judge(IMAGES))] == ["network.network.hidden"]
+
+
+def test_generator_in_wrappers_is_exported_as_it_is():
+    maker = Tanh(Normalized(Between()))
+    program = torch.export.export(maker, (LATENTS,), dynamic_shapes=[{0: torch.export.Dim("batch")}])
+    torch.testing.assert_close(program.module()(LATENTS[:3]), maker(LATENTS[:3]))
+
+
+class Between(Maker):
+    def __init__(self, latent_dim: int = 3) -> None:
+        super().__init__(latent_dim, "sigmoid")
+        self.out = nn.Sequential(nn.Linear(latent_dim, 8), nn.Sigmoid(), nn.Linear(8, 16))
