@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities import rank_zero_only
@@ -287,6 +288,16 @@ def other_counts(checkpoint: dict[str, Any], trainer: Trainer, old: Any, new: An
             f"that had {epochs[1]:,} from its start"
         )
     return lines
+
+
+def rounded_anew(device: torch.device) -> list[str]:
+    """That a run goes on as it would have, but for rounding, where the device adds up in another order each time."""
+    if device.type != "cuda" or torch.are_deterministic_algorithms_enabled():
+        return []
+    return [
+        "device         a GPU rounds otherwise each time: goes on correctly, but bit for bit only if the whole run has "
+        "--trainer.deterministic true"
+    ]
 
 
 def scored_on(trainer: Trainer) -> str:

@@ -7,7 +7,7 @@ import signal
 import sys
 import traceback
 import warnings
-from argparse import SUPPRESS
+from argparse import SUPPRESS, ArgumentError
 from collections.abc import Iterator, Sequence
 from contextlib import closing, nullcontext, suppress
 from pathlib import Path
@@ -22,7 +22,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from gan.callbacks import FIDTracker
+from gan.callbacks import FIDTracker, GradientDoctor
 from gan.callbacks.fid_tracker import active_trackers
 from gan.checkpoints import AtomicCheckpointIO, sync
 from gan.config import OF_COMMAND, as_text, remember_own
@@ -34,7 +34,17 @@ from gan.order import allowed, callbacks_of
 from gan.outbox import outbox
 from gan.parallel import check_settings, replace_lightnings
 from gan.paths import local_path
-from gan.resume import Source, check_fits, check_source, in_its_folder, other_counts, scored_on, source_of, way_on
+from gan.resume import (
+    Source,
+    check_fits,
+    check_source,
+    in_its_folder,
+    other_counts,
+    rounded_anew,
+    scored_on,
+    source_of,
+    way_on,
+)
 from gan.settings import CONFIGS, classes, own_defaults, taken, texts_in_utf8, with_recipes
 from gan.spec import FROM_DATA
 from gan.suggestions import Suggesting
@@ -292,6 +302,7 @@ class GANCLI(LightningCLI):
             lines = taken(new, yaml.safe_load((CONFIGS / "default.yaml").read_text("utf-8")))
         else:
             lines = [*self.source.changes(new), *other_counts(self.source.checkpoint, trainer, self.source.config, new)]
+            lines += rounded_anew(trainer.strategy.root_device)
         for line in lines:
             print(line)
         if trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue] # what Lightning's connectors give it
@@ -302,10 +313,22 @@ class GANCLI(LightningCLI):
             sync(path)  # as checkpoints are, which are of no use without it
         if named_in(new):
             remember_own(new)
+        for doctor in callbacks_of(trainer, GradientDoctor):
+            doctor.accepts = self.accepts
         metrics = [name for tracker in active_trackers(trainer) for name in tracker.scalars]
         for logger in trainer.loggers:
             if isinstance(logger, RunTensorBoard):
                 logger.log_settings(hyperparameters(new), metrics)
+
+    def accepts(self, words: Sequence[str]) -> bool:
+        """Whether the command takes words after the config of this run."""
+        try:
+            with warnings.catch_warnings(), own_defaults(words), texts_in_utf8():
+                warnings.simplefilter("ignore")
+                self.parser.parse_args(["--config", self.config_text(), *words])
+        except (ArgumentError, GANError):
+            return False
+        return True
 
     def config_text(self) -> str:
         """The config as YAML, without the folder and the checkpoint of this command."""

@@ -6,6 +6,8 @@ import tempfile
 # Before torch is loaded: the networks here are small, two pools of threads on one machine wait for each other, and a
 # process that has a pool cannot be forked.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Nor is it to see a GPU: there no two runs are alike to the bit, and a process that has used one cannot be forked.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import resource
 import subprocess

@@ -42,6 +42,7 @@ from gan.networks import MLPDiscriminator
 from gan.optim import OPTIMIZER_ORDER
 from gan.outbox import Outbox
 from gan.penalties import R1
+from gan.resume import rounded_anew
 
 # Four batches an epoch. Critic steps, lazy penalty and saves do not come at the same batches.
 RUN = ["--data.batch_size", "100", "--model.n_critic", "2", "--data.validation_size", "112"]
@@ -800,3 +801,14 @@ def test_what_has_no_plain_form_is_asked_for_too(name, from_python, capsys):
     words = ["--model.generator.latent_dim", "8"] if name == "generator" else []
     command("validate", "--ckpt_path", from_python, *SMALL, f"--model.{name}", given["class_path"], *words)
     assert "validation/discriminator" in capsys.readouterr().out
+
+
+def test_on_a_gpu_only_a_deterministic_run_goes_on_bit_for_bit():
+    assert rounded_anew(torch.device("cpu")) == []
+    (line,) = rounded_anew(torch.device("cuda", 0))
+    assert "--trainer.deterministic true" in line
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert rounded_anew(torch.device("cuda", 0)) == []
+    finally:
+        torch.use_deterministic_algorithms(False)

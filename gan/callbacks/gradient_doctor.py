@@ -1,5 +1,8 @@
 """Says what a run suffers from, why, and which setting cures it."""
 
+import json
+import shlex
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +17,17 @@ from gan.errors import GANError, counted
 from gan.gradients import GradientStats
 from gan.gradients.causes import non_finite_gradients
 from gan.gradients.diagnose import can_be_over, diagnose
+from gan.gradients.patient import Patient, part
+from gan.gradients.prescribe import Prescription, prescribe
 from gan.gradients.rules import WINDOW, Finding, Record, Score, Thresholds
 from gan.gradients.symptoms import SYMPTOM_NAMES
 from gan.loggers import log_text
 from gan.module import GAN
+from gan.networks import is_conditional
 from gan.optim import OPTIMIZER_ORDER
 from gan.order import callbacks_of
 from gan.outbox import outbox
+from gan.spec import FROM_DATA
 
 NOTHING = "nothing wrong with the gradients"
 
@@ -28,8 +35,13 @@ NOTHING = "nothing wrong with the gradients"
 class GradientDoctor(Callback):
     """Diagnoses a run by what GradientMonitor measures and FIDTracker scores: `gan.gradients.diagnose` has the rules.
 
-    A condition is told once, when it begins: on the terminal, as a text by the run's loggers and in `report.md` in the
-    run's folder, with the figures and with the settings that cure it. One that comes back is told again.
+    A condition is told once, when it begins: on the terminal, as a text by the run's loggers, and in the run's folder
+    in `report.md` and, for programs, in `findings.json`; with the figures and with what cures it, settings that are
+    computed from this run's own (`gan.gradients.prescribe`). One that comes back is told again.
+
+    Attributes:
+        accepts: Whether the command line takes words after those of the run; set by it. Without one, as in Python, all
+            that the classes at hand take is told.
 
     Args:
         patience: Measurements in a row that show a condition before it is told, and that do not before it is over.
@@ -51,6 +63,8 @@ class GradientDoctor(Callback):
         self.non_finite = 0  # gradients, up to the latest measurement
         self.seen: dict[str, int] = {}  # by condition: measurements in a row that show it, or below 0 that do not
         self.told: list[dict[str, Any]] = []  # findings, each with the batches `since` and, if it is over, `until`
+        self.batch_size = 0  # images, over all processes
+        self.accepts: Callable[[Sequence[str]], bool] = lambda words: True
 
     @property
     def present(self) -> dict[str, dict[str, Any]]:
@@ -77,6 +91,7 @@ class GradientDoctor(Callback):
         if stats is None or stats.step != trainer.global_step:
             return
         self.measured += 1
+        self.batch_size = len(batch[0]) * trainer.world_size
         self.stats = [*self.stats, without_histograms(stats)][-WINDOW:]
         record = Record(self.stats, self.scores, conditional=(pl_module.num_classes or 0) > 1)
         self.note(trainer, record, diagnose(record, self.thresholds) + self.found_by_guards())
@@ -157,18 +172,54 @@ class GradientDoctor(Callback):
 
     def tell(self, trainer: Trainer, finding: Finding) -> None:
         """Tells of a condition that begins: on the terminal, in the report and by the loggers."""
-        step = trainer.global_step
-        self.told.append({**asdict(finding), "since": step, "until": None})
+        step, prescriptions = trainer.global_step, []
+        if self.stats and trainer.is_global_zero:  # the others tell nothing
+            record = Record(self.stats, self.scores)
+            prescriptions = prescribe(finding, record, self.patient(trainer, trainer.lightning_module), self.accepts)
+        whole = {**asdict(finding), "prescriptions": [asdict(each) for each in prescriptions]}
+        self.told.append({**whole, "since": step, "until": None})
         say(trainer, f"doctor         batch {step:,}: {finding.name}. {sentence(finding.why)}")
-        for number, cure in enumerate(finding.cures):
-            say(trainer, f"               {'or' if number else 'cure:'} {cure.replace('`', '')}")
+        for number, each in enumerate(prescriptions):
+            say(trainer, f"               {'or' if number else 'cure:'} {each.text}")
+            if each.settings:
+                say(trainer, f"                   {self.command(trainer, each)}")
         self.write(trainer)
         log_text(trainer, "doctor", "\n".join(paragraph(self.told[-1])))
 
+    def patient(self, trainer: Trainer, pl_module: Any) -> Patient:
+        """The run, as prescriptions are computed from."""
+        hparams, data = dict(pl_module.hparams), trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        config = pl_module.run_config or {"model": hparams, "data": None, "trainer": {}}
+        told = (hparams.get("generator") or {}).get("init_args") or {}
+        shapes = {name: told[name] for name in FROM_DATA if told.get(name) is not None}
+        parts = {name: part(getattr(pl_module, name), config["model"].get(name), shapes) for name in OPTIMIZER_ORDER}
+        if data is not None and config["data"]:
+            parts["data"] = part(data, config["data"], {})
+        batches = int(min(trainer.estimated_stepping_batches, 10**9))
+        conditional = any(is_conditional(getattr(pl_module, name)) for name in OPTIMIZER_ORDER)
+        shape = shapes.get("image_shape") or getattr(data, "image_shape", None)
+        return Patient(config, parts, batches, self.batch_size, shape, pl_module.latent_dim, conditional)
+
+    def command(self, trainer: Trainer, prescription: Prescription) -> str:
+        """What to type."""
+        path = Path(trainer.default_root_dir, "config.yaml")
+        words = ["python", "-m", "gan.cli", "fit", "--config", str(path), *prescription.settings]
+        # A trial keeps nothing, and in Python there is no command.
+        trial = trainer.fast_dev_run  # pyright: ignore[reportAttributeAccessIssue] # what Lightning's connectors give it
+        there = trainer.lightning_module.run_config is not None and not trial  # pyright: ignore[reportAttributeAccessIssue]
+        return shlex.join(words if there else prescription.settings)
+
     def write(self, trainer: Trainer, ended: bool = False) -> None:
-        """Writes `report.md` anew."""
+        """Writes `report.md` and `findings.json` anew."""
         if trainer.is_global_zero:
-            outbox(trainer).write(Path(trainer.default_root_dir, "report.md"), self.report(ended).encode())
+            folder = Path(trainer.default_root_dir)
+            outbox(trainer).write(folder / "report.md", self.report(ended).encode())
+            outbox(trainer).write(folder / "findings.json", self.findings().encode())
+
+    def findings(self) -> str:
+        """What has been told, for programs."""
+        names = ("name", "since", "until", "why", "prescriptions")
+        return json.dumps([{name: told[name] for name in names} for told in self.told], indent=1) + "\n"
 
     # ------------------------------------------------------------------ words
 
@@ -214,9 +265,11 @@ def sentence(why: str) -> str:
 
 def paragraph(told: dict[str, Any]) -> list[str]:
     """A finding in Markdown."""
-    cures = [f"- {cure}" for cure in told["cures"]]
-    heading = "What cures it, the first to try first:"
-    return [sentence(told["why"]), "", heading, "", *cures, "", f"See {told['reference']}."]
+    lines = [sentence(told["why"]), "", "What cures it, the first to try first:", ""]
+    for each in told["prescriptions"]:
+        settings = f": `{shlex.join(each['settings'])}`" if each["settings"] else ""
+        lines.append(f"- {sentence(each['text']).rstrip('.')}{settings}")
+    return [*lines, "", f"See {told['reference']}."]
 
 
 def figures(stats: GradientStats, scores: list[Score]) -> list[str]:

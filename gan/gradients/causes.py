@@ -10,6 +10,7 @@ DEEP = 6  # layers
 TINY = 1e-30
 
 EXPLODING_DEPTH, VANISHING_DEPTH = "gradient explodes through depth", "gradient vanishes through depth"
+WRONG_RANGE, NON_FINITE, SATURATED_OUTPUT = "wrong range", "non-finite gradients", "saturated generator output"
 EXPLODING, DEAD, SATURATED = "exploding gradients", "dead discriminator", "vanished generator gradient"
 WRONG_RANGE, SATURATED_OUTPUT = "wrong range", "saturated generator output"
 
@@ -53,7 +54,7 @@ def not_finite(record: Record, limits: Thresholds) -> Finding | None:
 def non_finite_gradients(why: str) -> Finding:
     """The finding of whoever has met infinity or NaN."""
     return Finding(
-        "non-finite gradients",
+        NON_FINITE,
         why,
         "Pascanu et al. 2013, arXiv:1211.5063",
         certain=True,

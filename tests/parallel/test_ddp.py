@@ -71,7 +71,7 @@ def test_processes_agree_to_the_bit(trained, name):
     assert equal(two, second)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch's SyncBatchNorm needs a GPU")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch's SyncBatchNorm needs a GPU, and CUDA_VISIBLE_DEVICES")
 def test_sync_batchnorm_by_flag(tmp_path):
     devices = min(2, torch.cuda.device_count())
     seen = []

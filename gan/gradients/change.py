@@ -1,0 +1,85 @@
+"""A change to the settings of a run, and the words that make it on the command line."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+
+@dataclass(frozen=True)
+class Change:
+    """Some settings, and what they do.
+
+    Attributes:
+        settings: Values by the settings' names, as the command line has them: numbers, texts, lists, None, or a class
+            as `{"class_path": ..., "init_args": {...}}`. A name that ends in + adds what its value lists. None at all
+            where something else than a setting is to be changed.
+        text: What they do, and why.
+        needed: Whether nothing else can help without.
+    """
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    text: str = ""
+    needed: bool = False
+
+    def __and__(self, other: "Change") -> "Change":
+        """Both changes; where they set the same, this one."""
+        settings = dict(self.settings)
+        for name, value in other.settings.items():
+            if name.endswith("+"):
+                settings[name] = [*settings.get(name, ()), *(one for one in value if one not in settings.get(name, ()))]
+            elif not covered(name, self.settings):
+                settings[name] = value
+        if other.settings and settings == self.settings:
+            return self
+        texts = [text for text in (self.text, other.text) if text]
+        return Change(settings, "; ".join(texts), self.needed or other.needed)
+
+
+NO_CHANGE = Change()
+
+
+def covered(name: str, settings: Mapping[str, Any]) -> bool:
+    """Whether a setting, one that it is a part of, or a part of it, is among some."""
+    return any(f"{name}.".startswith(f"{other}.") or f"{other}.".startswith(f"{name}.") for other in settings)
+
+
+def words(settings: Mapping[str, Any]) -> Iterator[str]:
+    """The words of a command that make some settings."""
+    for name, value in settings.items():
+        yield f"--{name}"
+        yield word(value)
+
+
+def word(value: Any) -> str:
+    """A value as a word of a command."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return str(value).lower()
+        case str():
+            return value
+        case float():
+            return f"{value:g}"
+        case int():
+            return str(value)
+    return yaml.safe_dump(plain(value), default_flow_style=True, sort_keys=False, width=10**6).strip()
+
+
+def plain(value: Any) -> Any:
+    """A value of dicts, lists and what YAML has in words."""
+    match value:
+        case dict():
+            return {key: plain(each) for key, each in value.items()}
+        case list() | tuple():
+            return [plain(each) for each in value]
+        case float():
+            return float(f"{value:g}")
+    return value
+
+
+def class_of(path: str, **arguments: Any) -> dict[str, Any]:
+    """A class and its arguments, as a config has them."""
+    return {"class_path": path, "init_args": arguments} if arguments else {"class_path": path}

@@ -1,0 +1,213 @@
+"""What cannot be right in a run, whatever it suffers from: absurd settings, and networks that end as they must not.
+
+Each is a `Change` that puts it right. The ranges are wide: they hold all that is common in published GANs.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from gan.gradients.change import Change, class_of
+from gan.gradients.patient import Part, Patient
+from gan.gradients.rules import Record
+
+NETWORKS = ("discriminator", "generator")
+ADAM = "torch.optim.Adam"
+RATES = {
+    "Adam": (1e-5, 1e-2, 1e-3),
+    "RMSprop": (1e-5, 5e-3, 5e-4),
+    "SGD": (1e-4, 0.5, 0.02),
+}  # least, most, good
+SHORT = 2000  # batches in which rates must be higher, to get anywhere
+WEIGHTS = {"R1": (100, 1), "R2": (100, 1), "GradientPenalty": (100, 10), "DRAGAN": (100, 10)}  # most, and a good one
+PENALTIES = "gan.penalties."
+CLIP_NORM, CLIP_VALUE, CLIP_RATIO = (0.01, 10.0), (1e-4, 0.1), (1e-4, 0.01)  # least, and a good one
+WEIGHT_CLIP = (0.005, 0.2)
+MOST_STEPS = 10  # of the discriminator, for each of the generator
+FEW = 16  # images in a batch
+CLIPPING = "gan.callbacks.GradientClipping"
+LATE = "answers what the other network was many batches ago"
+ENDS = {"linear": "a linear layer", "elu": "an elu"}
+REPAIR = "gan.networks.repair."
+
+
+def misfits(record: Record, patient: Patient) -> list[Change]:
+    """What is wrong with a run's settings and networks, the worst first."""
+    found = [*ends(record, patient), *rates(record, patient), *momenta(patient), *weights(patient), *bounds(patient)]
+    return [*found, *clips(patient), *paces(patient), *objectives(patient)]
+
+
+# ---------------------------------------------------------------------- networks
+
+
+def ends(record: Record, patient: Patient) -> Iterator[Change]:
+    """What a network's output goes through last."""
+    if not record.stats:
+        return
+    of_discriminator, of_generator = (patient.parts[name] for name in NETWORKS)
+    now = record.latest
+    if now.discriminator.ends == "sigmoid":
+        yield wrapped(
+            "discriminator",
+            of_discriminator,
+            "Logit",
+            f"{of_discriminator.place} ends in a sigmoid, and losses here take logits: return what goes into it",
+        )
+    if (end := now.generator.ends) in ("linear", "relu", "sigmoid", "softplus", "elu"):
+        where = "in [0, 1]" if end == "sigmoid" else "anywhere"
+        text = f"{of_generator.place} ends in {ENDS.get(end, f'a {end}')}, so that its images lie {where}"
+        yield wrapped("generator", of_generator, "Tanh", f"{text}: end it in `torch.tanh(x)`")
+
+
+def wrapped(name: str, part: Part, wrapper: str, text: str, **arguments: Any) -> Change:
+    """A network within one of `gan.networks.repair`, which makes it right as it stands."""
+    spec = {"class_path": part.spec["class_path"], "init_args": part.arguments}
+    settings = {f"model.{name}": class_of(REPAIR + wrapper, network=spec, **arguments)}
+    return Change(settings, f"{text}, or leave that to {wrapper}", needed=True)
+
+
+# ---------------------------------------------------------------------- optimizers
+
+
+def kind_of(patient: Patient, name: str) -> str:
+    """Of which kind an optimizer is: Adam, RMSprop, SGD, or "" for another one."""
+    given = patient.named(f"{name}_optimizer") or "Adam"
+    return next((kind for kind in (*RATES, "SGD") if kind in given), "")
+
+
+def rate(patient: Patient, name: str) -> float | None:
+    """The rate of a network's optimizer, if its settings say it."""
+    optimizer = patient.model.get(f"{name}_optimizer")
+    return (optimizer.get("init_args") or {}).get("lr") if optimizer else 2e-4
+
+
+def with_rate(patient: Patient, name: str, value: float) -> dict[str, Any]:
+    """The settings that give a network's optimizer a rate."""
+    if patient.model.get(f"{name}_optimizer") is None:
+        return {f"model.{name}_optimizer": class_of(ADAM, lr=value, betas=[0.0, 0.9])}
+    return {f"model.{name}_optimizer.lr": value}
+
+
+def adam(patient: Patient) -> dict[str, Any]:
+    """Adam, as it trains most networks in as many batches."""
+    return class_of(ADAM, lr=RATES["Adam"][2] * (2 if patient.batches < SHORT else 1), betas=[0.0, 0.9])
+
+
+def rates(record: Record, patient: Patient) -> Iterator[Change]:
+    """A rate that is far too high for its optimizer, or too low for as many batches; SGD, which has no right one."""
+    for name in NETWORKS:
+        now, kind, given = rate(patient, name), kind_of(patient, name), patient.named(f"{name}_optimizer") or "Adam"
+        if kind == "SGD":
+            text = f"{given} steps by the size of the {name}'s gradient, which a GAN changes by powers of ten: Adam"
+            yield Change({f"model.{name}_optimizer": adam(patient)}, text, needed=True)
+        elif isinstance(now, float | int):
+            low, high, good = RATES.get(kind, RATES["Adam"])
+            faster = patient.batches < SHORT
+            if now > high or now < low * (20 if faster else 1):
+                much = "high" if now > high else "low"
+                text = f"the {name}'s rate, {now:g}, is far too {much} for {given}"
+                yield Change(with_rate(patient, name, good * (2 if faster else 1)), text, needed=True)
+
+
+def momenta(patient: Patient) -> Iterator[Change]:
+    """Momentum where two networks chase each other: more than any GAN has, or with a critic that is clipped."""
+    clipped = patient.model.get("weight_clip") is not None
+    for name in NETWORKS:
+        arguments = (patient.model.get(f"{name}_optimizer") or {}).get("init_args") or {}
+        first = (arguments.get("betas") or [0])[0]
+        if kind_of(patient, name) == "Adam" and (first > 0.9 or (first >= 0.9 and clipped)):
+            yield Change({f"model.{name}_optimizer.betas": [0.0, 0.9]}, f"the {name}'s momentum, {first:g}, {LATE}")
+        if (momentum := arguments.get("momentum") or 0) >= 0.8:
+            yield Change({f"model.{name}_optimizer.momentum": 0}, f"the {name}'s momentum, {momentum:g}, {LATE}")
+
+
+# ---------------------------------------------------------------------- penalties, clips, pace
+
+
+def weights(patient: Patient) -> Iterator[Change]:
+    """Penalties that outweigh all else."""
+    penalties = patient.model.get("penalties") or []
+    wrong = {}
+    for number, penalty in enumerate(penalties):
+        kind = penalty["class_path"].rpartition(".")[2]
+        most, good = WEIGHTS.get(kind, (float("inf"), 0))
+        if (penalty.get("init_args") or {}).get("weight", good) > most:
+            wrong[number] = penalty["init_args"]["weight"], kind, good
+    if not wrong:
+        return
+    new = [
+        {**penalty, "init_args": {**penalty["init_args"], "weight": wrong[number][2]}} if number in wrong else penalty
+        for number, penalty in enumerate(penalties)
+    ]
+    said = ", ".join(f"{kind} at a weight of {weight:g}" for weight, kind, _ in wrong.values())
+    yield Change({"model.penalties": new}, f"{said} leaves the discriminator nothing but to be flat", needed=True)
+
+
+def bounds(patient: Patient) -> Iterator[Change]:
+    """A bound on the discriminator's weights without need, or so tight or so wide that it is none."""
+    clip, wasserstein = patient.model.get("weight_clip"), patient.named("loss") == "Wasserstein"
+    held = bool(patient.model.get("penalties")) or patient.parts["discriminator"].arguments.get("norm") == "spectral"
+    if clip is not None and not wasserstein:
+        yield Change(
+            {"model.weight_clip": None}, f"weights clipped to {clip:g} are for a Wasserstein critic", needed=True
+        )
+    elif clip is not None and not WEIGHT_CLIP[0] <= clip <= WEIGHT_CLIP[1]:
+        yield Change(
+            {"model.weight_clip": None, "model.penalties": [gradient_penalty()]},
+            f"weights clipped to {clip:g} {'pass on no gradient' if clip < 1e-2 else 'are hardly bounded'}, and a "
+            "gradient penalty holds the slope of a critic at 1",
+            needed=True,
+        )
+    elif clip is None and wasserstein and not held:
+        yield Change(
+            {"model.penalties": [gradient_penalty()]},
+            "nothing bounds the slope of this Wasserstein critic: a gradient penalty draws it to 1",
+            needed=True,
+        )
+
+
+def gradient_penalty() -> dict[str, Any]:
+    """The penalty of a Wasserstein critic, as it was published."""
+    return class_of(PENALTIES + "GradientPenalty", weight=10, every=1)
+
+
+def clips(patient: Patient) -> Iterator[Change]:
+    """Gradients clipped to next to nothing."""
+    for callback in patient.config["trainer"].get("callbacks") or []:
+        if callback["class_path"].rpartition(".")[2] != "GradientClipping":
+            continue
+        arguments = callback.get("init_args") or {}
+        new, said = {}, []
+        for name, clip in arguments.items():
+            limits = {"max_norm": CLIP_NORM, "max_value": CLIP_VALUE, "ratio": CLIP_RATIO}
+            values = (clip or {}).get("init_args") or {}
+            small = {key: values[key] for key in limits.keys() & values.keys() if values[key] < limits[key][0]}
+            new[name] = clip
+            for key, value in small.items():
+                new[name] = {**clip, "init_args": {**values, key: limits[key][1]}}
+                said.append(f"the {name}'s gradients are clipped to {value:g}, which is next to nothing")
+        if said:
+            yield Change({"trainer.callbacks+": [class_of(CLIPPING, **new)]}, ", ".join(said))
+
+
+def paces(patient: Patient) -> Iterator[Change]:
+    """Steps too few for a network, or batches too small."""
+    steps = patient.model.get("n_critic") or 1
+    if steps > MOST_STEPS or (steps > 1 and patient.batches / steps < 50):
+        yield Change(
+            {"model.n_critic": 1},
+            f"by n_critic {steps} the generator trains in {patient.batches // steps} of {patient.batches} batches only",
+        )
+    if 0 < patient.batch_size < FEW and "data" in patient.parts and "batch_size" in patient.parts["data"].takes:
+        yield Change(
+            {"data.batch_size": 64}, f"{patient.batch_size} images a batch say little of what all have in common"
+        )
+
+
+def objectives(patient: Patient) -> Iterator[Change]:
+    """Losses that are flat where the generator starts."""
+    loss = patient.named("loss")
+    if loss in ("Saturating", "MaximumLikelihood"):
+        yield Change(
+            {"model.loss": "gan.losses.NonSaturating"},
+            f"{loss} is flat where the discriminator is sure, and NonSaturating is steep there",
+        )

@@ -1,0 +1,128 @@
+"""The run that a prescription is for: its settings, and what there is to know of its networks and its data."""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from torch import nn
+
+from gan.spec import uncompiled
+
+Spec = dict[str, Any]  # {"class_path": ..., "init_args": {...}}
+
+
+@dataclass(frozen=True)
+class Part:
+    """A network, or a data module, as the run has it.
+
+    Attributes:
+        spec: How the run's config makes it.
+        takes: The arguments of its class, each with the values that it may have, () where these are not listed.
+        place: Its class, and the file and the line where that stands, as `Mine (nets.py, line 3)`.
+        layers: The classes of a network's modules.
+        ours: Whether its class is one of this package.
+    """
+
+    spec: Spec
+    takes: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    place: str = ""
+    layers: frozenset[str] = frozenset()
+    ours: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name of its class."""
+        return self.spec["class_path"].rpartition(".")[2]
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What its class is given."""
+        return self.spec.get("init_args") or {}
+
+    def can_be(self, name: str, value: Any) -> bool:
+        """Whether one of its settings can be given a value, and has another one."""
+        choices = self.takes.get(name, ())
+        return value in choices and self.arguments.get(name) != value
+
+
+@dataclass(frozen=True)
+class Patient:
+    """A run.
+
+    Attributes:
+        config: Its settings by section: "model", "data", "trainer".
+        parts: Its "generator", its "discriminator" and, where there is a data module, its "data".
+        batches: Training batches that it is to have.
+        batch_size: Real images in one of them; 0 before the first.
+        image_shape: Channels, height and width of an image.
+        latent_dim: Size of a latent vector.
+        conditional: Whether a network is told what an image is to be of.
+    """
+
+    config: Mapping[str, Any]
+    parts: Mapping[str, Part]
+    batches: int
+    batch_size: int
+    image_shape: tuple[int, int, int] | None = None
+    latent_dim: int = 100
+    conditional: bool = False
+
+    @property
+    def model(self) -> Mapping[str, Any]:
+        """The settings of the model."""
+        return self.config["model"]
+
+    def named(self, setting: str) -> str:
+        """The name of the class that a setting of the model has; "" for none."""
+        value = self.model.get(setting)
+        return value["class_path"].rpartition(".")[2] if isinstance(value, dict) else ""
+
+
+def part(thing: Any, spec: Spec | None, shapes: Mapping[str, Any]) -> Part:
+    """What there is to know of a network or a data module.
+
+    Args:
+        thing: It.
+        spec: How the config makes it; None where it was made in Python, in a way that has no plain form.
+        shapes: What the command line adds to a network's arguments, from the data.
+    """
+    thing = uncompiled(thing) if isinstance(thing, nn.Module) else thing
+    kind = type(thing)
+    takes = arguments_of(kind)
+    path = f"{kind.__module__}.{kind.__qualname__}"
+    arguments = dict((spec or {}).get("init_args") or {})
+    arguments |= {name: shapes[name] for name in shapes.keys() & takes.keys()}
+    layers = frozenset(type(each).__name__ for each in thing.modules()) if isinstance(thing, nn.Module) else frozenset()
+    ours = kind.__module__.partition(".")[0] == __name__.partition(".")[0]
+    return Part({"class_path": path, "init_args": arguments}, takes, place_of(kind), layers, ours)
+
+
+def arguments_of(kind: type) -> dict[str, tuple[Any, ...]]:
+    """The arguments of a class by name, each with the values that it may have, () where these are not listed."""
+    try:
+        names = inspect.signature(kind).parameters
+        hints = get_type_hints(kind.__init__)
+    except (NameError, TypeError, ValueError):
+        return {}
+    return {name: listed(hints.get(name)) for name in names}
+
+
+def listed(hint: Any) -> tuple[Any, ...]:
+    """The values that a type lists."""
+    if get_origin(hint) is Literal:
+        return get_args(hint)
+    return tuple(value for inner in get_args(hint) for value in listed(inner))
+
+
+def place_of(kind: type) -> str:
+    """A class, and the file and the line where it stands."""
+    try:
+        path = Path(inspect.getsourcefile(kind) or "")
+        line = inspect.getsourcelines(kind)[1]
+    except (OSError, TypeError):
+        return kind.__qualname__
+    here = Path.cwd()
+    shown = path.relative_to(here) if path.is_relative_to(here) else path
+    return f"{kind.__qualname__} ({shown}, line {line})"

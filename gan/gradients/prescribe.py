@@ -1,0 +1,79 @@
+"""What to change in a run that is ill, computed from its own settings and networks: `Prescription`s.
+
+First what is wrong with the run whatever it suffers from, as `gan.gradients.misfits` finds it: a value that is absurd,
+an end that a network must not have. Then the remedies of the condition. Last, what is known to train most networks,
+all at once.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+from gan.gradients.change import NO_CHANGE, Change, words
+from gan.gradients.misfits import misfits
+from gan.gradients.patient import Patient
+from gan.gradients.remedies import REMEDIES, in_its_place, sound
+from gan.gradients.rules import Finding, Record
+
+MOST = 4  # prescriptions of a finding that can be typed
+
+
+@dataclass(frozen=True)
+class Prescription:
+    """What to do about a finding.
+
+    Attributes:
+        settings: The words to append to the command of the run; none where no setting helps.
+        text: What they do, and why; or what to change in which class.
+    """
+
+    settings: tuple[str, ...]
+    text: str
+
+
+def prescribe(
+    finding: Finding, record: Record, patient: Patient, accepts: Callable[[Sequence[str]], bool]
+) -> list[Prescription]:
+    """What to do about a finding, the first to try first.
+
+    Args:
+        finding: The condition.
+        record: What has been measured.
+        patient: The run.
+        accepts: Whether the command takes words after those of the run: what it refuses is not told.
+    """
+    wrong = misfits(record, patient)
+    candidates = [*combined(wrong, list(REMEDIES[finding.name](finding, record, patient)))]
+    if settable := [change for change in candidates if change.settings]:
+        usual = [*sound(record, patient), *settable[:1]]
+        candidates[1:1] = [together(usual), *elsewhere(patient, usual)]
+    told: dict[tuple[str, ...], Prescription] = {}
+    for change in candidates:
+        settings = tuple(words(change.settings))
+        if settings not in told and (not settings or accepts(settings)):
+            told[settings] = Prescription(settings, change.text)
+    typed = [prescription for prescription in told.values() if prescription.settings]
+    return [*typed[:MOST], *(prescription for prescription in told.values() if not prescription.settings)]
+
+
+def combined(wrong: Sequence[Change], remedies: Sequence[Change]) -> Iterator[Change]:
+    """What is wrong anyway, with what else must be; then the remedies one by one, each with what must be."""
+    needed = [change for change in (*wrong, *remedies[:1]) if change.needed]
+    if wrong:
+        yield together([*wrong, *needed])
+    for change in remedies:
+        yield together([*needed, change]) if change.settings else change
+
+
+def elsewhere(patient: Patient, usual: Sequence[Change]) -> Iterator[Change]:
+    """Shipped networks in the place of one's own: what is left then is no fault of the networks."""
+    text = "if this trains, the fault is in your networks: a shipped one in their place"
+    own = [name for name, part in patient.parts.items() if name != "data" and not part.ours]
+    changes = [change for name in own for change in in_its_place(patient, name, text)]
+    if own and len(changes) == len(own):
+        yield together([*changes, *usual])
+
+
+def together(changes: Iterable[Change]) -> Change:
+    """Some changes as one; of two for the same setting the first."""
+    return reduce(Change.__and__, changes, NO_CHANGE)

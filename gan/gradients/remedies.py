@@ -1,0 +1,361 @@
+"""What heals each condition: changes computed from the run's own settings, the likeliest first."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from gan.gradients.causes import (
+    DEAD,
+    EXPLODING,
+    EXPLODING_DEPTH,
+    NON_FINITE,
+    SATURATED,
+    SATURATED_OUTPUT,
+    VANISHING_DEPTH,
+    WRONG_RANGE,
+)
+from gan.gradients.change import Change, class_of
+from gan.gradients.data import CONSTANT, ONE_CLASS, REPEATED, UNSHUFFLED
+from gan.gradients.misfits import (
+    CLIPPING,
+    NETWORKS,
+    PENALTIES,
+    adam,
+    gradient_penalty,
+    kind_of,
+    rate,
+    with_rate,
+    wrapped,
+)
+from gan.gradients.patient import Patient
+from gan.gradients.rules import Finding, Record
+from gan.gradients.symptoms import BY_HEART, COLLAPSE, IMBALANCE, OSCILLATION
+from gan.gradients.wiring import DEAF, DETACHED, FROZEN, LAGGING, NEVER_UPDATED, PROBABILITIES
+
+Remedies = Callable[[Finding, Record, Patient], Iterator[Change]]
+
+
+# ---------------------------------------------------------------------- of which they are made
+
+
+def slower(patient: Patient, name: str, factor: float, text: str) -> Iterator[Change]:
+    """A rate so many times lower, not below the thousandth of what it is."""
+    now = rate(patient, name)
+    if isinstance(now, float | int) and now > 0:
+        factor = min(max(factor, 3.0), 100.0)
+        yield Change(with_rate(patient, name, rounded(now / factor)), text)
+
+
+def rounded(value: float) -> float:
+    """A number with one figure."""
+    return float(f"{value:.0e}")
+
+
+def r1(patient: Patient, text: str) -> Iterator[Change]:
+    """R1, or a larger weight of it; a gradient penalty for a Wasserstein critic."""
+    penalties = list(patient.model.get("penalties") or [])
+    if "BatchNorm" in " ".join(patient.parts["discriminator"].layers):
+        return  # it would be no penalty of single images
+    if patient.named("loss") == "Wasserstein":
+        if not penalties:
+            yield Change({"model.penalties": [gradient_penalty()], "model.weight_clip": None}, text)
+        return
+    present = {penalty["class_path"].rpartition(".")[2]: penalty for penalty in penalties}
+    if "R1" in present:
+        weight = (present["R1"].get("init_args") or {}).get("weight", 1)
+        raised = class_of(PENALTIES + "R1", weight=rounded(min(10 * weight, 10)), every=1)
+        rest = [penalty for penalty in penalties if penalty is not present["R1"]]
+        if weight < 10:
+            yield Change({"model.penalties": [*rest, raised]}, text)
+    else:
+        yield Change({"model.penalties": [*penalties, class_of(PENALTIES + "R1", weight=1, every=1)]}, text)
+
+
+def no_momentum(patient: Patient, text: str) -> Iterator[Change]:
+    """Neither network with a momentum, where one has some."""
+    settings = {}
+    for name in NETWORKS:
+        arguments = (patient.model.get(f"{name}_optimizer") or {}).get("init_args") or {}
+        if kind_of(patient, name) == "Adam" and (arguments.get("betas") or [0])[0] > 0:
+            settings[f"model.{name}_optimizer.betas"] = [0.0, 0.9]
+        if arguments.get("momentum"):
+            settings[f"model.{name}_optimizer.momentum"] = 0
+    if settings:
+        yield Change(settings, text)
+
+
+def settings_of(patient: Patient, name: str, text: str, **values: Any) -> Iterator[Change]:
+    """Settings of a network, as far as its class lists such values."""
+    part = patient.parts[name]
+    taken = {key: value for key, value in values.items() if part.can_be(key, value)}
+    if taken:
+        yield Change({f"model.{name}.{key}": value for key, value in taken.items()}, text, needed=True)
+
+
+def normalized(patient: Patient, name: str, text: str) -> Iterator[Change]:
+    """Normalisation between the layers: by a setting of the network, or around it."""
+    norm = "batch" if name == "generator" else "layer"
+    changes = list(settings_of(patient, name, text, norm=norm))
+    yield from changes or [wrapped(name, patient.parts[name], "Normalized", f"{text}, in {patient.parts[name].place}")]
+
+
+def bounded(patient: Patient, text: str) -> Iterator[Change]:
+    """Gradients of both networks clipped by their norm."""
+    clip = class_of("gan.gradients.clip.ByNorm", max_norm=10)
+    yield Change({"trainer.callbacks+": [class_of(CLIPPING, generator=clip, discriminator=clip)]}, text)
+
+
+# ---------------------------------------------------------------------- by condition
+
+
+def of_wrong_range(finding: Finding, record: Record, patient: Patient) -> Iterator[Change]:
+    """Images brought to [-1, 1]."""
+    low, high = record.latest.range_real
+    if finding.network == "generator":
+        part = patient.parts["generator"]
+        text = f"the images of {part.place} reach beyond [-1, 1]: let its `forward` return `torch.tanh(x)`"
+        yield wrapped("generator", part, "Tanh", text)
+        return
+    if (data := patient.parts.get("data")) is None:
+        yield Change({}, "scale the images of your loader to [-1, 1]: `images = 2 * images - 1` of pixels in [0, 1]")
+        return
+    low, high = (0, 1) if low >= -0.01 and high <= 1.01 else (0, 255) if low >= -0.5 and high <= 255.5 else (low, high)
+    text = f"the images of {data.place} lie in [{low:g}, {high:g}]: scale them there by "
+    text += f"`images = 2 * (images - {low:g}) / {high - low:g} - 1`"
+    settings = class_of("gan.data.Rescaled", data=data.spec, low=low, high=high)
+    yield Change({"data": settings}, f"{text}, or leave that to Rescaled", needed=True)
+
+
+def of_non_finite(finding: Finding, record: Record, patient: Patient) -> Iterator[Change]:
+    """Steps that are smaller."""
+    both: dict[str, Any] = {}
+    for name in NETWORKS:
+        for change in slower(patient, name, 10, ""):
+            both |= change.settings
+    yield Change(both, "rates ten times lower")
+    yield from bounded(patient, "gradients longer than 10 are shortened")
+    yield from r1(patient, "a discriminator that is held flat around the images")
+
+
+def of_exploding_depth(finding: Finding, record: Record, patient: Patient) -> Iterator[Change]:
+    """Layers that do not add up."""
+    name = finding.network or "discriminator"
+    yield from (
+        settings_of(patient, name, "residual branches divided by the root of their number", residual="scaled")
+        if patient.parts[name].arguments.get("residual") == "plain"
+        else ()
+    )
+    yield from normalized(patient, name, "normalised layers hold the gradient at its size")
+
+
+def of_vanishing_depth(finding: Finding, record: Record, patient: Patient) -> Iterator[Change]:
+    """Layers that pass the gradient on."""
+    name = finding.network or "discriminator"
+    text = "leaky ReLUs pass the gradient on, and He's initialisation keeps its size"
+    yield from settings_of(patient, name, text, activation="leaky_relu", init="he")
+    yield from normalized(patient, name, "normalised layers hold the gradient at its size")
+
+
+def of_exploding(finding: Finding, record: Record, patient: Patient) -> Iterator[Change]:
+    """A bound on the slope."""
+    yield from r1(patient, "a penalty on the discriminator's slope")
+    yield from slower(patient, "discriminator", finding.beyond, "a lower rate of the discriminator, by how steep it is")
+    yield from normalized(patient, "discriminator", "normalised layers bound the slope")
+
+
+def of_dead(finding: Finding, record: Record, patient: Patient) -> Iterator[Change]:
+    """Units that come alive."""
+    yield from slower(patient, "discriminator", 10, "a rate that its units survive")
+    text = "units that cannot die"
+    yield from settings_of(patient, "discriminator", text, activation="leaky_relu")
+    yield from normalized(patient, "discriminator", "normalised layers keep the units alive")
+
+
+def of_saturated(finding: Finding, record: Record, patient: Patient) -> Iterator[Change]:
+    """A discriminator that is less sure."""
+    yield from r1(patient, "a discriminator that is held flat around the images is not so sure")
+    yield from slower(patient, "discriminator", 4, "a discriminator that learns more slowly")
+    if (steps := patient.model.get("n_critic") or 1) > 1:
+        yield Change({"model.n_critic": 1}, f"one step of the discriminator, not {steps}, for each of the generator's")
+
+
+def of_saturated_output(finding: Finding, record: Record, patient: Patient) -> Iterator[Change]:
+    """A tanh off its ends."""
+    yield from slower(patient, "generator", 4, "a rate at which the generator's tanh stays off its ends")
+    yield from normalized(patient, "generator", "normalised layers keep its tanh off its ends")
+    yield from r1(patient, "a discriminator that pushes less hard")
+
+
+def of_by_heart(finding: Finding, record: Record, patient: Patient) -> Iterator[Change]:
+    """Images that cannot be learnt by heart."""
+    if patient.model.get("augment") is None:
+        for name in ("DiffAugment", "AdaptiveAugment"):
+            yield Change({"model.augment": f"gan.augment.{name}"}, "images that look otherwise each time")
+    yield from r1(patient, "a discriminator that is held flat around the images")
+    yield from slower(patient, "discriminator", 4, "a discriminator that learns more slowly")
+    yield Change({}, "more images to train on")
+
+
+def of_collapse(finding: Finding, record: Record, patient: Patient) -> Iterator[Change]:
+    """A game that does not run away."""
+    yield from no_momentum(patient, "no momentum: each step answers what the other network is now")
+    yield from r1(patient, "a discriminator that is held flat around the images")
+    yield from slower(patient, "generator", 4, "a generator that the discriminator can follow")
+
+
+def of_oscillation(finding: Finding, record: Record, patient: Patient) -> Iterator[Change]:
+    """A discriminator that keeps up."""
+    yield from catching_up(patient, "generator", "discriminator")
+    yield from no_momentum(patient, "no momentum: each step answers what the other network is now")
+    yield from r1(patient, "a discriminator that is held flat around the images")
+    yield from slower(patient, "generator", 4, "a generator that the discriminator can follow")
+
+
+def catching_up(patient: Patient, fast: str, slow: str) -> Iterator[Change]:
+    """The slower network at the other's rate, where both optimizers are of a kind, and it is lower."""
+    of_fast, of_slow = rate(patient, fast), rate(patient, slow)
+    if kind_of(patient, fast) == kind_of(patient, slow) and of_fast and of_slow and of_fast > of_slow:
+        yield Change(
+            with_rate(patient, slow, of_fast), f"a {slow} that keeps up: {of_fast:g}, as the {fast}, for {of_slow:g}"
+        )
+
+
+def of_imbalance(finding: Finding, record: Record, patient: Patient) -> Iterator[Change]:
+    """Two networks at one pace."""
+    fast = finding.network or "generator"
+    slow = next(name for name in NETWORKS if name != fast)
+    yield from catching_up(patient, fast, slow)
+    yield from slower(patient, fast, finding.beyond**0.5 * 3, f"a {fast} that the {slow} can follow")
+    yield from normalized(patient, slow, f"layers through which the {slow} learns")
+
+
+def of_probabilities(finding: Finding, record: Record, patient: Patient) -> Iterator[Change]:
+    """Logits."""
+    part = patient.parts["discriminator"]
+    text = f"{part.place} must return logits, and not probabilities: return what goes into its sigmoid"
+    yield wrapped("discriminator", part, "Logit", text)
+
+
+def of_detached(finding: Finding, record: Record, patient: Patient) -> Iterator[Change]:
+    """Images that a gradient flows through."""
+    part = patient.parts["generator"]
+    text = (
+        f"no gradient passes through the `forward` of {part.place}: no `round`, `detach`, `argmax` or comparison there"
+    )
+    yield from in_its_place(patient, "generator", f"{text}; in the meantime another generator")
+    yield Change({}, text)
+
+
+def in_its_place(patient: Patient, name: str, text: str) -> Iterator[Change]:
+    """A shipped network instead, where nobody is told a condition and the size is one that it takes."""
+    shape = patient.parts[name].arguments.get("image_shape") or patient.image_shape
+    told = patient.model.get("classification") or patient.model.get("reconstruction") or patient.conditional
+    if told or shape is None or any(side % 4 or side < 16 for side in shape[1:]):
+        return
+    latent = {"latent_dim": patient.latent_dim} if name == "generator" else {}
+    norm = "batch" if name == "generator" else "none"
+    kind = f"DCGAN{name.capitalize()}"
+    settings = class_of(f"gan.networks.{kind}", **latent, base_channels=32, norm=norm)
+    yield Change({f"model.{name}": settings}, f"{text}, {kind}", needed=True)
+
+
+def of_deaf(finding: Finding, record: Record, patient: Patient) -> Iterator[Change]:
+    """A generator that hears its latents."""
+    place = patient.parts["generator"].place
+    yield from normalized(patient, "generator", "normalised layers, through which latents reach the images")
+    yield from slower(patient, "generator", 10, "a rate at which its units do not die")
+    yield Change({}, f"see where the latents are lost in {place}")
+
+
+def of_frozen(finding: Finding, record: Record, patient: Patient) -> Iterator[Change]:
+    """Weights that move."""
+    name = finding.network or "generator"
+    part, now = patient.parts[name], rate(patient, name)
+    if name == "discriminator" and patient.model.get("freeze_discriminator"):
+        yield Change({"model.freeze_discriminator": 0}, "no layers of the discriminator that stay as they are")
+    if not now:
+        yield Change(with_rate(patient, name, 1e-3), f"a rate of the {name} at which it learns")
+    if patient.model.get(f"{name}_scheduler") is not None:
+        yield Change({f"model.{name}_scheduler": None}, f"no schedule that ends what the {name} learns")
+    text = f"see that the weights of {part.place} are parameters that require a gradient"
+    yield from in_its_place(patient, name, f"{text}; in the meantime")
+    yield Change({}, text)
+
+
+def of_lagging(finding: Finding, record: Record, patient: Patient) -> Iterator[Change]:
+    """An average that follows."""
+    half_life = rounded(max(patient.batches * max(patient.batch_size, 1) / 30, 500))
+    average = class_of("gan.callbacks.GeneratorEMA", half_life=half_life)
+    yield Change(
+        {"trainer.callbacks+": [average]}, f"an average that has half of its weights from {half_life:g} images"
+    )
+
+
+def of_data(finding: Finding, record: Record, patient: Patient) -> Iterator[Change]:
+    """Images that differ."""
+    place = patient.parts["data"].place if "data" in patient.parts else "your loader"
+    yield Change({}, f"look at samples/real in the run's folder, and at what {place} loads: it should vary")
+
+
+def of_order(finding: Finding, record: Record, patient: Patient) -> Iterator[Change]:
+    """Batches of other images each time."""
+    for name in ("overfit_batches", "limit_train_batches"):
+        if patient.config["trainer"].get(name):
+            value = 0.0 if name == "overfit_batches" else None
+            yield Change({f"trainer.{name}": value}, "all the batches that there are", needed=True)
+    if (data := patient.parts.get("data")) is not None:
+        if "shuffle" in data.takes and not data.arguments.get("shuffle"):
+            yield Change({"data.shuffle": True}, "images in a new order each epoch")
+        yield Change({}, f"let `train_dataloader` of {data.place} return a `DataLoader(..., shuffle=True)`")
+    else:
+        yield Change({}, "give `fit` a `DataLoader(..., shuffle=True)`")
+
+
+def sound(record: Record, patient: Patient) -> Iterator[Change]:
+    """What trains most networks, whatever they were trained with."""
+    mixes = "BatchNorm" in " ".join(patient.parts["discriminator"].layers)
+    wanted: dict[str, Any] = {
+        "loss": class_of("gan.losses.NonSaturating"),
+        "penalties": [] if mixes else [class_of(PENALTIES + "R1", weight=1, every=4)],
+        **{f"{name}_optimizer": adam(patient) for name in NETWORKS},
+        "weight_clip": None,
+        "n_critic": 1,
+    }
+    settings = {f"model.{name}": value for name, value in wanted.items() if not has(patient.model.get(name), value)}
+    if settings:
+        yield Change(settings, "the loss, the penalty and the optimizers that train most networks")
+    for name in NETWORKS:
+        if not patient.parts[name].ours and not any("Norm" in layer for layer in patient.parts[name].layers):
+            yield from normalized(patient, name, "normalised layers")
+
+
+def has(now: Any, wanted: Any) -> bool:
+    """Whether a setting is as wanted, or has that among others."""
+    if isinstance(wanted, dict) and isinstance(now, dict):
+        return all(has(now.get(name), value) for name, value in wanted.items())
+    return now == wanted
+
+
+REMEDIES: dict[str, Remedies] = {
+    WRONG_RANGE: of_wrong_range,
+    NON_FINITE: of_non_finite,
+    EXPLODING_DEPTH: of_exploding_depth,
+    VANISHING_DEPTH: of_vanishing_depth,
+    EXPLODING: of_exploding,
+    DEAD: of_dead,
+    SATURATED: of_saturated,
+    SATURATED_OUTPUT: of_saturated_output,
+    BY_HEART: of_by_heart,
+    COLLAPSE: of_collapse,
+    OSCILLATION: of_oscillation,
+    IMBALANCE: of_imbalance,
+    PROBABILITIES: of_probabilities,
+    DETACHED: of_detached,
+    DEAF: of_deaf,
+    FROZEN: of_frozen,
+    LAGGING: of_lagging,
+    NEVER_UPDATED: of_lagging,
+    CONSTANT: of_data,
+    ONE_CLASS: of_data,
+    REPEATED: of_order,
+    UNSHUFFLED: of_order,
+}

@@ -1,0 +1,107 @@
+"""What is absurd is put right, and what is common is left alone."""
+
+import pytest
+
+from gan.gradients.misfits import misfits
+from gan.gradients.rules import Record
+from gradients.patients import adam, loss, patient, penalty
+from gradients.records import changed, good
+
+SGD = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.01}}
+RMSPROP = {"class_path": "torch.optim.RMSprop", "init_args": {"lr": 5e-5, "momentum": 0.0}}
+BY_NORM = {"class_path": "gan.gradients.clip.ByNorm", "init_args": {"max_norm": 1e-4}}
+WGAN = {"loss": loss("Wasserstein"), "penalties": []}
+
+
+def settings(record=None, **changes) -> dict:
+    """All that is put right in a run."""
+    found = misfits(record or good(), patient(**changes))
+    assert all(change.text for change in found)
+    return {name: value for change in found for name, value in change.settings.items()}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ({"discriminator_optimizer": adam(3.0)}, {"model.discriminator_optimizer.lr": 0.002}),
+        ({"generator_optimizer": adam(1e-5)}, {"model.generator_optimizer.lr": 0.002}),
+        ({"generator_optimizer": adam(1e-6), "batches": 100_000}, {"model.generator_optimizer.lr": 0.001}),
+        ({"generator_optimizer": adam(betas=(0.95, 0.999))}, {"model.generator_optimizer.betas": [0.0, 0.9]}),
+        ({"penalties": [penalty("R1", 1e6)]}, {"model.penalties": [penalty("R1", 1)]}),
+        (
+            {"penalties": [penalty("R1", 1, 16), penalty("GradientPenalty", 5000)]},
+            {"model.penalties": [penalty("R1", 1, 16), penalty("GradientPenalty", 10)]},
+        ),
+        ({"weight_clip": 0.01}, {"model.weight_clip": None}),
+        ({**WGAN}, {"model.penalties": [penalty("GradientPenalty", 10)]}),
+        (
+            {**WGAN, "weight_clip": 1e-4},
+            {"model.weight_clip": None, "model.penalties": [penalty("GradientPenalty", 10)]},
+        ),
+        (
+            {**WGAN, "weight_clip": 0.02, "generator_optimizer": adam(betas=(0.9, 0.999))},
+            {"model.generator_optimizer.betas": [0.0, 0.9]},
+        ),
+        ({"n_critic": 20}, {"model.n_critic": 1}),
+        ({"n_critic": 8}, {"model.n_critic": 1}),  # 37 steps
+        ({"batch_size": 4}, {"data.batch_size": 64}),
+        ({"loss": loss("Saturating")}, {"model.loss": "gan.losses.NonSaturating"}),
+    ],
+)
+def test_what_is_absurd_is_put_right(wrong, right):
+    assert settings(**wrong) == right
+
+
+@pytest.mark.parametrize(
+    "common",
+    [
+        {},
+        {"generator_optimizer": None},
+        {"generator_optimizer": adam(2e-4, (0.5, 0.999)), "discriminator_optimizer": adam(2e-4, (0.5, 0.999))},
+        {"generator_optimizer": adam(2e-5), "batches": 100_000},
+        {**WGAN, "weight_clip": 0.01, "generator_optimizer": RMSPROP, "n_critic": 5, "batches": 10_000},
+        {**WGAN, "penalties": [penalty("GradientPenalty", 10)], "n_critic": 5},
+        {"penalties": [penalty("R1", 10, 16), penalty("R2", 10)]},
+        {"n_critic": 5},
+        {"batch_size": 16},
+        {"clip": {"generator": None, "discriminator": {**BY_NORM, "init_args": {"max_norm": 1}}}},
+    ],
+)
+def test_what_is_common_is_left_alone(common):
+    assert settings(**common) == {}
+
+
+def test_sgd_gives_way_to_adam():
+    assert settings(discriminator_optimizer=SGD) == {"model.discriminator_optimizer": adam(0.002)}
+
+
+def test_gradients_clipped_to_nothing_are_not_and_the_other_network_s_stay_as_they_are():
+    other = {"class_path": "gan.gradients.clip.Auto"}
+    ((name, value),) = settings(clip={"generator": other, "discriminator": BY_NORM}).items()
+    assert name == "trainer.callbacks+"
+    assert value[0]["init_args"]["generator"] == other
+    assert value[0]["init_args"]["discriminator"]["init_args"] == {"max_norm": 10.0}
+
+
+def test_ends_that_a_network_must_not_have():
+    wrapped = {"network": {"class_path": "mine.D", "init_args": {"width": 8}}}
+    of_discriminator = settings(changed(good(), discriminator__ends="sigmoid"))
+    assert of_discriminator == {
+        "model.discriminator": {"class_path": "gan.networks.repair.Logit", "init_args": wrapped}
+    }
+    for end in ("linear", "sigmoid", "relu"):
+        ((name, value),) = settings(changed(good(), generator__ends=end)).items()
+        assert (name, value["class_path"]) == ("model.generator", "gan.networks.repair.Tanh")
+    for end in ("tanh", "clamp", None):
+        assert settings(changed(good(), generator__ends=end)) == {}
+    assert settings(changed(good(), discriminator__ends="linear")) == {}
+
+
+def test_before_any_measurement_settings_can_be_judged():
+    assert settings(Record([]), discriminator_optimizer=adam(3.0)) == {"model.discriminator_optimizer.lr": 0.002}
+
+
+def test_says_where_a_network_stands():
+    (change,) = misfits(changed(good(), generator__ends="linear"), patient())
+    assert "G (mine.py, line 3)" in change.text
+    assert "torch.tanh(x)" in change.text

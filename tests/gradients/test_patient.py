@@ -1,0 +1,60 @@
+"""What is known of a run's networks: their classes' arguments, where they stand, what they are made of."""
+
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+from torch import nn
+
+from gan.gradients.patient import Part, Patient, part, place_of
+from gan.networks import DeepMLPDiscriminator
+
+SHAPES = {"image_shape": [1, 28, 28], "num_classes": 10}
+
+
+class Mine(nn.Module):
+    def __init__(self, image_shape, width: int = 8, how: Literal["a", "b"] | None = "a"):
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(784, width), nn.BatchNorm1d(width), nn.Linear(width, 1))
+
+
+def test_a_network_of_ones_own():
+    known = part(Mine((1, 28, 28), 16), {"class_path": f"{__name__}.Mine", "init_args": {"width": 16}}, SHAPES)
+    assert known.spec == {"class_path": f"{__name__}.Mine", "init_args": {"width": 16, "image_shape": [1, 28, 28]}}
+    assert known.takes == {"image_shape": (), "width": (), "how": ("a", "b")}
+    assert known.layers >= {"Linear", "BatchNorm1d"}
+    assert known.name == "Mine"
+    assert not known.ours
+
+
+def test_where_a_class_stands(monkeypatch):
+    here = Path(__file__)
+    lines = here.read_text(encoding="utf-8").splitlines()
+    monkeypatch.chdir(here.parent)
+    assert place_of(Mine) == f"Mine ({here.name}, line {lines.index('class Mine(nn.Module):') + 1})"
+    monkeypatch.chdir(here.parents[1] / "data")
+    assert place_of(Mine).startswith(f"Mine ({here}, line ")
+    assert place_of(type("Made", (), {})) == "Made"
+
+
+def test_what_is_compiled_is_its_network():
+    assert part(torch.compile(Mine((1, 28, 28))), None, {}).name == "Mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "can"),
+    [("activation", "leaky_relu", True), ("activation", "sigmoid", False), ("activation", "mish", False)]
+    + [("colour", "leaky_relu", False), ("init", "he", True)],
+)
+def test_what_a_setting_can_be(name, value, can):
+    network = DeepMLPDiscriminator((1, 28, 28), width=8, depth=2, activation="sigmoid")
+    known = part(network, network.spec, SHAPES)
+    assert known.ours
+    assert known.can_be(name, value) == can
+
+
+def test_the_class_that_a_setting_has():
+    parts = {"generator": Part({"class_path": "G"}), "discriminator": Part({"class_path": "D"})}
+    patient = Patient({"model": {"loss": {"class_path": "gan.losses.Hinge"}, "augment": None}}, parts, 300, 64)
+    assert (patient.named("loss"), patient.named("augment"), patient.named("nothing")) == ("Hinge", "", "")
