@@ -94,7 +94,7 @@ class GradientDoctor(Callback):
         self.batch_size = len(batch[0]) * trainer.world_size
         self.stats = [*self.stats, without_histograms(stats)][-WINDOW:]
         record = Record(self.stats, self.scores, conditional=(pl_module.num_classes or 0) > 1)
-        self.note(trainer, record, diagnose(record, self.thresholds) + self.found_by_guards())
+        self.note(trainer, pl_module, record, diagnose(record, self.thresholds) + self.found_by_guards())
 
     def on_train_end(self, trainer: Trainer, pl_module: GAN) -> None:
         if not self.measured:
@@ -112,7 +112,7 @@ class GradientDoctor(Callback):
     def on_exception(self, trainer: Trainer, pl_module: GAN, exception: BaseException) -> None:
         why = str(exception) if isinstance(exception, NonFiniteGradient) else ""  # else something came after a skip
         if hasattr(self, "guards") and (found := self.found_by_guards(why)):
-            self.tell(trainer, found[0])
+            self.tell(trainer, pl_module, found[0])
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -150,7 +150,7 @@ class GradientDoctor(Callback):
         why = why or f"a gradient was infinite or NaN, {times} since the measurement before, and NonFiniteGuard acted"
         return [non_finite_gradients(why)]
 
-    def note(self, trainer: Trainer, record: Record, findings: list[Finding]) -> None:
+    def note(self, trainer: Trainer, pl_module: GAN, record: Record, findings: list[Finding]) -> None:
         """Tells of conditions that begin, and closes those that are over."""
         by_name = {finding.name: finding for finding in findings}
         hidden = {symptom for finding in findings for symptom in finding.symptoms}  # hold, and are listed there
@@ -163,22 +163,24 @@ class GradientDoctor(Callback):
                 self.seen[name] = min(streak, 0) - 1
         for finding in findings:
             if finding.name not in self.present and (finding.certain or self.seen[finding.name] >= self.patience):
-                self.tell(trainer, finding)
+                self.tell(trainer, pl_module, finding)
         for name, told in self.present.items():
             if self.seen.get(name, 0) <= -self.patience:
                 told["until"] = trainer.global_step
                 say(trainer, f"doctor         batch {trainer.global_step:,}: {name} is over")
                 self.write(trainer)
 
-    def tell(self, trainer: Trainer, finding: Finding) -> None:
+    def tell(self, trainer: Trainer, pl_module: GAN, finding: Finding) -> None:
         """Tells of a condition that begins: on the terminal, in the report and by the loggers."""
         step, prescriptions = trainer.global_step, []
-        if self.stats and trainer.is_global_zero:  # the others tell nothing
+        if trainer.is_global_zero:  # the others tell nothing
             record = Record(self.stats, self.scores)
-            prescriptions = prescribe(finding, record, self.patient(trainer, trainer.lightning_module), self.accepts)
+            prescriptions = prescribe(finding, record, self.patient(trainer, pl_module), self.accepts)
         whole = {**asdict(finding), "prescriptions": [asdict(each) for each in prescriptions]}
         self.told.append({**whole, "since": step, "until": None})
         say(trainer, f"doctor         batch {step:,}: {finding.name}. {sentence(finding.why)}")
+        if finding.symptoms:
+            say(trainer, f"               and what follows from it: {', '.join(finding.symptoms)}")
         for number, each in enumerate(prescriptions):
             say(trainer, f"               {'or' if number else 'cure:'} {each.text}")
             if each.settings:
@@ -186,19 +188,22 @@ class GradientDoctor(Callback):
         self.write(trainer)
         log_text(trainer, "doctor", "\n".join(paragraph(self.told[-1])))
 
-    def patient(self, trainer: Trainer, pl_module: Any) -> Patient:
+    def patient(self, trainer: Trainer, pl_module: GAN) -> Patient:
         """The run, as prescriptions are computed from."""
-        hparams, data = dict(pl_module.hparams), trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
-        config = pl_module.run_config or {"model": hparams, "data": None, "trainer": {}}
-        told = (hparams.get("generator") or {}).get("init_args") or {}
-        shapes = {name: told[name] for name in FROM_DATA if told.get(name) is not None}
-        parts = {name: part(getattr(pl_module, name), config["model"].get(name), shapes) for name in OPTIMIZER_ORDER}
+        data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue] # what Lightning's connectors give it
+        config = pl_module.run_config or {"model": dict(pl_module.hparams), "data": None, "trainer": {}}
+        of_generator = (pl_module.hparams.get("generator") or {}).get("init_args") or {}
+        shapes = {name: of_generator[name] for name in FROM_DATA if of_generator.get(name) is not None}
+        parts = {}
+        for name in OPTIMIZER_ORDER:
+            network = getattr(pl_module, name)
+            told = "" if not is_conditional(network) else "classes" if pl_module.num_classes else "images"
+            parts[name] = part(network, config["model"].get(name), shapes, told)
         if data is not None and config["data"]:
             parts["data"] = part(data, config["data"], {})
         batches = int(min(trainer.estimated_stepping_batches, 10**9))
-        conditional = any(is_conditional(getattr(pl_module, name)) for name in OPTIMIZER_ORDER)
-        shape = shapes.get("image_shape") or getattr(data, "image_shape", None)
-        return Patient(config, parts, batches, self.batch_size, shape, pl_module.latent_dim, conditional)
+        shape = getattr(data, "image_shape", None) or shapes.get("image_shape")
+        return Patient(config, parts, batches, self.batch_size, shape, pl_module.latent_dim)
 
     def command(self, trainer: Trainer, prescription: Prescription) -> str:
         """What to type."""
@@ -218,7 +223,7 @@ class GradientDoctor(Callback):
 
     def findings(self) -> str:
         """What has been told, for programs."""
-        names = ("name", "since", "until", "why", "prescriptions")
+        names = ("name", "since", "until", "why", "symptoms", "prescriptions")
         return json.dumps([{name: told[name] for name in names} for told in self.told], indent=1) + "\n"
 
     # ------------------------------------------------------------------ words
@@ -265,7 +270,10 @@ def sentence(why: str) -> str:
 
 def paragraph(told: dict[str, Any]) -> list[str]:
     """A finding in Markdown."""
-    lines = [sentence(told["why"]), "", "What cures it, the first to try first:", ""]
+    lines = [sentence(told["why"]), ""]
+    if told["symptoms"]:
+        lines += [f"What follows from it: {', '.join(told['symptoms'])}.", ""]
+    lines += ["What cures it, the first to try first:", ""]
     for each in told["prescriptions"]:
         settings = f": `{shlex.join(each['settings'])}`" if each["settings"] else ""
         lines.append(f"- {sentence(each['text']).rstrip('.')}{settings}")

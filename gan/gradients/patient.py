@@ -1,6 +1,7 @@
 """The run that a prescription is for: its settings, and what there is to know of its networks and its data."""
 
 import inspect
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from torch import nn
 
 from gan.spec import uncompiled
 
+PACKAGE = __name__.partition(".")[0]
 Spec = dict[str, Any]  # {"class_path": ..., "init_args": {...}}
 
 
@@ -23,6 +25,8 @@ class Part:
         place: Its class, and the file and the line where that stands, as `Mine (nets.py, line 3)`.
         layers: The classes of a network's modules.
         ours: Whether its class is one of this package.
+        base: The data module of this package that one's own derives from and that could be in its place; "" for none.
+        told: What a network is told of an image: "classes", "images", or "" for nothing.
     """
 
     spec: Spec
@@ -30,6 +34,8 @@ class Part:
     place: str = ""
     layers: frozenset[str] = frozenset()
     ours: bool = False
+    base: str = ""
+    told: str = ""
 
     @property
     def name(self) -> str:
@@ -58,7 +64,6 @@ class Patient:
         batch_size: Real images in one of them; 0 before the first.
         image_shape: Channels, height and width of an image.
         latent_dim: Size of a latent vector.
-        conditional: Whether a network is told what an image is to be of.
     """
 
     config: Mapping[str, Any]
@@ -67,7 +72,6 @@ class Patient:
     batch_size: int
     image_shape: tuple[int, int, int] | None = None
     latent_dim: int = 100
-    conditional: bool = False
 
     @property
     def model(self) -> Mapping[str, Any]:
@@ -80,13 +84,14 @@ class Patient:
         return value["class_path"].rpartition(".")[2] if isinstance(value, dict) else ""
 
 
-def part(thing: Any, spec: Spec | None, shapes: Mapping[str, Any]) -> Part:
+def part(thing: Any, spec: Spec | None, shapes: Mapping[str, Any], told: str = "") -> Part:
     """What there is to know of a network or a data module.
 
     Args:
         thing: It.
         spec: How the config makes it; None where it was made in Python, in a way that has no plain form.
         shapes: What the command line adds to a network's arguments, from the data.
+        told: What it is told of an image.
     """
     thing = uncompiled(thing) if isinstance(thing, nn.Module) else thing
     kind = type(thing)
@@ -94,9 +99,33 @@ def part(thing: Any, spec: Spec | None, shapes: Mapping[str, Any]) -> Part:
     path = f"{kind.__module__}.{kind.__qualname__}"
     arguments = dict((spec or {}).get("init_args") or {})
     arguments |= {name: shapes[name] for name in shapes.keys() & takes.keys()}
-    layers = frozenset(type(each).__name__ for each in thing.modules()) if isinstance(thing, nn.Module) else frozenset()
-    ours = kind.__module__.partition(".")[0] == __name__.partition(".")[0]
-    return Part({"class_path": path, "init_args": arguments}, takes, place_of(kind), layers, ours)
+    known = {"takes": takes, "place": place_of(kind), "ours": is_ours(kind), "told": told}
+    if isinstance(thing, nn.Module):
+        known["layers"] = frozenset(type(module).__name__ for module in thing.modules())
+    else:
+        known["base"] = base_of(kind)
+    return Part({"class_path": path, "init_args": arguments}, **known)
+
+
+def is_ours(kind: type) -> bool:
+    """Whether a class is of this package, and not of its experiments, which are as users write them."""
+    package, _, rest = kind.__module__.partition(".")
+    return package == PACKAGE and rest.partition(".")[0] != "lab"
+
+
+def base_of(kind: type) -> str:
+    """The class of this package that another one derives from and that could be in its place; "" for none."""
+    if is_ours(kind):
+        return ""
+    for base in kind.__mro__[1:]:
+        room = base.__module__.rpartition(".")[0]
+        if (
+            is_ours(base)
+            and not inspect.isabstract(base)
+            and getattr(sys.modules.get(room), base.__name__, None) is base
+        ):
+            return f"{room}.{base.__name__}"
+    return ""
 
 
 def arguments_of(kind: type) -> dict[str, tuple[Any, ...]]:

@@ -123,6 +123,7 @@ def of_wrong_range(finding: Finding, record: Record, patient: Patient) -> Iterat
     text += f"`images = 2 * (images - {low:g}) / {high - low:g} - 1`"
     settings = class_of("gan.data.Rescaled", data=data.spec, low=low, high=high)
     yield Change({"data": settings}, f"{text}, or leave that to Rescaled", needed=True)
+    yield from its_base(patient, text)
 
 
 def of_non_finite(finding: Finding, record: Record, patient: Patient) -> Iterator[Change]:
@@ -246,24 +247,35 @@ def of_detached(finding: Finding, record: Record, patient: Patient) -> Iterator[
 
 
 def in_its_place(patient: Patient, name: str, text: str) -> Iterator[Change]:
-    """A shipped network instead, where nobody is told a condition and the size is one that it takes."""
-    shape = patient.parts[name].arguments.get("image_shape") or patient.image_shape
-    told = patient.model.get("classification") or patient.model.get("reconstruction") or patient.conditional
-    if told or shape is None or any(side % 4 or side < 16 for side in shape[1:]):
+    """A shipped network instead, where images are of a size that it takes, and it can be told what the other was."""
+    part, shape = patient.parts[name], patient.image_shape
+    told = {"": "DCGAN", "classes": "ConditionalDCGAN" if name == "generator" else "ProjectionDCGAN"}.get(part.told)
+    if told is None or shape is None or any(side % 4 or side < 16 for side in shape[1:]):
         return
-    latent = {"latent_dim": patient.latent_dim} if name == "generator" else {}
-    norm = "batch" if name == "generator" else "none"
-    kind = f"DCGAN{name.capitalize()}"
-    settings = class_of(f"gan.networks.{kind}", **latent, base_channels=32, norm=norm)
-    yield Change({f"model.{name}": settings}, f"{text}, {kind}", needed=True)
+    arguments = {"latent_dim": patient.latent_dim, "norm": "batch"} if name == "generator" else {"norm": "none"}
+    kind = f"{told}{name.capitalize()}"
+    yield Change({f"model.{name}": class_of(f"gan.networks.{kind}", **arguments)}, f"{text}: {kind}", needed=True)
+
+
+def its_base(patient: Patient, text: str) -> Iterator[Change]:
+    """The data module of this package that the run's own derives from."""
+    if (data := patient.parts.get("data")) is not None and data.base:
+        settings = class_of(data.base, **data.arguments)
+        yield Change(
+            {"data": settings}, f"{text}; in the meantime {data.base.rpartition('.')[2]}, which it derives from"
+        )
 
 
 def of_deaf(finding: Finding, record: Record, patient: Patient) -> Iterator[Change]:
     """A generator that hears its latents."""
-    place = patient.parts["generator"].place
+    text = f"see where the latents are lost in the `forward` of {patient.parts['generator'].place}"
+    elsewhere = in_its_place(patient, "generator", f"{text}; in the meantime another generator")
+    if not record.latest.response:  # not by their size: they are not used
+        yield from elsewhere
     yield from normalized(patient, "generator", "normalised layers, through which latents reach the images")
     yield from slower(patient, "generator", 10, "a rate at which its units do not die")
-    yield Change({}, f"see where the latents are lost in {place}")
+    yield from elsewhere
+    yield Change({}, text)
 
 
 def of_frozen(finding: Finding, record: Record, patient: Patient) -> Iterator[Change]:
@@ -282,18 +294,26 @@ def of_frozen(finding: Finding, record: Record, patient: Patient) -> Iterator[Ch
 
 
 def of_lagging(finding: Finding, record: Record, patient: Patient) -> Iterator[Change]:
-    """An average that follows."""
-    half_life = rounded(max(patient.batches * max(patient.batch_size, 1) / 30, 500))
+    """An average that follows, in the place of the one that does not."""
+    half_life = rounded(max(patient.batches * max(patient.batch_size, 1) / 20, 500))
     average = class_of("gan.callbacks.GeneratorEMA", half_life=half_life)
-    yield Change(
-        {"trainer.callbacks+": [average]}, f"an average that has half of its weights from {half_life:g} images"
-    )
+    text = f"an average half of which is of the last {half_life:g} images"
+    callbacks = patient.config["trainer"].get("callbacks") or []
+    names = [callback["class_path"].rpartition(".")[2] for callback in callbacks]
+    own = [name for name in names if name != "GeneratorEMA" and ("Average" in name or "EMA" in name)]
+    if own:
+        new = [average if name in own else callback for name, callback in zip(names, callbacks, strict=True)]
+        yield Change({"trainer.callbacks": new}, f"{text}, in the place of {' and '.join(own)}")
+    else:
+        yield Change({"trainer.callbacks+": [average]}, text)
 
 
 def of_data(finding: Finding, record: Record, patient: Patient) -> Iterator[Change]:
     """Images that differ."""
     place = patient.parts["data"].place if "data" in patient.parts else "your loader"
-    yield Change({}, f"look at samples/real in the run's folder, and at what {place} loads: it should vary")
+    text = f"look at what {place} loads, and at samples/real.png in the run's folder"
+    yield from its_base(patient, text)
+    yield Change({}, text)
 
 
 def of_order(finding: Finding, record: Record, patient: Patient) -> Iterator[Change]:
@@ -302,12 +322,14 @@ def of_order(finding: Finding, record: Record, patient: Patient) -> Iterator[Cha
         if patient.config["trainer"].get(name):
             value = 0.0 if name == "overfit_batches" else None
             yield Change({f"trainer.{name}": value}, "all the batches that there are", needed=True)
-    if (data := patient.parts.get("data")) is not None:
-        if "shuffle" in data.takes and not data.arguments.get("shuffle"):
-            yield Change({"data.shuffle": True}, "images in a new order each epoch")
-        yield Change({}, f"let `train_dataloader` of {data.place} return a `DataLoader(..., shuffle=True)`")
-    else:
+    if (data := patient.parts.get("data")) is None:
         yield Change({}, "give `fit` a `DataLoader(..., shuffle=True)`")
+        return
+    if "shuffle" in data.takes and not data.arguments.get("shuffle"):
+        yield Change({"data.shuffle": True}, "images in a new order each epoch", needed=True)
+    text = f"let `train_dataloader` of {data.place} return a `DataLoader(..., shuffle=True)`"
+    yield from its_base(patient, text)
+    yield Change({}, text)
 
 
 def sound(record: Record, patient: Patient) -> Iterator[Change]:

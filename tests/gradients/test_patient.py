@@ -7,7 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from gan.data import MNISTDataModule
 from gan.gradients.patient import Part, Patient, part, place_of
+from gan.lab.own_data import SortedMNIST
+from gan.lab.own_networks import SigmoidDiscriminator
 from gan.networks import DeepMLPDiscriminator
 
 SHAPES = {"image_shape": [1, 28, 28], "num_classes": 10}
@@ -44,8 +47,13 @@ def test_what_is_compiled_is_its_network():
 
 @pytest.mark.parametrize(
     ("name", "value", "can"),
-    [("activation", "leaky_relu", True), ("activation", "sigmoid", False), ("activation", "mish", False)]
-    + [("colour", "leaky_relu", False), ("init", "he", True)],
+    [
+        ("activation", "leaky_relu", True),
+        ("activation", "sigmoid", False),
+        ("activation", "mish", False),
+        ("colour", "leaky_relu", False),
+        ("init", "he", True),
+    ],
 )
 def test_what_a_setting_can_be(name, value, can):
     network = DeepMLPDiscriminator((1, 28, 28), width=8, depth=2, activation="sigmoid")
@@ -58,3 +66,10 @@ def test_the_class_that_a_setting_has():
     parts = {"generator": Part({"class_path": "G"}), "discriminator": Part({"class_path": "D"})}
     patient = Patient({"model": {"loss": {"class_path": "gan.losses.Hinge"}, "augment": None}}, parts, 300, 64)
     assert (patient.named("loss"), patient.named("augment"), patient.named("nothing")) == ("Hinge", "", "")
+
+
+def test_what_could_be_in_the_place_of_ones_own():
+    assert part(SortedMNIST(), None, {}).base == "gan.data.MNISTDataModule"
+    assert part(SigmoidDiscriminator((1, 28, 28)), None, {}).base == ""  # `Discriminator` is none
+    assert not part(SigmoidDiscriminator((1, 28, 28)), None, {}).ours  # the lab has networks as people write them
+    assert part(MNISTDataModule(), None, {}).base == ""
