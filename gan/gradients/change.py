@@ -24,11 +24,13 @@ class Change:
     needed: bool = False
 
     def __and__(self, other: "Change") -> "Change":
-        """Both changes; where they set the same, this one."""
+        """Both changes; where they set the same, this one, but of two repairs of a network the second around the first."""
         settings = dict(self.settings)
         for name, value in other.settings.items():
             if name.endswith("+"):
                 settings[name] = [*settings.get(name, ()), *(one for one in value if one not in settings.get(name, ()))]
+            elif wraps(value) and wraps(settings.get(name)):
+                settings[name] = around(value, settings[name])
             elif not covered(name, self.settings):
                 settings[name] = value
         if other.settings and settings == self.settings:
@@ -38,6 +40,22 @@ class Change:
 
 
 NO_CHANGE = Change()
+REPAIR = "gan.networks.repair."
+
+
+def wraps(value: Any) -> bool:
+    """Whether a value is a network within one of the repairs."""
+    return isinstance(value, dict) and value["class_path"].startswith(REPAIR)
+
+
+def around(wrapper: dict[str, Any], network: dict[str, Any]) -> dict[str, Any]:
+    """A repair of a network in another one, around that one, unless it is there already."""
+    inner: Any = network
+    while wraps(inner):
+        if inner["class_path"] == wrapper["class_path"]:
+            return network
+        inner = inner["init_args"]["network"]
+    return class_of(wrapper["class_path"], **{**wrapper["init_args"], "network": network})
 
 
 def covered(name: str, settings: Mapping[str, Any]) -> bool:

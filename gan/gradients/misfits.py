@@ -6,7 +6,7 @@ Each is a `Change` that puts it right. The ranges are wide: they hold all that i
 from collections.abc import Iterator
 from typing import Any
 
-from gan.gradients.change import Change, class_of
+from gan.gradients.change import REPAIR, Change, class_of
 from gan.gradients.patient import Part, Patient
 from gan.gradients.rules import Record
 
@@ -27,7 +27,6 @@ FEW = 16  # images in a batch
 CLIPPING = "gan.callbacks.GradientClipping"
 LATE = "answers what the other network was many batches ago"
 ENDS = {"linear": "a linear layer", "elu": "an elu"}
-REPAIR = "gan.networks.repair."
 
 
 def misfits(record: Record, patient: Patient) -> list[Change]:

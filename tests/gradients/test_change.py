@@ -19,6 +19,20 @@ def test_what_adds_nothing_is_not_told():
     assert NO_CHANGE & first == first
 
 
+def repaired(name: str, network: dict) -> Change:
+    return Change({"model.generator": class_of(f"gan.networks.repair.{name}", network=network)}, name)
+
+
+def test_of_two_repairs_of_a_network_the_second_is_around_the_first():
+    own = class_of("mine.G", width=8)
+    both = repaired("Tanh", own) & repaired("Normalized", own)
+    inner = class_of("gan.networks.repair.Tanh", network=own)
+    assert both.settings == {"model.generator": class_of("gan.networks.repair.Normalized", network=inner)}
+    assert both & repaired("Tanh", own) == both
+    other = Change({"model.generator": class_of("gan.networks.DCGANGenerator")})
+    assert (other & repaired("Tanh", own)).settings == other.settings
+
+
 @pytest.mark.parametrize(
     ("name", "other", "is_covered"),
     [
