@@ -36,10 +36,37 @@ class Treatment:
     names: set[str] = field(default_factory=set)
 
     @property
+    def parts(self) -> dict[tuple[str, ...], list[str]]:
+        """Its words by what they set: the name of the setting, as the command line has it, and the value."""
+        chunks: list[list[str]] = []
+        for word in self.settings:
+            if word.startswith("--") or not chunks:
+                chunks.append([])
+            chunks[-1].append(word)
+        found = {}
+        for first, *rest in chunks:
+            name, sign, value = first.removeprefix("--").partition("=")
+            found[name.replace(".init_args", ""), *([value] if sign else []), *rest] = [first, *rest]
+        return found
+
+    @property
     def options(self) -> set[str]:
-        """The settings that it gives a value, as the command line has them."""
-        given = (word.removeprefix("--").partition("=")[0] for word in self.settings if word.startswith("--"))
-        return {name.replace(".init_args", "") for name in given}
+        """The settings that it gives a value."""
+        return {name for name, *_ in self.parts}
+
+    def with_other(self, other: "Treatment") -> "Treatment | None":
+        """Both, what they share once; None if they give one setting two values, or one of them is all of the other."""
+        here, there = (
+            {part for part in each.parts if part not in but.parts} for each, but in ((self, other), (other, self))
+        )
+        names = [{name.rstrip("+") for name, *_ in parts} for parts in (here, there)]
+        clash = any(
+            one == two or one.startswith(f"{two}.") or two.startswith(f"{one}.") for one in names[0] for two in names[1]
+        )
+        if clash or not here or not there:
+            return None
+        more = [word for part, words in other.parts.items() if part in there for word in words]
+        return Treatment((*self.settings, *more), self.names | other.names)
 
 
 @dataclass

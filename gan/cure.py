@@ -231,21 +231,8 @@ class Row:
 def best_two(rows: Sequence[Row]) -> Treatment | None:
     """The best two prescriptions that can be followed together, as one; None if there are no two."""
     tried = sorted((row for row in rows if not row.outcome.failure), key=lambda row: row.rank)
-    for one, other in combinations(tried, 2):
-        if not clash(one.treatment, other.treatment):
-            names = one.treatment.names | other.treatment.names
-            return Treatment(one.treatment.settings + other.treatment.settings, names)
-    return None
-
-
-def clash(one: Treatment, other: Treatment) -> bool:
-    """Whether two prescriptions set the same, or one of them what the other sets a part of."""
-    names = [{name.rstrip("+") for name in each.options} for each in (one, other)]
-    return any(
-        first == second or first.startswith(f"{second}.") or second.startswith(f"{first}.")
-        for first in names[0]
-        for second in names[1]
-    )
+    both = (one.treatment.with_other(other.treatment) for one, other in combinations(tried, 2))
+    return next((treatment for treatment in both if treatment is not None), None)
 
 
 def conclude(case: Case, folder: Path, rows: list[Row], bases: list[Outcome], console: Console) -> None:

@@ -1,8 +1,8 @@
 """Measures this project: `python scripts/benchmark.py NAME`.
 
-NAME is augment|data|step|monitor|ddp|fid|folder|init|recipes|score|sizes|startup|stream. Prints the machine and the
-versions first: a figure means nothing without them. Each measurement is a file of `scripts/benchmarks`, whose first
-line says what it measures.
+NAME is augment|data|step|monitor|ddp|failures|fid|folder|init|recipes|score|sizes|startup|stream. Prints the
+machine and the versions first: a figure means nothing without them. Each measurement is a file of `scripts/benchmarks`,
+whose first line says what it measures.
 """
 
 import argparse
@@ -12,6 +12,7 @@ from benchmarks import (
     augment,
     data,
     ddp,
+    failures,
     fid,
     folder,
     init,
@@ -31,6 +32,7 @@ MEASUREMENTS = {
     "step": step,
     "monitor": monitor,
     "ddp": ddp,
+    "failures": failures,
     "fid": fid,
     "folder": folder,
     "init": init,

@@ -8,6 +8,7 @@ doctor tells of a condition, or a guard has ended the run.
 """
 
 import argparse
+import fcntl
 import hashlib
 import json
 import math
@@ -18,7 +19,7 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -131,6 +132,15 @@ def train(folder: Path, config: dict[str, Any], words: Sequence[str] = ()) -> Re
     return Result(folder, **json.loads(file.read_text(encoding="utf-8")))
 
 
+@contextmanager
+def alone(lock: Path) -> Iterator[None]:
+    """Waits for the other processes that hold a lock."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def digest(what: Any) -> str:
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:10]
 
@@ -197,7 +207,8 @@ def judge(seed: int, out: Path, every: bool = False, cures: bool = True) -> Judg
     """Runs a case and its sound form, and where it fails the first prescriptions until one heals, or every one."""
     case = draw(seed)
     folder = out / f"seed-{seed:04}"
-    sound = train(out / "sound" / digest(case.sound), case.sound)
+    with alone(out / "sound" / f"{digest(case.sound)}.lock"):  # many cases have the same
+        sound = train(out / "sound" / digest(case.sound), case.sound)
     judged = Judged(case, sound, train(folder / "failure", case.config), [])
     if not (cures and judged.failed):
         return judged

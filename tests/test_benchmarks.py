@@ -17,7 +17,7 @@ from gan.penalties import R1
 sys.path.append(str(ROOT / "scripts"))
 
 import benchmark
-from benchmarks import recipes, step
+from benchmarks import failures, recipes, step
 from benchmarks.bare_loop import bare_loop
 
 DOOR = ROOT / "scripts" / "benchmark.py"
@@ -92,6 +92,58 @@ def test_the_door_runs_as_a_script():
 
 def test_recipes_are_the_shipped_configs():
     assert set(recipes.RECIPES) == {path.stem for path in (ROOT / "configs").glob("*.yaml")}
+
+
+def test_the_table_of_failures_has_a_row_for_each():
+    page = failures.PAGE.read_text("utf-8")
+    assert sorted(failures.names_on(page)) == failures.FAILURES
+    assert failures.with_table(page, "").count(failures.END) == 1
+
+
+FINDING = {"name": "fever", "since": 2, "until": None, "why": "", "symptoms": []}
+FINDING |= {"prescriptions": [{"settings": ["--model.loss", "Hinge"], "text": ""}, {"settings": [], "text": "x"}]}
+
+
+def test_failures(tmp_path, monkeypatch, capsys):
+    """A row for each; what has ended is not trained again, and the page is written for all of them alone."""
+    trained = []
+
+    def gan(*words, may_fail):
+        run_dir = words[words.index("--run_dir") + 1]
+        cured = "--config" in words and run_dir.name.endswith("-cured")
+        run_dir.mkdir(parents=True)
+        (run_dir / "findings.json").write_text(json.dumps([] if cured else [FINDING]), "utf-8")
+        (run_dir / "metrics.csv").write_text(f"step,fid/own\n1,50\n9,{4.4 if cured else 41.6}\n", "utf-8")
+        trained.append((run_dir.name, [word.parent.name for word in words if getattr(word, "suffix", "") == ".yaml"]))
+        return 12.3
+
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{failures.BEGIN}\nold\n{failures.END}\nafter\n", "utf-8")
+    monkeypatch.setattr(failures, "gan", gan)
+    monkeypatch.setattr(failures, "PAGE", page)
+    out = ["--out", str(tmp_path / "runs"), "--at_once", "1"]
+    benchmark.main(["failures", "--configs", "collapse", *out])
+    row = "| `collapse.yaml` | a clipped Wasserstein critic, and momentum on both sides | fever | 42 | "
+    row += "`--model.loss Hinge` | 4.4 | 12 |"
+    assert row in capsys.readouterr().out
+    assert trained == [("collapse", ["failures"]), ("collapse-cured", ["failures", "cures"])]
+    assert "old" in page.read_text("utf-8")
+    benchmark.main(["failures", *out])
+    assert len(trained) == 2 * len(failures.FAILURES)
+    text = page.read_text("utf-8")
+    assert row in text
+    assert text.startswith("before\n")
+    assert text.endswith(f"{failures.END}\nafter\n")
+    assert sorted(failures.names_on(text)) == failures.FAILURES
+
+
+def test_a_run_that_may_fail(monkeypatch):
+    from benchmarks import runs
+
+    monkeypatch.setattr(runs.sys, "executable", "false")
+    assert runs.gan("fit", may_fail=True) >= 0
+    with pytest.raises(SystemExit, match="a run has failed"):
+        runs.gan("fit")
 
 
 @pytest.mark.parametrize("one_pass", [True, False])

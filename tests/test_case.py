@@ -145,3 +145,23 @@ def test_a_prescription_of_two_conditions_is_tried_once():
     told = [finding(RATE, name="a"), finding(NETWORK, RATE, name="b")]
     run = Case(Path(), {}, [], told, told)
     assert run.treatments == [Treatment(RATE, {"a", "b"}), Treatment(NETWORK, {"b"})]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "both"),
+    [
+        ("--a.lr 1", "--b.lr 1", "--a.lr 1 --b.lr 1"),
+        ("--a.lr 1", "--a.lr 2", None),
+        ("--a.lr 1", "--a.lr=1 --b 2", None),
+        ("--a.lr 1 --c 3", "--a.lr=1 --b 2", "--a.lr 1 --c 3 --b 2"),
+        ("--a X", "--a.lr 1", None),
+        ("--a.init_args.lr 1", "--a.lr 2", None),
+        ("--a X --a.lr 1", "--a X --a.norm 2", "--a X --a.lr 1 --a.norm 2"),
+        ("--p+=R1 --p.weight 1", "--p+=R1 --p.weight 2", None),
+        ("--p+=R1 --p.weight 1", "--p null", None),
+        ("--a_b 1", "--a 1", "--a_b 1 --a 1"),
+    ],
+)
+def test_two_prescriptions_as_one(one, other, both):
+    found = Treatment(tuple(one.split()), {"x"}).with_other(Treatment(tuple(other.split()), {"y"}))
+    assert found == (None if both is None else Treatment(tuple(both.split()), {"x", "y"}))

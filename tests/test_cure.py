@@ -524,21 +524,53 @@ def test_a_strangers_run_needs_trust_and_then_is_treated(config, forks, capsys):
     assert rows()[-1][-1] == "yes"
 
 
-# ---------------------------------------------------------------------- a real one
+# ---------------------------------------------------------------------- as users start it
+
+
+DOOR = [sys.executable, "-m", "gan.cli"]
+
+
+def until(happens, seconds=60) -> None:
+    deadline = time.monotonic() + seconds
+    while not happens():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 @pytest.mark.slow
-def test_cure_of_a_failure(tmp_path):
-    """From a shell: the shipped failure, its real doctor, trials side by side; and a cure of a trial."""
-    door = [sys.executable, "-m", "gan.cli"]
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+def test_ended_by_a_signal(config, number):
+    """Both trials save and end with it, but by SIGKILL, which nobody sees; then they are waited for. All is resumed."""
+    sick(config, finding(HEALS, HELPS), sleep=12 if number == signal.SIGKILL else 1.5)
+    folders = [Path("run/cure/1"), Path("run/cure/2")]
+    words = [*DOOR, "cure", "--run_dir", "run", "--jobs", "2"]
+    first = process(words, start_new_session=True)  # a shell lets what it starts in the background ignore SIGINT
+    until(lambda: all(folder.is_dir() and trials.batch_in(folder) >= 1 for folder in folders))
+    first.send_signal(number)
+    first.communicate()
+    assert first.returncode == (-9 if number == signal.SIGKILL else 128 + number)
+    if number != signal.SIGKILL:
+        assert all(map(trials.is_free, folders))
+        assert all((folder / "checkpoints" / "last.ckpt").exists() for folder in folders)
+    assert not any(map(trials.is_over, folders))
+    again = process(words)
+    output, errors = again.communicate()
+    assert (again.returncode, errors) == (0, "")
+    assert output.count("waiting        run/cure/") == (2 if number == signal.SIGKILL else 0)
+    assert [row[1:] for row in rows()[1:]] == [["nothing wrong", "10", "3", "yes"], [SICK, "30", "3", "no"]]
+
+
+@pytest.mark.slow
+def test_cure_of_a_failure():
+    """The shipped failure with its real doctor, trials side by side; what healed is well."""
     failure = ["--config", str(ROOT / "configs" / "failures" / "dead_discriminator.yaml"), "--run_dir", "run"]
-    assert process([*door, "fit", *failure], stdout=None).wait() == 0
-    done = process([*door, "cure", "--run_dir", "run", "--jobs", "2"])
+    assert process([*DOOR, "fit", *failure], stdout=None).wait() == 0
+    done = process([*DOOR, "cure", "--run_dir", "run", "--jobs", "2"])
     output, errors = done.communicate()
     assert (done.returncode, errors) == (0, ""), output
-    assert "healed" in output
     (line,) = [line for line in output.splitlines() if line.startswith("train on ")]
     assert process([sys.executable, *shlex.split(line)[3:]], stdout=None).wait() == 0
-    assert json.loads(Path("run-cured/findings.json").read_text("utf-8")) == []
-    done = process([*door, "cure", "--run_dir", "run-cured"])
+    done = process([*DOOR, "cure", "--run_dir", "run-cured"])
     assert (done.communicate()[0], done.returncode) == ("run-cured is well: nothing wrong with the gradients\n", 0)
+    done = process([*DOOR, "cure", "--run_dir", "run/cure/1", "--budget", "1"])
+    assert "run/cure/1 is well" in done.communicate()[0]

@@ -136,8 +136,8 @@ def test_words_are_appended_and_those_that_are_no_setting_are_refused(tmp_path):
     train(tmp_path / "run", short(0), ["--model.generator_optimizer.lr", "0.123"])
     config = yaml.safe_load((tmp_path / "run" / "run" / "config.yaml").read_text("utf-8"))
     assert config["model"]["generator_optimizer"]["init_args"]["lr"] == 0.123
-    refused = train(tmp_path / "refused", short(0), ["--model.discriminator.activation", "relu"])
-    assert "activation" in refused.refused
+    refused = train(tmp_path / "refused", short(0), ["--model.discriminator.slope", "0.2"])
+    assert "slope" in refused.refused
     assert refused.ended == ""
     assert not heals("it", refused, result(50), result(10))
 
