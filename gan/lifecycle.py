@@ -306,8 +306,8 @@ class Lifecycle(L.LightningModule):
         name, made = ("discriminator", "logits") if own else ("generator", "images")
         return (
             f"model.{name}: no gradient comes back from the {made} that {type(getattr(self, name)).__name__} makes, so "
-            "that nothing could be learnt; see that its forward has no detach(), no_grad(), numpy() or argmax in the "
-            "way, and uses its own weights"
+            "that nothing could be learnt; see that there is no detach(), no_grad(), numpy() or argmax between its "
+            "weights and the loss, in its forward or in a step of your own"
         )
 
     # ------------------------------------------------------------------ start

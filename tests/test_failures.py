@@ -25,7 +25,7 @@ FAILURES = {  # condition, what its cures must name, and the FID that the cured 
     "steep_critic": ("exploding gradients", "`--model.penalties+=GradientPenalty`", 12),
     "wrong_range": ("wrong range", "scale the data to [-1, 1]", 12),
     "probabilities": ("probabilities for logits", "", 12),
-    "detached_generator": ("detached generator", "", 20),
+    "detached_generator": ("detached generator", "", 12),
     "deaf_generator": ("deaf generator", "", 6),
     "frozen_generator": ("weights that do not move", "", 12),
     "lagging_average": ("average that lags", "", 12),

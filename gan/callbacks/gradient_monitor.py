@@ -30,6 +30,7 @@ from gan.parallel import is_broken_off
 from gan.spec import uncompiled
 
 MAX_COLUMNS = 200  # of a heat map
+FEW = 16  # images by which an average is judged
 
 
 class GradientMonitor(Callback):
@@ -221,27 +222,30 @@ class GradientMonitor(Callback):
         """
         if pl_module.fixed_condition is None and pl_module.condition_shape is not None:
             return {}  # there is no data to have sources of
-        images = self.drawn(pl_module, pl_module.generator)
+        images = self.drawn(pl_module, pl_module.generator, len(pl_module.fixed_latents))
         size, before = tuple(images.shape[1:]), self.pictures
         self.pictures = small(images, 16)
         moved = {"movement": None if before is None else distance(self.pictures, before, size)}
         if pl_module.generator_ema is None:
             return moved
-        now = {"moved": small(images, 4), "moved_average": small(self.drawn(pl_module, pl_module.generator_ema), 4)}
+        of_average = self.drawn(pl_module, pl_module.generator_ema, FEW)
+        now = {"moved": small(images[:FEW], 4), "moved_average": small(of_average, 4)}
         if not self.first:
             self.first = now
             return moved
         return moved | {name: distance(now[name], self.first[name], size) for name in now}
 
-    def drawn(self, pl_module: GAN, network: nn.Module) -> Tensor:
-        """The images of the fixed latents by a generator, in the modes of the one that trains."""
+    def drawn(self, pl_module: GAN, network: nn.Module, num: int) -> Tensor:
+        """The images of the first fixed latents by a generator, in the modes of the one that trains."""
+        latents, condition = pl_module.fixed_latents[:num], pl_module.fixed_condition
+        condition = None if condition is None else condition[:num]
         modules = list(uncompiled(network).modules())
         modes = [module.training for module in modules]
         try:
             for module, like in zip(modules, uncompiled(pl_module.generator).modules(), strict=False):
                 module.training = like.training
             with torch.no_grad(), state_restored([network], pl_module.device, seed=0):
-                return in_own_precision(network, pl_module.fixed_latents, pl_module.fixed_condition).float()
+                return in_own_precision(network, latents, condition).float()
         finally:
             for module, training in zip(modules, modes, strict=True):
                 module.training = training

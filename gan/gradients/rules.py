@@ -97,7 +97,7 @@ class Thresholds:
         unheard: or, from the first measurement on, below this in any case.
         moved: Average that lags or was never updated: the generator's images have moved by more than this part of the
             distance between two real ones,
-        never_updated: and its average's by less than this part of that in all measurements;
+        never_updated: and its average's by no more than this part of that in all measurements;
         lagging: or by less than this part, when there are eight.
     """
 
@@ -125,7 +125,7 @@ class Thresholds:
     deaf_part: float = 0.25
     unheard: float = 1e-4
     moved: float = 0.5
-    never_updated: float = 0.02
+    never_updated: float = 1e-4
     lagging: float = 0.5
 
     def __post_init__(self) -> None:

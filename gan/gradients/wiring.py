@@ -101,7 +101,8 @@ def frozen(record: Record, limits: Thresholds) -> Finding | None:
         return Finding(
             FROZEN,
             f"in {len(still)} measurements no step has changed any weight of the {name}, though its gradient is "
-            f"{network.total:.2g}: its rate is 0, or its weights are not those that its optimizer has",
+            f"{network.total:.2g}: its rate is 0, its weights are not those that its optimizer has, or the loss of its "
+            "steps is of other images than it makes",
             "Goodfellow et al. 2014, arXiv:1406.2661",
             network=name,
         )

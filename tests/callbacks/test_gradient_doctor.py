@@ -250,6 +250,21 @@ def test_a_symptom_is_not_over_while_a_cause_hides_it(make_trainer, make_gan, da
     ]
 
 
+def test_what_is_listed_under_a_cause_is_not_over(make_trainer, make_gan, data, monkeypatch):
+    """It holds, and is told no more beside what it follows from."""
+    dead, cause = replace(ILL, name="dead discriminator"), replace(ILL, name="constant data")
+    whole = replace(cause, symptoms=("dead discriminator",))
+    found = {1: [dead], 2: [dead], 3: [whole], 4: [whole], 5: [whole], 6: [cause], 7: [cause]}
+    monkeypatch.setattr(doctor_module, "diagnose", lambda record, _: found[record.stats[-1].step])
+    monkeypatch.setattr(doctor_module, "can_be_over", lambda *_: True)
+    doctor = GradientDoctor(patience=2)
+    make_trainer(max_steps=7, callbacks=[GradientMonitor(every=1, images=8), doctor]).fit(make_gan(), data)
+    assert [(told["name"], told["since"], told["until"]) for told in doctor.told] == [
+        ("dead discriminator", 2, 7),
+        ("constant data", 4, None),
+    ]
+
+
 class Dark(Callback):
     """Makes all generated images black from one batch on, and gives the generator its weights again after another."""
 

@@ -19,9 +19,10 @@ from torch import nn
 from torch.optim import SGD, Adam
 
 from gan import GAN
-from gan.callbacks import GradientClipping, GradientMonitor, RunCheckpoint
+from gan.callbacks import GradientClipping, GradientMonitor, NonFiniteGuard, RunCheckpoint
 from gan.callbacks.gradient_doctor import figures
 from gan.callbacks.gradient_monitor import MAX_COLUMNS
+from gan.errors import GANError
 from gan.gradients import measure
 from gan.gradients.clip import ByNorm
 from gan.loggers import MetricsTable
@@ -454,6 +455,91 @@ class Level(nn.Module):
 
     def forward(self, latents):
         return self.level.expand(len(latents), *SHAPE) + 0 * latents.sum()
+
+
+def test_batches_are_held_against_those_before(make_gan, make_trainer):
+    """The latest 16, whenever it measures; an epoch that is one batch is known for it."""
+    found = []
+    for size in (16, 512):
+        monitor = GradientMonitor(every=20, images=8)
+        keep = Keep(monitor)
+        make_trainer(max_steps=20, callbacks=[monitor, keep]).fit(make_gan(), SmallMNIST(size, validation_size=0))
+        found += [stats.batch for stats in keep.records]
+    assert [(stats.seen, stats.distinct) for stats in found[:2]] == [(1, 1), (16, 16)]
+    assert found[1].images == 16
+    assert found[1].label_share < 0.9
+    assert found[-1].epoch == 1
+    assert found[-1].distinct == 1
+
+
+class Stays(Callback):
+    """An average that nobody updates, or one that is the generator."""
+
+    def __init__(self, follows):
+        self.follows = follows
+
+    def setup(self, trainer, pl_module, stage):
+        pl_module.add_ema()
+
+    def on_train_batch_end(self, trainer, pl_module, *rest):
+        if self.follows:
+            pl_module.generator_ema.load_state_dict(pl_module.generator.state_dict())
+
+
+@pytest.mark.parametrize("follows", [False, True])
+def test_how_far_an_average_moves(make_trainer, data, follows):
+    gan, monitor = make(norm="none"), GradientMonitor(every=2, images=8)
+    keep = Keep(monitor)
+    make_trainer(max_steps=4, callbacks=[Stays(follows), monitor, keep]).fit(gan, data)
+    first, *others = keep.records
+    assert (first.moved, first.moved_average) == (None, None)
+    for stats in others:
+        assert stats.moved > 0
+        assert stats.moved_average == (pytest.approx(stats.moved, rel=0.1) if follows else 0)  # a batch norm of fewer
+    assert gan.generator_ema.training
+
+
+class Lost(MLPGenerator):
+    """Its images have lost their graph."""
+
+    def forward(self, z):
+        return super().forward(z).detach()
+
+
+def test_a_generator_without_a_graph_is_a_line(make_gan, make_trainer, data):
+    monitor = GradientMonitor(every=1, images=8)
+    with pytest.raises(GANError, match=r"^model.generator: no gradient comes back from the images that Lost makes"):
+        make_trainer(callbacks=[monitor]).fit(GAN(Lost(SHAPE, 8), make_gan().discriminator), data)
+    assert monitor.able
+
+
+@pytest.mark.parametrize("network", OPTIMIZER_ORDER)
+def test_a_network_without_a_weight_that_learns_is_a_line(make_gan, make_trainer, data, network):
+    gan = make_gan()
+    getattr(gan, network).requires_grad_(False)
+    with pytest.raises(GANError, match=rf"^model.{network}: MLP\w+ has no weight that requires a gradient"):
+        make_trainer().fit(gan, data)
+
+
+def test_a_step_that_was_taken_back_changes_nothing_by_itself(make_gan, make_trainer, data):
+    """What a NonFiniteGuard skips is no weight that does not move."""
+
+    class Break(Callback):
+        def on_after_backward(self, trainer, pl_module):
+            if trainer.global_step == 4:
+                for parameter in pl_module.generator.parameters():
+                    if parameter.grad is not None:
+                        parameter.grad.fill_(float("nan"))
+
+    monitor = GradientMonitor(every=2, images=8)
+    keep = Keep(monitor)
+    keep.on_before_optimizer_step = lambda *step: None  # there are gradients that are none
+    guard = NonFiniteGuard(policy="skip")
+    make_trainer(max_steps=4, callbacks=[Break(), guard, monitor, keep]).fit(make_gan(), data)
+    assert guard.counts["generator"] == 1
+    ratios = [stats.generator.update_ratio for stats in keep.records]
+    assert ratios[-1] is None
+    assert all(ratio > 0 for ratio in ratios[:-1])
 
 
 def test_movement(make_trainer, data):

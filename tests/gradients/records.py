@@ -184,13 +184,13 @@ WIRING_SHOWN = {  # likewise
     ],
     "average that was never updated": [
         (
-            {"every": True, "moved": 20.0, "moved_average": 0.39},
-            {"every": True, "moved": 9.0, "moved_average": 0.1, "spread_real": 20.0},  # it has hardly moved itself
+            {"every": True, "moved": 20.0, "moved_average": 0.0019},
+            {"every": True, "moved": 9.0, "moved_average": 0.0, "spread_real": 20.0},  # it has hardly moved itself
         ),
     ],
     "average that lags": [
         ({"moved": 20.0, "moved_average": 9.9}, {"moved": 20.0, "moved_average": 10.1}),
-        ({"moved": 20.0, "moved_average": 0.39}, {"moved": 20.0, "moved_average": None}),
+        ({"every": True, "moved": 20.0, "moved_average": 0.0021}, {"moved": 20.0, "moved_average": None}),
     ],
 }
 

@@ -80,12 +80,65 @@ def test_linear_networks_by_hand(num):
         close(stats.logit_real, real_logits.mean().item())
         close(stats.logit_fake, fake_logits.mean().item())
         close(stats.logit_gap, (real_logits - fake_logits).mean().item())
+        logits = torch.cat([real_logits, fake_logits])
+        close(stats.range_logit, (logits.min().item(), logits.max().item()))
+        close(stats.response, (fake - fake.roll(1, 0)).norm(dim=1).square().mean().sqrt().item())
+        assert (g.ends, d.ends, g.activations, d.activations) == ("linear", "linear", (), ())
+        assert (g.trainable, d.trainable) == (4 * 5 + 6 * 16, 17 * 6 + 7)
         close(stats.range_real, (real.min().item(), real.max().item()))
         close(stats.range_fake, (fake.min().item(), fake.max().item()))
         close(stats.extreme_real, (real.abs() > 0.99).double().mean().item())
         close(stats.extreme_fake, (fake.abs() > 0.99).double().mean().item())
         for spread, images in ((stats.spread_real, real), (stats.spread_fake, fake)):
             close(spread, nn.functional.pdist(images.flatten(1)).square().mean().sqrt().item())
+
+
+class Dice(nn.Module):
+    """Draws images without looking at its latents."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1, dtype=torch.float64))
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return torch.sigmoid(self.scale * torch.randn(len(latents), *SHAPE, dtype=torch.float64))
+
+
+def test_what_layers_draw_is_no_response_to_latents():
+    """The same noise comes again, for another latent."""
+    _, discriminator = linear_pair()
+    stats = measure(Dice(), discriminator, NonSaturating(), **batch())
+    assert stats.response == 0
+    assert stats.spread_fake > 0
+    assert stats.generator.ends == "sigmoid"
+    silent = measure(Dice(), discriminator, NonSaturating(), respond=False, **batch())
+    assert silent.response is None
+    assert replace(stats, response=None) == silent
+
+
+class Detached(Pipe):
+    """A generator whose images have lost their graph."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).detach()
+
+
+@pytest.mark.parametrize("loss", [NonSaturating(), RelativisticPaired()])
+def test_a_generator_without_a_graph_is_measured(loss):
+    """The gradient that comes to its images is that of any other's, and what comes to its weights is 0."""
+    generator, discriminator = linear_pair()
+    expected = measure(generator, discriminator, loss, **batch())
+    detached = Detached(*generator.layers, shape=SHAPE)
+    stats = measure(detached, discriminator, loss, **batch())
+    assert stats.generator.total == 0
+    assert stats.generator.activation_gradients == {}
+    assert set(stats.generator.parameter_gradients.values()) == {0}
+    assert stats.generator.ends is None
+    close(stats.image_gradient, expected.image_gradient)
+    assert stats.discriminator == expected.discriminator
+    detached.requires_grad_(False)
+    frozen = measure(detached, discriminator, loss, **batch())
+    assert (frozen.generator.total, frozen.generator.trainable) == (0, 0)
 
 
 def test_held_out_images_by_hand():

@@ -30,7 +30,7 @@ OTHER = [  # a threshold, what is then a condition and is none by default, and t
     ({"lagging": 0.6}, {"moved": 20.0, "moved_average": 10.1}, "average that lags"),
     (
         {"moved": 0.4},
-        {"every": True, "moved": 9.0, "moved_average": 0.1, "spread_real": 20.0},
+        {"every": True, "moved": 9.0, "moved_average": 0.0, "spread_real": 20.0},
         "average that was never updated",
     ),
 ]

@@ -63,6 +63,17 @@ def test_scores_are_those_of_the_functions(in_memory):
     assert evaluator.generate(make, 300).fid == generated.fid
 
 
+def test_the_largest_class_is_of_the_training_images():
+    """By what the classifier says of them; None where there is none."""
+    train, test = loaders()
+    evaluator = Evaluator(Pooled(), train, test)
+    found = evaluator.logits(evaluator.training).argmax(1)
+    assert evaluator.largest_class == pytest.approx(found.bincount().max().item() / 256)
+    one = InMemory(train.images[:1].expand(256, -1, -1, -1), train.labels)
+    assert Evaluator(Pooled(), one, test).largest_class == 1
+    assert Evaluator(torch.nn.Sequential(torch.nn.AvgPool2d(7), torch.nn.Flatten()), train, test).largest_class is None
+
+
 def test_scores_of_what_was_asked_for():
     """By hand: the classifier's hits; and the mean of the FIDs of each class, where there are images enough."""
     evaluator = Evaluator(Few(), *loaders())
