@@ -41,6 +41,7 @@ class Change:
 
 NO_CHANGE = Change()
 REPAIR = "gan.networks.repair."
+OUTERMOST = f"{REPAIR}Normalized"
 
 
 def wraps(value: Any) -> bool:
@@ -49,13 +50,14 @@ def wraps(value: Any) -> bool:
 
 
 def around(wrapper: dict[str, Any], network: dict[str, Any]) -> dict[str, Any]:
-    """A repair of a network in another one, around that one, unless it is there already."""
-    inner: Any = network
+    """A network with a repair more, unless it has that one already; what the data tells is told to the outermost."""
+    inner, found = network, {wrapper["class_path"]}
     while wraps(inner):
-        if inner["class_path"] == wrapper["class_path"]:
-            return network
+        found.add(inner["class_path"])
         inner = inner["init_args"]["network"]
-    return class_of(wrapper["class_path"], **{**wrapper["init_args"], "network": network})
+    for path in sorted(found, key=lambda path: path == OUTERMOST):
+        inner = class_of(path, network=inner)
+    return inner
 
 
 def covered(name: str, settings: Mapping[str, Any]) -> bool:

@@ -6,20 +6,22 @@ What the data says of its images reaches a network of one's own in there as writ
 `init_args`, where it takes it. Wrappers hold each other, too: `Normalized` in `Logit` mends both.
 """
 
-import math
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
 from gan.errors import GANError
-from gan.networks.network import Wrapper, innermost
+from gan.networks.network import Wrapper, innermost, is_conditional, trial_condition
 
 EPS = 1e-6  # how far from 0 and 1 a probability is taken to be, of which nothing more is known
+TRIALS = 64  # random inputs by which a network is scaled
 Transposed = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 Weighted = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | Transposed
 
@@ -143,51 +145,95 @@ class Tanh(Wrapper):
 class Normalized(Wrapper):
     """A network through whose layers signal and gradient come as it starts, whatever its initialisation.
 
-    - Weights start as they are drawn, but scaled to a root mean square of 1/sqrt(fan_in), and biases at 0, whatever
-      they were initialised with. Nothing more is drawn.
+    - Each unit starts with a mean of 0 and a standard deviation of 1 over a batch of random inputs: data-dependent
+      initialisation (Salimans & Kingma 2016, arXiv:1602.07868; Mishkin & Matas 2016, arXiv:1511.06422). Layers are
+      taken in the order in which they run, so that sums of residual branches are counted in. Weights keep the
+      directions that they were drawn with; those of a layer that is all zero are drawn.
     - Each linear layer and convolution but the first is given its input less the mean of it in the sample, which for a
       linear layer is the same as to centre the weights of each unit (Qiao et al. 2019, arXiv:1903.10520; Brock et al.
       2021, arXiv:2101.08692). Sigmoids make numbers about 1/2: of what tells images apart, each layer would lose most.
 
-    There is no layer normalisation: in a discriminator it makes logits steep where an image has little contrast, and it
-    healed less. Eight sigmoid layers are healed, thirty are not. What comes of one image does not depend on the rest of
-    its batch. Which layer is first goes by the order in which `__init__` makes them. Names of weights do not change, but
-    for the `network.` in front.
+    There is no layer normalisation: in a discriminator it makes logits steep where an image has little contrast. What
+    comes of one image does not depend on the rest of its batch. Which layer is first goes by the order in which
+    `__init__` makes them. Names of weights do not change, but for the `network.` in front.
 
     Args:
         network: Generator or discriminator.
+        image_shape: Channels, height and width of an image, by which a discriminator's inputs are drawn; the
+            network's own if not given.
 
     Raises:
-        ValueError: If there are not two such layers.
+        ValueError: If there are not two such layers, or no shape is known.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, image_shape: tuple[int, int, int] | None = None) -> None:
         super().__init__(network)
+        self.image_shape = image_shape or getattr(network, "image_shape", None)
         layers = [layer for layer in network.modules() if isinstance(layer, Weighted)]
         if len(layers) < 2:
             raise GANError(
                 f"{type(innermost(network)).__name__} has no two linear layers or convolutions, between which there "
                 "is something to normalise: leave repair.Normalized out"
             )
-        for number, layer in enumerate(layers):
-            rescale(layer)
-            if number > 0:
-                layer.register_forward_pre_hook(centre)
+        rng = torch.Generator().manual_seed(0)
+        for layer in layers[1:]:
+            layer.register_forward_pre_hook(centre)
+        hooks = [layer.register_forward_hook(partial(standardize, rng=rng, done=set())) for layer in layers]
+        buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                network(*self.random_inputs(rng))
+        finally:
+            for hook in hooks:
+                hook.remove()
+            for buffer, before in buffers:
+                buffer.copy_(before)
+
+    def random_inputs(self, rng: torch.Generator) -> tuple[Tensor, ...]:
+        """Latents, or images of all degrees of detail, and what they are of."""
+        latent_dim = getattr(self.network, "latent_dim", None)
+        if latent_dim is not None:
+            inputs = torch.randn(TRIALS, latent_dim, generator=rng)
+        else:
+            shape = self.image_shape
+            if shape is None:
+                name = type(innermost(self)).__name__
+                raise GANError(
+                    f"repair.Normalized draws images for {name}: give it image_shape=(channels, height, width)"
+                )
+            sizes = {min(size, side) for size in (1, 4, 16, 64) for side in shape[1:]}
+            parts = [torch.randn(TRIALS, shape[0], size, size, generator=rng) for size in sorted(sizes)]
+            inputs = (
+                torch.stack([F.interpolate(part, list(shape[1:]), mode="bilinear") for part in parts]).sum(0).tanh()
+            )
+        told = getattr(self.network, "num_classes", None), getattr(self.network, "condition_shape", None)
+        condition = trial_condition(TRIALS, *told, inputs) if is_conditional(self.network) else None
+        return (inputs,) if condition is None else (inputs, condition)
 
 
-@torch.no_grad()
-def rescale(layer: Weighted) -> None:
-    """Scales weights, in place, to a root mean square of 1/sqrt(fan_in), and sets biases to 0."""
+def standardize(layer: Weighted, inputs: Any, output: Tensor, rng: torch.Generator, done: set[nn.Module]) -> Tensor:
+    """The hook after a layer, for the first time that it runs: scales each unit, and moves it by its bias."""
     weight, bias = (dict(layer.named_parameters(recurse=False)).get(name) for name in ("weight", "bias"))
-    if bias is not None:
-        bias.zero_()
-    if weight is not None:  # of a parametrized layer it is none
-        fan_in = weight[0].numel()
-        if isinstance(layer, Transposed):
-            fan_in = layer.in_channels // layer.groups * math.prod(layer.kernel_size) / math.prod(layer.stride)
-        size = weight.square().mean().sqrt()
-        if size > 0:
-            weight.mul_(1 / size / math.sqrt(fan_in))
+    if layer in done or weight is None:  # of a parametrized layer it is none
+        return output
+    done.add(layer)
+    if not weight.any():
+        weight.copy_(torch.randn(weight.shape, generator=rng))
+        output = layer.forward(inputs[0])
+    units = -1 if isinstance(layer, nn.Linear) else 1
+    others = [dim for dim in range(output.ndim) if dim != units % output.ndim]
+    mean, std = output.mean(others, keepdim=True), output.std(others, keepdim=True)
+    std = torch.where(std > EPS * std.max(), std, torch.ones_like(std))  # of a unit that says nothing
+    dim = 1 if isinstance(layer, Transposed) else 0
+    if std.numel() != weight.shape[dim]:  # of groups of transposed convolutions, whose weights share their dimension
+        std = std.square().mean().sqrt().expand_as(std)
+        weight.div_(std.flatten()[0])
+    else:
+        weight.div_(std.flatten().view([-1 if each == dim else 1 for each in range(weight.ndim)]))
+    if bias is None:
+        return output / std
+    bias.copy_((bias - mean.flatten()) / std.flatten())
+    return (output - mean) / std
 
 
 def sample_dims(layer: nn.Module, values: Tensor) -> tuple[int, ...]:
@@ -199,6 +245,33 @@ def centre(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """The hook before a layer: its input without its mean."""
     x, *others = inputs
     return (x - x.mean(sample_dims(layer, x), keepdim=True), *others)
+
+
+class Unmixed(Wrapper):
+    """A discriminator that judges each image by itself: a layer norm (of one group) where it has batch norms.
+
+    Penalties are about each image's own gradient, and a batch norm mixes the images of a batch; it also sees real and
+    generated images apart, each by their own mean.
+
+    Args:
+        network: The discriminator.
+
+    Raises:
+        ValueError: If it has no batch norm.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__(network)
+        places = [
+            (module, name, norm)
+            for module in network.modules()
+            for name, norm in module.named_children()
+            if isinstance(norm, _BatchNorm)
+        ]
+        if not places:
+            raise GANError(f"{type(innermost(network)).__name__} has no batch norm: leave repair.Unmixed out")
+        for module, name, norm in places:
+            setattr(module, name, nn.GroupNorm(1, norm.num_features))
 
 
 # ---------------------------------------------------------------------- what is added up

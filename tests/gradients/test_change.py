@@ -29,6 +29,7 @@ def test_of_two_repairs_of_a_network_the_second_is_around_the_first():
     inner = class_of("gan.networks.repair.Tanh", network=own)
     assert both.settings == {"model.generator": class_of("gan.networks.repair.Normalized", network=inner)}
     assert both & repaired("Tanh", own) == both
+    assert (repaired("Normalized", own) & repaired("Tanh", own)).settings == both.settings  # which the data tells more
     other = Change({"model.generator": class_of("gan.networks.DCGANGenerator")})
     assert (other & repaired("Tanh", own)).settings == other.settings
 

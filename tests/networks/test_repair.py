@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from gan import GAN
 from gan.networks import first_layers, is_conditional
 from gan.networks.network import misses_condition
-from gan.networks.repair import Logit, Normalized, ScaledResiduals, Tanh
+from gan.networks.repair import Logit, Normalized, ScaledResiduals, Tanh, Unmixed
 from gan.spec import described
 
+SHAPE = (1, 4, 4)
 IMAGES = torch.linspace(-1, 1, 4 * 16).view(4, 1, 4, 4)
 LATENTS = torch.linspace(-2, 2, 4 * 3).view(4, 3)
 
@@ -162,17 +163,18 @@ def test_tanh_refuses_a_second_one():
 # ---------------------------------------------------------------------- between layers
 
 
-@pytest.mark.parametrize("std", [None, 1.0, 1e-4])
-def test_normalized_brings_the_gradient_to_the_first_layer_of_eight_sigmoids(std):
+@pytest.mark.parametrize("depth", [8, 30])
+@pytest.mark.parametrize("std", [None, 1.0, 1e-4, 0.0])
+def test_normalized_brings_the_gradient_to_the_first_layer_of_sigmoids(std, depth):
     torch.manual_seed(0)
-    network = Normalized(Deep(std=std))
+    network = Normalized(Deep(depth, std), SHAPE)
     network(IMAGES).sum().backward()
     norms = [parameter.grad.norm() for parameter in network.parameters() if parameter.grad is not None]
     assert 1e-2 < norms[0] / norms[-4] < 1e2
 
 
 def test_normalized_leaves_images_of_a_batch_alone():
-    network = Normalized(Deep())
+    network = Normalized(Deep(), SHAPE)
     torch.testing.assert_close(network(IMAGES)[:1], network(IMAGES[:1]))
 
 
@@ -180,9 +182,52 @@ def test_normalized_draws_nothing_and_names_weights_as_they_were():
     torch.manual_seed(0)
     plain, following = Deep(), torch.rand(1)
     torch.manual_seed(0)
-    network = Normalized(Deep())
+    network = Normalized(Deep(), SHAPE)
     assert torch.equal(torch.rand(1), following)
     assert [*network.network.state_dict()] == [*plain.state_dict()]
+
+
+@pytest.mark.parametrize("kind", [nn.Linear, nn.Conv2d, nn.ConvTranspose2d])
+@pytest.mark.parametrize("bias", [True, False])
+def test_normalized_starts_each_unit_at_unit_size(kind, bias):
+    """Of random inputs, whatever its weights were; and leaves running averages as they were."""
+
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            sizes = [(2 * 16, 6), (6, 3)] if kind is nn.Linear else [(2, 6, 2), (6, 3, 2)]
+            self.one, self.norm, self.two = kind(*sizes[0], bias=bias), nn.BatchNorm1d(6), kind(*sizes[1], bias=bias)
+            nn.init.normal_(self.one.weight, std=100)
+
+        def forward(self, images):
+            self.hidden = self.one(images.flatten(1) if kind is nn.Linear else images)
+            if kind is nn.Linear:
+                self.norm(self.hidden)
+            self.output = self.two(self.hidden.sigmoid())
+            return self.output
+
+    network = Normalized(Two(), (2, 4, 4))
+    assert torch.equal(network.network.norm.running_mean, torch.zeros(6))
+    network(*network.random_inputs(torch.Generator().manual_seed(1)))
+    for values in (network.network.hidden, network.network.output):
+        values = values.transpose(0, 1).flatten(1)
+        assert 0.6 < values.std(1).min() < values.std(1).max() < 1.6
+        assert not bias or values.mean(1).abs().max() < 0.6
+
+
+def test_normalized_asks_for_the_shape_that_nobody_tells():
+    with pytest.raises(ValueError, match=r"give it image_shape=\(channels, height, width\)"):
+        Normalized(Judge())
+
+
+def test_unmixed_judges_each_image_by_itself():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1))
+    assert not torch.allclose(network(IMAGES)[:1], network(IMAGES[:1].repeat(2, 1, 1, 1))[:1])
+    unmixed = Unmixed(network)
+    torch.testing.assert_close(unmixed(IMAGES)[:1], unmixed(IMAGES[:1]))
+    with pytest.raises(ValueError, match=r"leave repair\.Unmixed out"):
+        Unmixed(network)
 
 
 def test_normalized_refuses_a_network_without_hidden_layers():
@@ -214,7 +259,7 @@ def test_residual_blocks_that_cannot_be_scaled_are_refused():
 
 
 def test_wrapper_is_told_what_the_network_in_it_is_told():
-    wrapped = Tanh(Normalized(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))))
+    wrapped = Tanh(Normalized(Between()))
     assert not is_conditional(wrapped)
     assert not misses_condition(wrapped)
     told = Tanh(Told())
@@ -225,16 +270,16 @@ def test_wrapper_is_told_what_the_network_in_it_is_told():
 
 
 def test_wrapper_is_rebuilt_from_its_description():
-    gan = GAN(Tanh(Maker(end="sigmoid")), Logit(Normalized(Deep(depth=3))))
+    gan = GAN(Tanh(Maker(end="sigmoid")), Logit(Normalized(Deep(depth=3), SHAPE)))
     path = "gan.networks.repair."
     inner = {"class_path": f"{__name__}.Deep", "init_args": {"depth": 3, "std": None}}
-    normalized = {"class_path": path + "Normalized", "init_args": {"network": inner}}
+    normalized = {"class_path": path + "Normalized", "init_args": {"network": inner, "image_shape": SHAPE}}
     assert described(gan.discriminator) == {"class_path": path + "Logit", "init_args": {"network": normalized}}
     assert gan.hparams["discriminator"] == described(gan.discriminator)
 
 
 def test_first_layers_are_those_of_the_network_in_a_wrapper():
-    judge = Logit(Normalized(Judge()))
+    judge = Logit(Normalized(Judge(), SHAPE))
     assert [*first_layers(judge, 1, lambda: judge(IMAGES))] == ["network.network.hidden"]
 
 
