@@ -151,7 +151,7 @@ class Normalized(Wrapper):
 
     There is no layer normalisation: in a discriminator it makes logits steep where an image has little contrast, and it
     healed less. Eight sigmoid layers are healed, thirty are not. What comes of one image does not depend on the rest of
-    its batch. Which layer is first goes by the order in which `__init__` makes them. Names of weights do not change, but
+    its batch. Which layer is first goes by the order in which `__init__` makes them. Names of weights stay, but
     for the `network.` in front.
 
     Args:
