@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from commands import command, fit, process
+from commands import command, fit, load, process
 from conftest import ROOT
 from lightning import Callback
 
@@ -212,6 +212,34 @@ def test_the_run_as_it_was_is_trained_where_it_has_no_score_of_the_budget(config
     assert cured("--budget", "2") == 0
     assert rows() == [["as it was", SICK, "40", "2", ""], [shlex.join(HEALS), "nothing wrong", "10", "2", "yes"]]
     assert len(forks) == 2
+
+
+def test_what_fits_a_checkpoint_goes_on_from_where_the_run_was_well(config, forks, capsys):
+    """Another prescription changes networks: it begins anew, and is held against a run that does too."""
+    config = yaml.safe_load(yaml.safe_dump(config))
+    (saves,) = [each for each in config["trainer"]["callbacks"] if each["class_path"].endswith("RunCheckpoint")]
+    saves["init_args"] |= {"every": 2, "keep": 9}
+    (monitor,) = [each for each in config["trainer"]["callbacks"] if each["class_path"].endswith("GradientMonitor")]
+    monitor["init_args"]["every"] = 1
+    config["trainer"]["max_steps"] = 6
+    Path("config.yaml").write_text(yaml.safe_dump(config), "utf-8")
+    command("fit", "--config", "config.yaml", "--run_dir", "run")
+    network = ["--model.generator.latent_dim", "9"]
+    Path("run/findings.json").write_text(json.dumps([finding(HEALS, network, since=4)]), "utf-8")
+    assert cured("--budget", "4") == 0
+    said = capsys.readouterr().out
+    assert "2 prescriptions, 4 batches each from its start or batch 2" in said
+    assert rows()[:4] == [
+        ["as it was", SICK, "40", "4", ""],
+        ["as it was from batch 2", SICK, "40", "4", ""],
+        [shlex.join(HEALS), "nothing wrong", "10", "4", "yes"],
+        [shlex.join(network), SICK, "40", "4", "no"],
+    ]
+    (line,) = [line for line in said.splitlines() if line.startswith("train on ")]
+    assert line.endswith("--resume run/checkpoints/step_000002.ckpt")
+    command(*shlex.split(line)[5:])
+    states = load("run-cured/checkpoints/last.ckpt")["optimizer_states"]
+    assert states[OPTIMIZER_ORDER.index("discriminator")]["param_groups"][0]["lr"] == 0.001
 
 
 def test_nothing_heals(config, forks, capsys):
