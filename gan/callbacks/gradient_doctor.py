@@ -64,7 +64,7 @@ class GradientDoctor(Callback):
         self.seen: dict[str, int] = {}  # by condition: measurements in a row that show it, or below 0 that do not
         self.told: list[dict[str, Any]] = []  # findings, each with the batches `since` and, if it is over, `until`
         self.batch_size = 0  # images, over all processes
-        self.accepts: Callable[[Sequence[str]], bool] = lambda words: True
+        self.accepts: Callable[[Sequence[str]], bool] = are_importable
 
     @property
     def present(self) -> dict[str, dict[str, Any]]:
@@ -200,7 +200,7 @@ class GradientDoctor(Callback):
             network = getattr(pl_module, name)
             told = "" if not is_conditional(network) else "classes" if pl_module.num_classes else "images"
             parts[name] = part(network, config["model"].get(name), shapes, told)
-        if data is not None and config["data"]:
+        if data is not None:
             parts["data"] = part(data, config["data"], {})
         batches = int(min(trainer.estimated_stepping_batches, 10**9))
         return Patient(config, parts, batches, self.batch_size, shapes["image_shape"], pl_module.latent_dim)
@@ -256,6 +256,11 @@ class GradientDoctor(Callback):
                 lines += ["Layer by layer, over the run:", ""]
                 lines += [f"![{name}](gradients/heatmap_{name}.png)" for name in OPTIMIZER_ORDER[::-1]]
         return "\n".join(lines) + "\n"
+
+
+def are_importable(words: Sequence[str]) -> bool:
+    """Whether words name no class that is made within a function."""
+    return not any("<locals>" in word for word in words)
 
 
 def without_histograms(stats: GradientStats) -> GradientStats:

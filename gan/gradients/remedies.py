@@ -62,6 +62,7 @@ def of_wrong_range(finding: Finding, record: Record, patient: Patient) -> Iterat
     settings = class_of("gan.data.Rescaled", data=data.spec, low=low, high=high)
     yield Change({"data": settings}, f"{text}, or leave that to Rescaled", needed=True)
     yield from its_base(patient, text)
+    yield Change({}, text)
 
 
 def of_non_finite(finding: Finding, record: Record, patient: Patient) -> Iterator[Change]:

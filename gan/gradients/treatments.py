@@ -70,7 +70,8 @@ def r1(patient: Patient, text: str) -> Iterator[Change]:
         yield from unmixed(patient, f"{text}, which it takes to see them one by one")
     if patient.named("loss") == "Wasserstein":
         if not penalties:
-            yield Change({"model.penalties": [gradient_penalty()], "model.weight_clip": None}, text)
+            clip = {"model.weight_clip": None} if patient.model.get("weight_clip") is not None else {}
+            yield Change({"model.penalties": [gradient_penalty()], **clip}, text)
         return
     present = {penalty["class_path"].rpartition(".")[2]: penalty for penalty in penalties}
     if "R1" in present:

@@ -1,5 +1,6 @@
 """The doctor: tells each condition once, everywhere, and goes on telling after a resume as if nothing had been."""
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -16,18 +17,19 @@ from torch.utils.checkpoint import checkpoint
 from gan import GAN
 from gan.callbacks import GradientDoctor, GradientMonitor, NonFiniteGuard, RunCheckpoint, RunProgress
 from gan.callbacks import gradient_doctor as doctor_module
+from gan.gradients.prescribe import Prescription
 from gan.gradients.rules import Finding, Thresholds
 from gan.networks import DeepMLPDiscriminator, DeepMLPGenerator, MLPDiscriminator
 
 SHAPE = (1, 28, 28)
-ILL = Finding(
-    "an illness", "it is 3 and should be 4", ("`--model.n_critic 4`", "or rest"), "Nobody 2020", certain=False
-)
+ILL = Finding("an illness", "it is 3 and should be 4", "Nobody 2020")
+CURES = [Prescription(("--model.n_critic", "4"), "fewer steps"), Prescription((), "rest")]
 
 
 def schedule(monkeypatch, *ill: int, finding: Finding = ILL) -> None:
     """Lets the diagnosis find something in the measurements of those batches."""
     monkeypatch.setattr(doctor_module, "diagnose", lambda record, _: [finding] if record.stats[-1].step in ill else [])
+    monkeypatch.setattr(doctor_module, "prescribe", lambda *_: CURES)
 
 
 def said(capsys) -> list[str]:
@@ -44,7 +46,7 @@ def test_tells_a_condition_once_when_it_begins_and_again_when_it_comes_back(
     trainer = make_trainer(max_steps=9, callbacks=callbacks, logger=board, enable_progress_bar=True)
     trainer.fit(make_gan(), data)
 
-    told = ["an illness. It is 3 and should be 4.", "cure: --model.n_critic 4", "or or rest"]
+    told = ["an illness. It is 3 and should be 4.", "cure: fewer steps", "--model.n_critic 4", "or rest"]
     assert said(capsys) == [
         f"doctor         batch 4: {told[0]}",
         *told[1:],
@@ -57,7 +59,11 @@ def test_tells_a_condition_once_when_it_begins_and_again_when_it_comes_back(
     assert report.startswith("# What the gradients say\n\n9 measurements up to batch 9: an illness.\n")
     assert "## An illness: batch 4 to batch 7" in report
     assert "## An illness: batch 9 to now" in report
-    assert "- `--model.n_critic 4`" in report
+    assert "- Fewer steps: `--model.n_critic 4`\n- Rest\n" in report
+    findings = json.loads((tmp_path / "findings.json").read_text(encoding="utf-8"))
+    prescriptions = [{"settings": ["--model.n_critic", "4"], "text": "fewer steps"}, {"settings": [], "text": "rest"}]
+    rest = {"name": "an illness", "why": "it is 3 and should be 4", "symptoms": [], "prescriptions": prescriptions}
+    assert findings == [{**rest, "since": 4, "until": 7}, {**rest, "since": 9, "until": None}]
     assert "See Nobody 2020." in report
     assert "gradients/heatmap_generator.png" in report
 
@@ -81,7 +87,8 @@ def test_tells_at_once_what_is_certain(make_trainer, make_gan, capsys):
     make_trainer(max_steps=2, callbacks=callbacks, enable_progress_bar=True).fit(make_gan(), data)
     first, cure, last = said(capsys)
     assert first.startswith("doctor         batch 1: wrong range. Real images lie in [0, 1] and generated ones in [-0.")
-    assert cure == "cure: scale the data to [-1, 1] in your data module, as MNISTDataModule and InMemoryDataModule do"
+    assert cure.startswith("cure: the images of test_tells_at_once_what_is_certain.<locals>.Unscaled (")
+    assert cure.endswith("lie in [0, 1]: scale them there by `images = 2 * (images - 0) / 1 - 1`")
     assert last.startswith("doctor         wrong range, in 1 measurement:")
 
 
@@ -95,7 +102,8 @@ def test_names_the_layers_in_which_a_gradient_dies(make_trainer, data, tmp_path)
     assert told["name"] == "gradient vanishes through depth"
     assert told["since"] == 2
     assert "layers hidden.0.linear, hidden.1.linear, ..., hidden.1" in told["why"]
-    assert told["cures"][0].startswith("`--model.generator.activation leaky_relu --model.generator.init he`")
+    words = ("--model.generator.activation", "leaky_relu", "--model.generator.init", "he")
+    assert told["prescriptions"][0]["settings"] == words
     assert "Gradient vanishes through depth: batch 2 to now" in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
@@ -209,10 +217,11 @@ def test_a_run_that_ends_at_nan_has_its_report(make_trainer, make_gan, data, tmp
         make_trainer(callbacks=callbacks, enable_progress_bar=True).fit(make_gan(), data)
     first, *cures = said(capsys)
     assert first.startswith("doctor         batch 2: non-finite gradients. Batch 3: the gradient of the discriminator")
-    assert "or --trainer.callbacks+=GradientClipping" in cures[1]
+    assert cures[0] == "cure: rates ten times lower"
+    assert any(line.startswith("--trainer.callbacks+ '[{class_path: gan.callbacks.GradientClipping") for line in cures)
     report = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "Non-finite gradients: batch 2 to now" in report
-    assert "- `--trainer.callbacks+=GradientClipping --trainer.callbacks.discriminator=ByNorm" in report
+    assert "- Gradients longer than 10 are shortened: `--trainer.callbacks+ " in report
     assert "heatmap" not in report  # they are drawn at the end of a run that has one
 
 

@@ -1,14 +1,11 @@
-"""What a recorded run is said to die of, in which order, and whether its cures are settings that exist."""
+"""What a recorded run is said to die of, and in which order."""
 
 import json
 import math
-import re
 from dataclasses import asdict
 
 import pytest
-from conftest import ROOT
 
-from gan.cli import main
 from gan.gradients import GradientStats
 from gan.gradients.diagnose import RULES, can_be_over, diagnose
 from gan.gradients.rules import WINDOW, Record, Thresholds
@@ -18,15 +15,12 @@ from gradients.records import (
     FAILURES,
     HEALTHY,
     RECORDED,
-    STALLED,
     SYMPTOMS_SHOWN,
     WIRING_SHOWN,
     a_batch,
-    by_heart,
     changed,
     good,
     names,
-    oscillating,
     recorded,
 )
 
@@ -56,8 +50,8 @@ def test_networks_that_have_just_begun_are_not_judged():
 def test_a_finding_says_why_which_setting_and_where_to_read():
     for shows, _ in [pair for pairs in SHOWN.values() for pair in pairs]:
         (finding,) = diagnose(changed(good(), **shows), Thresholds())
-        assert any(character.isdigit() for character in finding.why) or "NaN" in finding.why
-        assert finding.cures
+        words = ("NaN", "none requires a gradient")
+        assert any(character.isdigit() for character in finding.why) or any(word in finding.why for word in words)
         assert finding.reference
     # What is told from a window has its own test: oscillation, learning by heart. What is not finite is not a cause.
     # The two of an average are one rule.
@@ -120,29 +114,6 @@ def test_a_condition_is_not_over_where_what_it_is_told_from_has_vanished(conditi
 def test_networks_whose_layers_cannot_be_seen_leave_the_others_to_be_judged():
     record = changed(good(), discriminator__activation_gradients={}, discriminator__first_to_last=math.nan)
     assert can_be_over("gradient vanishes through depth", record, Thresholds())
-
-
-def test_cures_are_settings_that_exist(capsys):
-    """Whatever a cure marks as code is read by the command; a rate or a number to be chosen is given one."""
-    records = [changed(good(), **shows) for pairs in SHOWN.values() for shows, _ in pairs]
-    records += [Record(oscillating(), STALLED), by_heart()]
-    cures = {cure for record in records for finding in diagnose(record, Thresholds()) for cure in finding.cures}
-    settings = {code for cure in cures for code in re.findall("`(.*?)`", cure)}
-    assert len(settings) > 20
-    words = []
-    for setting in sorted(settings):
-        assert setting.startswith("--")
-        number = {"lr": ["0.1"], "n_critic": ["2"], "weight_clip": ["0.1"]}.get(setting.rpartition(".")[2], [])
-        if setting != "--model.discriminator.norm spectral":  # of MLPDiscriminator, where the others are not all
-            words += setting.split() + number
-    assert not [cure for cure in cures if "--" in re.sub("`.*?`", "", cure)]
-    for config, more in (
-        ("failures/oscillation.yaml", words),
-        ("default.yaml", ["--model.discriminator.norm", "spectral"]),
-    ):
-        with pytest.raises(SystemExit, match="0"):
-            main(["fit", "--config", str(ROOT / "configs" / config), *more, "--print_config"])
-        assert "discriminator" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", HEALTHY)

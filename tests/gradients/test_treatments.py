@@ -1,0 +1,128 @@
+"""What changes are made of: each says what it does, and does nothing that is done already."""
+
+import pytest
+
+from gan.gradients.patient import Part
+from gan.gradients.treatments import (
+    catching_up,
+    in_its_place,
+    its_base,
+    no_momentum,
+    normalized,
+    r1,
+    rounded,
+    settings_of,
+    slower,
+    unmixed,
+)
+from gradients.patients import OWN, adam, loss, patient, penalty
+
+SGD = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.01, "momentum": 0.5}}
+DEEP = Part({"class_path": "D", "init_args": {"norm": "none", "width": 8}}, {"norm": ("layer", "none"), "width": ()})
+MIXING = Part({"class_path": "mine.D"}, layers=frozenset({"BatchNorm1d"}))
+
+
+def settings(changes) -> dict:
+    (change,) = changes
+    assert change.text
+    return dict(change.settings)
+
+
+@pytest.mark.parametrize(("factor", "rate"), [(2, 0.0007), (10, 0.0002), (1e9, 2e-5)])
+def test_a_lower_rate_by_how_far_the_signal_is_beyond(factor, rate):
+    run = patient(generator_optimizer=adam(0.002))
+    assert settings(slower(run, "generator", factor, "text")) == {"model.generator_optimizer.lr": rate}
+    assert list(slower(patient(generator_optimizer=adam(0.0)), "generator", factor, "text")) == []
+
+
+def test_a_default_optimizer_is_given_as_a_whole():
+    (value,) = settings(slower(patient(generator_optimizer=None), "generator", 10, "text")).values()
+    assert value == adam(2e-5)
+
+
+def test_one_figure():
+    assert [rounded(value) for value in (0.00123, 4.6e-5, 20480)] == [0.001, 5e-5, 20000]
+
+
+def test_the_slower_network_at_the_other_s_rate():
+    run = patient(generator_optimizer=adam(0.004), discriminator_optimizer=adam(0.0002))
+    assert settings(catching_up(run, "generator", "discriminator")) == {"model.discriminator_optimizer.lr": 0.004}
+    assert list(catching_up(run, "discriminator", "generator")) == []
+    assert list(catching_up(patient(discriminator_optimizer=SGD), "generator", "discriminator")) == []
+
+
+@pytest.mark.parametrize(
+    ("model", "wanted"),
+    [
+        ({"penalties": []}, [penalty("R1", 1)]),
+        ({"penalties": [penalty("R1", 0.1, 16)]}, [penalty("R1", 1)]),
+        ({"penalties": [penalty("R2", 3), penalty("R1", 5)]}, [penalty("R2", 3), penalty("R1", 10)]),
+    ],
+)
+def test_r1_or_more_of_it(model, wanted):
+    assert settings(r1(patient(**model), "text")) == {"model.penalties": wanted}
+
+
+def test_r1_is_enough_at_10_and_a_critic_s_penalty_is_another():
+    assert list(r1(patient(penalties=[penalty("R1", 10)]), "text")) == []
+    critic = settings(r1(patient(loss=loss("Wasserstein"), penalties=[], weight_clip=0.02), "text"))
+    assert critic == {"model.penalties": [penalty("GradientPenalty", 10)], "model.weight_clip": None}
+    assert list(r1(patient(loss=loss("Wasserstein"), penalties=[penalty("GradientPenalty", 10)]), "text")) == []
+
+
+def test_no_momentum_where_there_is_some():
+    run = patient(generator_optimizer=adam(betas=(0.5, 0.9)), discriminator_optimizer=SGD)
+    wanted = {"model.generator_optimizer.betas": [0.0, 0.9], "model.discriminator_optimizer.momentum": 0}
+    assert settings(no_momentum(run, "text")) == wanted
+    assert list(no_momentum(patient(), "text")) == []
+
+
+def test_settings_that_a_class_lists_and_no_others():
+    run = patient(parts={**OWN, "discriminator": DEEP})
+    assert settings(settings_of(run, "discriminator", "text", norm="layer", width=3)) == {
+        "model.discriminator.norm": "layer"
+    }
+    assert list(settings_of(run, "discriminator", "text", norm="none", activation="relu")) == []
+    assert list(settings_of(run, "generator", "text", norm="layer")) == []
+
+
+def test_a_normalisation_by_a_setting_or_around():
+    run = patient(parts={**OWN, "discriminator": DEEP})
+    assert settings(normalized(run, "discriminator", "text")) == {"model.discriminator.norm": "layer"}
+    (value,) = settings(normalized(run, "generator", "text")).values()
+    assert value["class_path"] == "gan.networks.repair.Normalized"
+    assert value["init_args"]["network"] == OWN["generator"].spec
+
+
+def test_batch_norm_gives_way():
+    run = patient(parts={**OWN, "discriminator": MIXING}, penalties=[])
+    (value,) = settings(unmixed(run, "text")).values()
+    assert value["class_path"] == "gan.networks.repair.Unmixed"
+    assert [len(change.settings) for change in r1(run, "text")] == [1, 1]  # and then the penalty
+
+
+@pytest.mark.parametrize(
+    ("told", "shape", "kind"),
+    [
+        ("", (1, 28, 28), "DCGANGenerator"),
+        ("classes", (3, 64, 64), "ConditionalDCGANGenerator"),
+        ("images", (1, 28, 28), None),
+        ("", (1, 30, 30), None),
+        ("", (1, 8, 8), None),
+    ],
+)
+def test_a_shipped_network_where_it_can_stand(told, shape, kind):
+    part = Part({"class_path": "mine.G"}, told=told)
+    run = patient(parts={**OWN, "generator": part}, image_shape=shape)
+    changes = list(in_its_place(run, "generator", "text"))
+    assert [change.settings["model.generator"]["class_path"] for change in changes] == (
+        [f"gan.networks.{kind}"] if kind else []
+    )
+
+
+def test_the_data_module_that_one_s_own_derives_from():
+    run = patient(data=Part({"class_path": "mine.Digits", "init_args": {"seed": 1}}, base="gan.data.MNISTDataModule"))
+    assert settings(its_base(run, "text")) == {
+        "data": {"class_path": "gan.data.MNISTDataModule", "init_args": {"seed": 1}}
+    }
+    assert list(its_base(patient(), "text")) == []
