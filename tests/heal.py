@@ -72,9 +72,10 @@ class Result:
 
 
 def train(folder: Path, config: dict[str, Any], words: Sequence[str] = ()) -> Result:
-    """The result of `fit` with a config and more words; from the folder, if it has been run there before."""
-    file = folder / "result.json"
-    if file.exists():
+    """The result of `fit` with a config and more words; from the folder, if the same has been run there before."""
+    file, case, more = (folder / name for name in ("result.json", "case.yaml", "words.json"))
+    same = file.exists() and yaml.safe_load(case.read_text(encoding="utf-8")) == config
+    if same and json.loads(more.read_text(encoding="utf-8")) == [*words]:
         return Result(folder, **json.loads(file.read_text(encoding="utf-8")))
     from commands import command  # sets a cache of its own
     from lightning import Callback
@@ -99,14 +100,14 @@ def train(folder: Path, config: dict[str, Any], words: Sequence[str] = ()) -> Re
 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    (folder / "case.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
-    (folder / "words.json").write_text(json.dumps([*words]), encoding="utf-8")
+    case.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    more.write_text(json.dumps([*words]), encoding="utf-8")
     if "SICK_CACHE" in os.environ:
         os.environ["GAN_CACHE"] = os.environ["SICK_CACHE"]
     keep, refused, ended, start = Keep(), "", "", time.perf_counter()
     with (folder / "log.txt").open("w", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
         try:
-            whole = ["--config", folder / "case.yaml", *words, "--run_dir", folder / "run"]
+            whole = ["--config", case, *words, "--run_dir", folder / "run"]
             command("fit", *whole, callbacks=[keep])
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):

@@ -130,6 +130,10 @@ def test_a_run_is_kept(tmp_path):
     written = (tmp_path / "run" / "result.json").stat().st_mtime_ns
     assert train(tmp_path / "run", short(0)) == first
     assert (tmp_path / "run" / "result.json").stat().st_mtime_ns == written
+    other = short(1)  # what a seed draws has been changed
+    train(tmp_path / "run", other)
+    assert yaml.safe_load((tmp_path / "run" / "case.yaml").read_text("utf-8")) == other
+    assert (tmp_path / "run" / "result.json").stat().st_mtime_ns > written
 
 
 def test_words_are_appended_and_those_that_are_no_setting_are_refused(tmp_path):
