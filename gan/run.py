@@ -305,6 +305,8 @@ class GANCLI(LightningCLI):
             lines += rounded_anew(trainer.strategy.root_device)
         for line in lines:
             print(line)
+        for doctor in callbacks_of(trainer, GradientDoctor):
+            doctor.accepts = self.accepts
         if trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue] # what Lightning's connectors give it
             return
         path = self.run_dir / "config.yaml"
@@ -313,8 +315,6 @@ class GANCLI(LightningCLI):
             sync(path)  # as checkpoints are, which are of no use without it
         if named_in(new):
             remember_own(new)
-        for doctor in callbacks_of(trainer, GradientDoctor):
-            doctor.accepts = self.accepts
         metrics = [name for tracker in active_trackers(trainer) for name in tracker.scalars]
         for logger in trainer.loggers:
             if isinstance(logger, RunTensorBoard):

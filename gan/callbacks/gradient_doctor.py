@@ -2,12 +2,14 @@
 
 import json
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from lightning import Callback, Trainer
+from torch import nn
 
 from gan.callbacks.fid_tracker import FIDTracker, active_trackers
 from gan.callbacks.gradient_monitor import GradientMonitor
@@ -17,17 +19,19 @@ from gan.errors import GANError, counted
 from gan.gradients import GradientStats
 from gan.gradients.causes import non_finite_gradients
 from gan.gradients.diagnose import can_be_over, diagnose
-from gan.gradients.patient import Patient, part
+from gan.gradients.patient import PENALTIES, REPAIRS, Patient, part
 from gan.gradients.prescribe import Prescription, prescribe
 from gan.gradients.rules import WINDOW, Finding, Record, Score, Thresholds
 from gan.gradients.symptoms import SYMPTOM_NAMES
 from gan.loggers import log_text
 from gan.module import GAN
 from gan.networks import is_conditional
+from gan.networks.repair import Normalized, Unmixed
 from gan.optim import OPTIMIZER_ORDER
 from gan.order import callbacks_of
 from gan.outbox import outbox
-from gan.spec import FROM_DATA
+from gan.parallel import is_sharded
+from gan.spec import FROM_DATA, is_compiled, uncompiled
 
 NOTHING = "nothing wrong with the gradients"
 
@@ -198,12 +202,16 @@ class GradientDoctor(Callback):
         parts = {}
         for name in OPTIMIZER_ORDER:
             network = getattr(pl_module, name)
-            told = "" if not is_conditional(network) else "classes" if pl_module.num_classes else "images"
-            parts[name] = part(network, config["model"].get(name), shapes, told)
+            told = "classes" if pl_module.num_classes else "images"
+            if not is_conditional(network):
+                told = "classifies" if hasattr(network, "classify") else ""
+            known = part(network, config["model"].get(name), shapes, told)
+            parts[name] = replace(known, repairs=repairs_of(network, shapes))
         if data is not None:
             parts["data"] = part(data, config["data"], {})
         batches = int(min(trainer.estimated_stepping_batches, 10**9))
-        return Patient(config, parts, batches, self.batch_size, shapes["image_shape"], pl_module.latent_dim)
+        of_images = self.batch_size, shapes["image_shape"], pl_module.latent_dim
+        return Patient(config, parts, batches, *of_images, refused(trainer, pl_module))
 
     def command(self, trainer: Trainer, prescription: Prescription) -> str:
         """What to type."""
@@ -261,6 +269,31 @@ class GradientDoctor(Callback):
 def are_importable(words: Sequence[str]) -> bool:
     """Whether words name no class that is made within a function."""
     return not any("<locals>" in word for word in words)
+
+
+def repairs_of(network: nn.Module, shapes: Mapping[str, Any]) -> frozenset[str]:
+    """The repairs that can be around a network: it is tried, on a copy."""
+    if is_sharded(network):
+        return frozenset(REPAIRS)  # a part of a network cannot be tried by one process
+    cannot = set()
+    for repair, given in ((Normalized, shapes), (Unmixed, {})):
+        try:
+            repair(deepcopy(uncompiled(network)).cpu().float(), **given)
+        except Exception:  # of a network of anyone's
+            cannot.add(repair.__name__)
+    return frozenset(REPAIRS) - cannot
+
+
+def refused(trainer: Trainer, pl_module: GAN) -> frozenset[str]:
+    """What the run would refuse when it starts, as `gan.lifecycle` does and `gan.parallel`."""
+    found, discriminator = set(), pl_module.discriminator
+    if is_compiled(discriminator) or is_sharded(discriminator) or trainer.precision in ("16-true", "bf16-true"):
+        found.add(PENALTIES)
+    if pl_module.condition_shape is not None and is_conditional(discriminator):
+        found |= {"DiffAugment", "AdaptiveAugment"}
+    if pl_module.loss.border is None:
+        found.add("AdaptiveAugment")
+    return frozenset(found)
 
 
 def without_histograms(stats: GradientStats) -> GradientStats:

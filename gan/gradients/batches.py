@@ -30,6 +30,8 @@ class Batches:
         """Takes the next batch, (N, C, H, W)."""
         height, width = images.shape[2:]
         self.small = adaptive_avg_pool2d(images.float(), (min(SIDE, height), min(SIDE, width))).flatten(1)
+        if self.means and self.means[-1].device != images.device:  # of a checkpoint, which is read to the CPU
+            self.means = deque((mean.to(images.device) for mean in self.means), maxlen=LOOK)
         self.means.append(self.small.mean(0))
         self.images.append(len(images))
 

@@ -17,11 +17,13 @@ class Change:
             where something else than a setting is to be changed.
         text: What they do, and why.
         needed: Whether nothing else can help without.
+        by_hand: What does the same in one's own code, to be told where the command does not take the settings.
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
     text: str = ""
     needed: bool = False
+    by_hand: str = ""
 
     def __and__(self, other: "Change") -> "Change":
         """Both changes. Where they set the same, this one; of two repairs of a network, the second around the first."""
@@ -82,7 +84,8 @@ def word(value: Any) -> str:
         case str():
             return value
         case float():
-            return f"{value:g}"
+            short = f"{value:g}"
+            return short if float(short) == value else repr(value)
         case int():
             return str(value)
     return yaml.safe_dump(plain(value), default_flow_style=True, sort_keys=False, width=10**6).strip()
@@ -95,8 +98,6 @@ def plain(value: Any) -> Any:
             return {key: plain(each) for key, each in value.items()}
         case list() | tuple():
             return [plain(each) for each in value]
-        case float():
-            return float(f"{value:g}")
     return value
 
 

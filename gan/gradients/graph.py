@@ -54,22 +54,29 @@ def ends(output: Tensor) -> str | None:
     A value that is clamped after a sigmoid, tanh or softmax ends in that. None where it cannot be told: of a sigmoid
     times two, of what was compiled, of a tensor that no gradient comes back from.
     """
-    return None if output.grad_fn is None else end_of(output.grad_fn)
+    return None if output.grad_fn is None else end_of(output.grad_fn, {})
 
 
-def end_of(node: Node) -> str | None:
-    """As `ends`, of a node."""
+def end_of(node: Node, known: dict[Node, str | None]) -> str | None:
+    """As `ends`, of a node; `known` are those of the nodes before it, each of which many ways may lead to."""
+    if node not in known:
+        known[node] = end_anew(node, known)
+    return known[node]
+
+
+def end_anew(node: Node, known: dict[Node, str | None]) -> str | None:
+    """As `end_of`, of a node that is not known."""
     what, before = kind(node), inputs(node)
     while what in SHAPES and before:
         node = before[0]
         what, before = kind(node), inputs(node)
     if what in ACTIVATIONS:
-        name, inner = ACTIVATIONS[what], end_of(before[0]) if before else None
+        name, inner = ACTIVATIONS[what], end_of(before[0], known) if before else None
         return inner if name == "clamp" and inner in BOUNDED else name
     if what in LINEAR:
         return "linear"
     if what in ARITHMETIC and before:
-        found = {end_of(each) for each in before}
+        found = {end_of(each, known) for each in before}
         return found.pop() if found in ({"linear"}, {"round"}) else None
     return None
 

@@ -4,9 +4,10 @@ Each is a `Change` that puts it right. The ranges are wide: they hold all that i
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 from gan.gradients.change import Change, class_of
-from gan.gradients.patient import Patient
+from gan.gradients.patient import PENALTIES, Patient
 from gan.gradients.rules import Record
 from gan.gradients.treatments import (
     CLIPPING,
@@ -25,7 +26,7 @@ from gan.gradients.treatments import (
 
 WEIGHTS = {"R1": (100, 1), "R2": (100, 1), "GradientPenalty": (100, 10), "DRAGAN": (100, 10)}  # most, and a good one
 CLIP_NORM, CLIP_VALUE, CLIP_RATIO = (0.01, 10.0), (1e-4, 0.1), (1e-4, 0.01)  # least, and a good one
-WEIGHT_CLIP = (0.005, 0.2)
+WEIGHT_CLIP, GOOD_CLIP = (0.005, 0.2), 0.01
 MOST_STEPS = 10  # of the discriminator, for each of the generator
 FEW = 16  # images in a batch
 DEEP = 8  # layers, at which a network needs a normalisation
@@ -147,18 +148,20 @@ def bounds(patient: Patient) -> Iterator[Change]:
             {"model.weight_clip": None}, f"weights clipped to {clip:g} are for a Wasserstein critic", needed=True
         )
     elif clip is not None and not WEIGHT_CLIP[0] <= clip <= WEIGHT_CLIP[1]:
-        yield Change(
-            {"model.weight_clip": None, "model.penalties": [gradient_penalty()]},
-            f"weights clipped to {clip:g} {'pass on no gradient' if clip < 1e-2 else 'are hardly bounded'}, and a "
-            "gradient penalty holds the slope of a critic at 1",
-            needed=True,
-        )
+        settings, how = bounded_slope(patient)
+        much = "pass on no gradient" if clip < 1e-2 else "are hardly bounded"
+        yield Change(settings, f"weights clipped to {clip:g} {much}, and {how}", needed=True)
     elif clip is None and wasserstein and not held:
-        yield Change(
-            {"model.penalties": [gradient_penalty()]},
-            "nothing bounds the slope of this Wasserstein critic: a gradient penalty draws it to 1",
-            needed=True,
-        )
+        settings, how = bounded_slope(patient)
+        yield Change(settings, f"nothing bounds the slope of this Wasserstein critic: {how}", needed=True)
+
+
+def bounded_slope(patient: Patient) -> tuple[dict[str, Any], str]:
+    """What bounds the slope of a critic: a gradient penalty or, where there can be none, its weights clipped."""
+    if PENALTIES in patient.refuses:
+        return {"model.weight_clip": GOOD_CLIP}, f"{GOOD_CLIP:g}, as it was published, bounds it"
+    clip = {} if patient.model.get("weight_clip") is None else {"model.weight_clip": None}
+    return {**clip, "model.penalties": [gradient_penalty()]}, "a gradient penalty draws it to 1"
 
 
 def clips(patient: Patient) -> Iterator[Change]:
@@ -188,7 +191,9 @@ def paces(patient: Patient) -> Iterator[Change]:
             {"model.n_critic": 1},
             f"by n_critic {steps} the generator trains in {patient.batches // steps} of {patient.batches} batches only",
         )
-    if 0 < patient.batch_size < FEW and "data" in patient.parts and "batch_size" in patient.parts["data"].takes:
+    data = patient.parts.get("data")
+    # One that is set to more has no more images.
+    if 0 < patient.batch_size < FEW and data and (data.arguments.get("batch_size") or FEW) < FEW:
         yield Change(
             {"data.batch_size": 64}, f"{patient.batch_size} images a batch say little of what all have in common"
         )

@@ -13,6 +13,8 @@ from gan.spec import uncompiled
 
 PACKAGE = __name__.partition(".")[0]
 Spec = dict[str, Any]  # {"class_path": ..., "init_args": {...}}
+REPAIRS = ("Logit", "Tanh", "Normalized", "Unmixed")
+PENALTIES = "penalties"  # what not every run can have
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,9 @@ class Part:
         layers: The classes of a network's modules.
         ours: Whether its class is one of this package.
         base: The data module of this package that one's own derives from and that could be in its place; "" for none.
-        told: What a network is told of an image: "classes", "images", or "" for nothing.
+        told: What a network is told of an image: "classes", "images", or "" for nothing; or that it tells the class
+            itself, "classifies".
+        repairs: Those of `gan.networks.repair` that can be around it; what its end is, these see for themselves.
     """
 
     spec: Spec
@@ -36,6 +40,7 @@ class Part:
     ours: bool = False
     base: str = ""
     told: str = ""
+    repairs: frozenset[str] = frozenset(REPAIRS)
 
     @property
     def name(self) -> str:
@@ -74,6 +79,8 @@ class Patient:
         batch_size: Real images in one of them; 0 before the first.
         image_shape: Channels, height and width of an image.
         latent_dim: Size of a latent vector.
+        refuses: What it would refuse when it starts, though the command takes it: penalties, where the gradient of a
+            gradient cannot be computed, or an augmentation by its name.
     """
 
     config: Mapping[str, Any]
@@ -82,6 +89,7 @@ class Patient:
     batch_size: int
     image_shape: tuple[int, int, int] | None = None
     latent_dim: int = 100
+    refuses: frozenset[str] = frozenset()
 
     @property
     def model(self) -> Mapping[str, Any]:
@@ -104,7 +112,8 @@ def part(thing: Any, spec: Spec | None, shapes: Mapping[str, Any], told: str = "
         told: What it is told of an image.
     """
     thing = uncompiled(thing) if isinstance(thing, nn.Module) else thing
-    kind = type(thing)
+    # Where it is sharded, its class is one that torch has made of it.
+    kind = next(each for each in type(thing).__mro__ if not each.__module__.startswith("torch.distributed."))
     takes = arguments_of(kind)
     path = f"{kind.__module__}.{kind.__qualname__}"
     arguments = dict((spec or {}).get("init_args") or {})
@@ -131,7 +140,7 @@ def base_of(kind: type) -> str:
         room = base.__module__.rpartition(".")[0]
         if (
             is_ours(base)
-            and not inspect.isabstract(base)
+            and not any(is_ours(each) for each in base.__subclasses__())  # which is there to derive others from
             and getattr(sys.modules.get(room), base.__name__, None) is base
         ):
             return f"{room}.{base.__name__}"
@@ -139,13 +148,33 @@ def base_of(kind: type) -> str:
 
 
 def arguments_of(kind: type) -> dict[str, tuple[Any, ...]]:
-    """The arguments of a class by name, each with the values that it may have, () where these are not listed."""
+    """The arguments of a class by name, each with the values that it may have, () where these are not listed.
+
+    Where `__init__` takes any by name (`**kwargs`), those of the class that it derives from are among them.
+    """
+    found: dict[str, tuple[Any, ...]] = {}
+    for base in kind.__mro__:
+        make = vars(base).get("__init__")
+        if make is None:
+            continue
+        try:
+            parameters = list(inspect.signature(make).parameters.values())[1:]  # without self
+        except (TypeError, ValueError):  # not made in Python
+            break
+        hints = hints_of(make)
+        named = [each for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
+        found = {each.name: listed(hints.get(each.name)) for each in named} | found
+        if not any(each.kind is each.VAR_KEYWORD for each in parameters):
+            break
+    return found
+
+
+def hints_of(make: Any) -> dict[str, Any]:
+    """The types of a function's arguments; none where one of them cannot be found."""
     try:
-        names = inspect.signature(kind).parameters
-        hints = get_type_hints(kind.__init__)
-    except (NameError, TypeError, ValueError):
+        return get_type_hints(make)
+    except Exception:  # of a text that is evaluated: a name that only type checkers import, or anything else
         return {}
-    return {name: listed(hints.get(name)) for name in names}
 
 
 def listed(hint: Any) -> tuple[Any, ...]:

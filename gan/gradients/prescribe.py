@@ -7,7 +7,7 @@ all at once.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cache, reduce
 
 from gan.gradients.change import NO_CHANGE, Change, words
 from gan.gradients.misfits import misfits
@@ -43,27 +43,45 @@ def prescribe(
         patient: The run.
         accepts: Whether the command takes words after those of the run: what it refuses is not told.
     """
-    wrong = misfits(record, patient)
-    candidates = [*combined(wrong, list(REMEDIES[finding.name](finding, record, patient)))]
+
+    @cache
+    def takes(settings: tuple[str, ...]) -> bool:
+        return not settings or accepts(settings)
+
+    def taken(changes: Iterable[Change]) -> list[Change]:
+        """Those that the command takes, each by itself: one that it does not must not take the others with it."""
+        return [change if takes(words_of(change)) else Change({}, change.by_hand) for change in changes]
+
+    wrong, remedies = misfits(record, patient), list(REMEDIES[finding.name](finding, record, patient))
+    if not takes(words_of(together([*wrong, *needed_of(wrong, remedies)]))):
+        wrong, remedies = taken(wrong), [*taken(remedies[:1]), *remedies[1:]]
+    candidates = [*combined([change for change in wrong if change.settings], remedies)]
     if settable := [change for change in candidates if change.settings]:
         usual = [*sound(record, patient), *settable[:1]]
         candidates[1:1] = [together(usual), *elsewhere(patient, usual)]
-    told: dict[tuple[str, ...], Prescription] = {}
-    for change in candidates:
-        settings = tuple(words(change.settings))
-        if settings not in told and (not settings or accepts(settings)):
-            told[settings] = Prescription(settings, change.text)
+        if not takes(words_of(candidates[1])):
+            candidates[2:2] = [together(change for change in taken(usual) if change.settings)]
+    told: dict[tuple[str, ...] | str, Prescription] = {}
+    for change in (*candidates, *(change for change in wrong if not change.settings)):
+        settings = words_of(change)
+        if change.text and takes(settings):
+            told.setdefault(settings or change.text, Prescription(settings, change.text))
     typed = [prescription for prescription in told.values() if prescription.settings]
     return [*typed[:MOST], *(prescription for prescription in told.values() if not prescription.settings)]
 
 
 def combined(wrong: Sequence[Change], remedies: Sequence[Change]) -> Iterator[Change]:
     """What is wrong anyway, with what else must be; then the remedies one by one, each with what must be."""
-    needed = [change for change in (*wrong, *remedies[:1]) if change.needed]
+    needed = needed_of(wrong, remedies)
     if wrong:
         yield together([*wrong, *needed])
     for change in remedies:
         yield together([*needed, change]) if change.settings else change
+
+
+def needed_of(wrong: Sequence[Change], remedies: Sequence[Change]) -> list[Change]:
+    """What must be, whatever else is done."""
+    return [change for change in (*wrong, *remedies[:1]) if change.needed]
 
 
 def elsewhere(patient: Patient, usual: Sequence[Change]) -> Iterator[Change]:
@@ -73,6 +91,11 @@ def elsewhere(patient: Patient, usual: Sequence[Change]) -> Iterator[Change]:
     changes = [change for name in own for change in in_its_place(patient, name, text)]
     if own and len(changes) == len(own):
         yield together([*changes, *usual])
+
+
+def words_of(change: Change) -> tuple[str, ...]:
+    """The words of a command that make a change."""
+    return tuple(words(change.settings))
 
 
 def together(changes: Iterable[Change]) -> Change:

@@ -15,6 +15,7 @@ from gan.gradients.causes import (
 )
 from gan.gradients.change import Change, class_of
 from gan.gradients.data import CONSTANT, ONE_CLASS, REPEATED, UNSHUFFLED
+from gan.gradients.patient import PENALTIES as ANY_PENALTY
 from gan.gradients.patient import Patient
 from gan.gradients.rules import Finding, Record
 from gan.gradients.symptoms import BY_HEART, COLLAPSE, IMBALANCE, OSCILLATION
@@ -59,7 +60,7 @@ def of_wrong_range(finding: Finding, record: Record, patient: Patient) -> Iterat
     low, high = (0, 1) if low >= -0.01 and high <= 1.01 else (0, 255) if low >= -0.5 and high <= 255.5 else (low, high)
     text = f"the images of {data.place} lie in [{low:g}, {high:g}]: scale them there by "
     text += f"`images = 2 * (images - {low:g}) / {high - low:g} - 1`"
-    settings = class_of("gan.data.Rescaled", data=data.spec, low=low, high=high)
+    settings = class_of("gan.data.Rescaled", data=data.spec, low=float(f"{low:g}"), high=float(f"{high:g}"))
     yield Change({"data": settings}, f"{text}, or leave that to Rescaled", needed=True)
     yield from its_base(patient, text)
     yield Change({}, text)
@@ -128,7 +129,7 @@ def of_saturated_output(finding: Finding, record: Record, patient: Patient) -> I
 def of_by_heart(finding: Finding, record: Record, patient: Patient) -> Iterator[Change]:
     """Images that cannot be learnt by heart."""
     if patient.model.get("augment") is None:
-        for name in ("DiffAugment", "AdaptiveAugment"):
+        for name in sorted({"DiffAugment", "AdaptiveAugment"} - patient.refuses, reverse=True):
             yield Change({"model.augment": f"gan.augment.{name}"}, "images that look otherwise each time")
     yield from r1(patient, "a discriminator that is held flat around the images")
     yield from slower(patient, "discriminator", 4, "a discriminator that learns more slowly")
@@ -251,6 +252,8 @@ def sound(record: Record, patient: Patient) -> Iterator[Change]:
         "weight_clip": None,
         "n_critic": 1,
     }
+    if ANY_PENALTY in patient.refuses:
+        del wanted["penalties"]
     settings = {f"model.{name}": value for name, value in wanted.items() if not has(patient.model.get(name), value)}
     if settings:
         yield Change(settings, "the loss, the penalty and the optimizers that train most networks")

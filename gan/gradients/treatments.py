@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from gan.gradients.change import REPAIR, Change, class_of
+from gan.gradients.patient import PENALTIES as ANY_PENALTY
 from gan.gradients.patient import Part, Patient
 
 NETWORKS = ("discriminator", "generator")
@@ -65,6 +66,8 @@ def rounded(value: float) -> float:
 
 def r1(patient: Patient, text: str) -> Iterator[Change]:
     """R1, or a larger weight of it; a gradient penalty for a Wasserstein critic."""
+    if ANY_PENALTY in patient.refuses:
+        return
     penalties = list(patient.model.get("penalties") or [])
     if patient.parts["discriminator"].mixes:
         yield from unmixed(patient, f"{text}, which it takes to see them one by one")
@@ -76,7 +79,7 @@ def r1(patient: Patient, text: str) -> Iterator[Change]:
     present = {penalty["class_path"].rpartition(".")[2]: penalty for penalty in penalties}
     if "R1" in present:
         weight = (present["R1"].get("init_args") or {}).get("weight", 1)
-        raised = class_of(PENALTIES + "R1", weight=rounded(min(10 * weight, 10)), every=1)
+        raised = class_of(PENALTIES + "R1", weight=rounded(min(max(10 * weight, 1), 10)), every=1)
         rest = [penalty for penalty in penalties if penalty is not present["R1"]]
         if weight < 10:
             yield Change({"model.penalties": [*rest, raised]}, text)
@@ -108,15 +111,19 @@ def settings_of(patient: Patient, name: str, text: str, **values: Any) -> Iterat
 def normalized(patient: Patient, name: str, text: str) -> Iterator[Change]:
     """Normalisation between the layers: by a setting of the network, or around it."""
     norm = "batch" if name == "generator" else "layer"
-    changes = list(settings_of(patient, name, text, norm=norm))
-    yield from changes or [wrapped(name, patient.parts[name], "Normalized", f"{text}, in {patient.parts[name].place}")]
+    changes, part = list(settings_of(patient, name, text, norm=norm)), patient.parts[name]
+    yield from changes
+    if not changes and "Normalized" in part.repairs:
+        yield wrapped(name, part, "Normalized", f"{text}, in {part.place}")
 
 
 def unmixed(patient: Patient, text: str) -> Iterator[Change]:
     """A discriminator that judges each image by itself: layer norm for batch norm, by a setting or around it."""
     part = patient.parts["discriminator"]
     changes = list(settings_of(patient, "discriminator", text, norm="layer"))
-    yield from changes or [wrapped("discriminator", part, "Unmixed", f"{text}: layer norm instead")]
+    yield from changes
+    if not changes and "Unmixed" in part.repairs:
+        yield wrapped("discriminator", part, "Unmixed", f"{text}: layer norm instead")
 
 
 def bounded(patient: Patient, text: str) -> Iterator[Change]:
@@ -137,13 +144,14 @@ def wrapped(name: str, part: Part, wrapper: str, text: str, **arguments: Any) ->
     """A network within one of `gan.networks.repair`, which makes it right as it stands."""
     spec = {"class_path": part.spec["class_path"], "init_args": part.arguments}
     settings = {f"model.{name}": class_of(REPAIR + wrapper, network=spec, **arguments)}
-    return Change(settings, f"{text}, or leave that to {wrapper}", needed=True)
+    return Change(settings, f"{text}, or leave that to {wrapper}", needed=True, by_hand=text)
 
 
 def in_its_place(patient: Patient, name: str, text: str) -> Iterator[Change]:
     """A shipped network instead, where images are of a size that it takes, and it can be told what the other was."""
     part, shape = patient.parts[name], patient.image_shape
-    told = {"": "DCGAN", "classes": "ConditionalDCGAN" if name == "generator" else "ProjectionDCGAN"}.get(part.told)
+    by_class = "ConditionalDCGAN" if name == "generator" else "ProjectionDCGAN"
+    told = {"": "DCGAN", "classes": by_class, "classifies": "AuxiliaryDCGAN"}.get(part.told)
     if told is None or shape is None or any(side % 4 or side < 16 for side in shape[1:]):
         return
     arguments = {"latent_dim": patient.latent_dim, "norm": "batch"} if name == "generator" else {"norm": "none"}

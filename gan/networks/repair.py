@@ -72,9 +72,12 @@ class Before(TorchFunctionMode):
         return result
 
     def of(self, result: Tensor) -> tuple[Tensor, str] | None:
-        """What a tensor is without the function that it ends in, and that function; None if it ends in none."""
+        """What a tensor is without the function that it ends in, and that function; None if it ends in none.
+
+        Nor is anything known of what was made where no gradient is kept, as reentrant checkpoints do.
+        """
         found = self.kept.get(id(result))
-        return None if found is None else found[1:]
+        return None if found is None or found[1].requires_grad != result.requires_grad else found[1:]
 
 
 class Logit(Wrapper):
@@ -111,7 +114,7 @@ class Logit(Wrapper):
                 f"leave repair.Logit out, and give {name} by itself"
             )
         self.looked_at = True
-        return torch.logit(result, EPS)
+        return torch.logit(result.float(), EPS)  # 1 - EPS is 1 in 16 bits
 
 
 class Tanh(Wrapper):
@@ -161,14 +164,25 @@ class Normalized(Wrapper):
         network: Generator or discriminator.
         image_shape: Channels, height and width of an image, by which a discriminator's inputs are drawn; the
             network's own if not given.
+        num_classes: Classes that a conditional network is told of; its own if not given.
+        condition_shape: Channels, height and width of the sources that it is told in their place; likewise.
 
     Raises:
         ValueError: If there are not two such layers, or no shape is known.
     """
 
-    def __init__(self, network: nn.Module, image_shape: tuple[int, int, int] | None = None) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        image_shape: tuple[int, int, int] | None = None,
+        num_classes: int | None = None,
+        condition_shape: tuple[int, int, int] | None = None,
+    ) -> None:
         super().__init__(network)
+        told = is_conditional(network)
         self.image_shape = image_shape or getattr(network, "image_shape", None)
+        self.num_classes = getattr(network, "num_classes", num_classes if told and condition_shape is None else None)
+        self.condition_shape = getattr(network, "condition_shape", condition_shape if told else None)
         layers = [layer for layer in network.modules() if isinstance(layer, Weighted)]
         if len(layers) < 2:
             raise GANError(
@@ -206,9 +220,16 @@ class Normalized(Wrapper):
             inputs = (
                 torch.stack([F.interpolate(part, list(shape[1:]), mode="bilinear") for part in parts]).sum(0).tanh()
             )
-        told = getattr(self.network, "num_classes", None), getattr(self.network, "condition_shape", None)
-        condition = trial_condition(TRIALS, *told, inputs) if is_conditional(self.network) else None
-        return (inputs,) if condition is None else (inputs, condition)
+        if not is_conditional(self.network):
+            return (inputs,)
+        condition = trial_condition(TRIALS, self.num_classes, self.condition_shape, inputs)
+        if condition is None:
+            name = type(innermost(self)).__name__
+            raise GANError(
+                f"{name} is conditional, and repair.Normalized does not know what it is told: give it num_classes, or "
+                "condition_shape=(channels, height, width)"
+            )
+        return inputs, condition
 
 
 def standardize(layer: Weighted, inputs: Any, output: Tensor, rng: torch.Generator, done: set[nn.Module]) -> Tensor:
@@ -265,7 +286,7 @@ class Unmixed(Wrapper):
         places = [
             (module, name, norm)
             for module in network.modules()
-            for name, norm in module.named_children()
+            for name, norm in module._modules.items()  # also one that has two names
             if isinstance(norm, _BatchNorm)
         ]
         if not places:

@@ -19,7 +19,8 @@ from gan.callbacks import GradientDoctor, GradientMonitor, NonFiniteGuard, RunCh
 from gan.callbacks import gradient_doctor as doctor_module
 from gan.gradients.prescribe import Prescription
 from gan.gradients.rules import Finding, Thresholds
-from gan.networks import DeepMLPDiscriminator, DeepMLPGenerator, MLPDiscriminator
+from gan.losses import NonSaturating, Wasserstein
+from gan.networks import DeepMLPDiscriminator, DeepMLPGenerator, Discriminator, MLPDiscriminator
 
 SHAPE = (1, 28, 28)
 ILL = Finding("an illness", "it is 3 and should be 4", "Nobody 2020")
@@ -429,3 +430,53 @@ def test_a_report_shows_heat_maps_that_wait_for_room_on_the_disk(make_trainer, m
     for name in ("generator", "discriminator"):
         assert f"![{name}](gradients/heatmap_{name}.png)" in report
         assert (tmp_path / "gradients" / f"heatmap_{name}.png").is_file()
+
+
+class OneLayer(Discriminator):
+    """A discriminator without anything to normalise or to unmix."""
+
+    def __init__(self, image_shape):
+        super().__init__(image_shape)
+        self.net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 1))
+
+    def forward(self, images):
+        return self.net(images).squeeze(1)
+
+
+def known(make_trainer, gan, data):
+    """What the doctor knows of a run."""
+    doctor = GradientDoctor()
+    trainer = make_trainer(max_steps=1, callbacks=[GradientMonitor(every=1, images=8), doctor])
+    trainer.fit(gan, data)
+    return doctor.patient(trainer, gan)
+
+
+def test_knows_what_a_network_takes(make_trainer, make_gan, data):
+    patient = known(make_trainer, GAN(make_gan().generator, OneLayer(SHAPE)), data)
+    assert patient.parts["discriminator"].repairs == {"Logit", "Tanh"}
+    assert "Normalized" in patient.parts["generator"].repairs
+    assert patient.refuses == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("loss", "compiled", "refuses"),
+    [(NonSaturating, True, {"penalties"}), (Wasserstein, False, {"AdaptiveAugment"})],
+)
+def test_knows_what_the_run_would_refuse(loss, compiled, refuses, make_trainer, make_gan, data):
+    own = make_gan()
+    discriminator = torch.compile(own.discriminator, backend="eager") if compiled else own.discriminator
+    assert known(make_trainer, GAN(own.generator, discriminator, loss()), data).refuses == refuses
+
+
+def test_a_trial_asks_the_command_too(tmp_path):
+    """By `fast_dev_run` nothing is written, and what is told is checked all the same."""
+    fit(tmp_path / "run", "--trainer.fast_dev_run", "true", callbacks=[probe := AsksTheDoctor()])
+    assert probe.answers == [True, False]
+
+
+class AsksTheDoctor(Callback):
+    """Asks a run's doctor of a setting that there is, and of one that there is not."""
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        (doctor,) = [each for each in trainer.callbacks if isinstance(each, GradientDoctor)]
+        self.answers = [doctor.accepts(["--model.n_critic", "2"]), doctor.accepts(["--model.nothing", "2"])]

@@ -14,7 +14,9 @@ OWN = {
 }
 
 
-def patient(batches=300, batch_size=64, parts=OWN, data=None, image_shape=(1, 28, 28), clip=None, **model) -> Patient:
+def patient(
+    batches=300, batch_size=64, parts=OWN, data=None, image_shape=(1, 28, 28), clip=None, refuses=frozenset(), **model
+) -> Patient:
     """The default with settings of its model changed, of networks of somebody's own; `clip` is GradientClipping's."""
     config = copy.deepcopy({**DEFAULT, "model": {**DEFAULT["model"], **model}})
     if clip is not None:
@@ -22,7 +24,7 @@ def patient(batches=300, batch_size=64, parts=OWN, data=None, image_shape=(1, 28
     mnist = Part(
         {"class_path": "gan.data.MNISTDataModule", "init_args": {"batch_size": batch_size}}, {"batch_size": ()}
     )
-    return Patient(config, {**parts, "data": data or mnist}, batches, batch_size, image_shape, 16)
+    return Patient(config, {**parts, "data": data or mnist}, batches, batch_size, image_shape, 16, refuses)
 
 
 def adam(lr: float = 0.002, betas=(0.0, 0.9)) -> dict:

@@ -115,3 +115,13 @@ def test_goes_on_where_it_was(digits):
     for batches in (one, two):
         batches.see(last)
     assert one.stats(None, None, one_process) == two.stats(None, None, one_process)
+
+
+def test_batches_of_a_checkpoint_are_taken_to_where_the_run_goes_on():
+    """A checkpoint is read to the CPU, and a run may be on a GPU: means of both cannot be put together."""
+    before, after = Batches(), Batches()
+    for _ in range(3):
+        before.see(torch.zeros(4, 1, 8, 8))
+    after.restore(before.state())
+    after.see(torch.zeros(4, 1, 8, 8, device="meta"))
+    assert {mean.device.type for mean in after.means} == {"meta"}

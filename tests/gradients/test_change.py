@@ -54,7 +54,20 @@ def test_what_is_added_to_a_list_adds_up():
 
 @pytest.mark.parametrize(
     "value",
-    [None, True, 0, 0.0004, 1e-9, 2.5e6, [0.0, 0.9], [], class_of("a.B", c=[1, None], d=class_of("e.F")), (1, 28, 28)],
+    [
+        None,
+        True,
+        0,
+        0.0004,
+        1e-9,
+        2.5e6,
+        0.130660476,
+        [0.130660476, 123456789.0],
+        [0.0, 0.9],
+        [],
+        class_of("a.B", c=[1, None], d=class_of("e.F")),
+        (1, 28, 28),
+    ],
 )
 def test_words_are_read_as_the_value(value):
     text = word(value)

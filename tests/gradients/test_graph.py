@@ -44,3 +44,11 @@ ENDS = {
 def test_ends_and_activations(name):
     make, end, met = ENDS[name]
     assert (ends(make()), activations(make())) == (end, met)
+
+
+def test_many_ways_to_one_node_are_gone_once():
+    """Of 40 sums of a value and a part of itself there are 2^40 ways back."""
+    x = OUT(hidden())
+    for _ in range(40):
+        x = x + 0.1 * x
+    assert ends(x) == "linear"

@@ -3,6 +3,7 @@
 import pytest
 
 from gan.gradients.misfits import misfits
+from gan.gradients.patient import PENALTIES, Part
 from gan.gradients.rules import Record
 from gradients.patients import adam, loss, patient, penalty
 from gradients.records import changed, good
@@ -10,6 +11,7 @@ from gradients.records import changed, good
 SGD = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.01}}
 RMSPROP = {"class_path": "torch.optim.RMSprop", "init_args": {"lr": 5e-5, "momentum": 0.0}}
 BY_NORM = {"class_path": "gan.gradients.clip.ByNorm", "init_args": {"max_norm": 1e-4}}
+NO_PENALTY = frozenset({PENALTIES})
 WGAN = {"loss": loss("Wasserstein"), "penalties": []}
 
 
@@ -45,6 +47,8 @@ def settings(record=None, **changes) -> dict:
         ({"n_critic": 20}, {"model.n_critic": 1}),
         ({"n_critic": 8}, {"model.n_critic": 1}),  # 37 steps
         ({"batch_size": 4}, {"data.batch_size": 64}),
+        ({**WGAN, "refuses": NO_PENALTY}, {"model.weight_clip": 0.01}),
+        ({**WGAN, "weight_clip": 1e-4, "refuses": NO_PENALTY}, {"model.weight_clip": 0.01}),
         ({"loss": loss("Saturating")}, {"model.loss": "gan.losses.NonSaturating"}),
     ],
 )
@@ -64,6 +68,7 @@ def test_what_is_absurd_is_put_right(wrong, right):
         {"penalties": [penalty("R1", 10, 16), penalty("R2", 10)]},
         {"n_critic": 5},
         {"batch_size": 16},
+        {"batch_size": 8, "data": Part({"class_path": "D", "init_args": {"batch_size": 64}})},  # of 8 images
         {"clip": {"generator": None, "discriminator": {**BY_NORM, "init_args": {"max_norm": 1}}}},
     ],
 )

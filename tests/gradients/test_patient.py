@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from gan.data import MNISTDataModule
+from gan.data import InMemoryDataModule, MNISTDataModule
 from gan.gradients.patient import Part, Patient, part, place_of
 from gan.lab.own_data import SortedMNIST
 from gan.lab.own_networks import SigmoidDiscriminator
@@ -29,6 +29,35 @@ def test_a_network_of_ones_own():
     assert known.layers >= {"Linear", "BatchNorm1d"}
     assert known.name == "Mine"
     assert not known.ours
+
+
+class Derived(Mine):
+    def __init__(self, depth: int = 2, **others):
+        super().__init__(**others)
+
+
+class Unknown(nn.Module):
+    def __init__(self, image_shape, table: "no_such_module.Table" = None):  # noqa: F821 # pyright: ignore
+        super().__init__()
+
+
+class Broken(nn.Module):
+    def __init__(self, image_shape, table: "torch.NoSuch" = None):  # pyright: ignore
+        super().__init__()
+
+
+def test_what_a_class_takes_by_name_is_what_its_base_takes():
+    known = part(Derived(image_shape=(1, 28, 28)), {"class_path": "", "init_args": {"depth": 3}}, SHAPES)
+    assert known.takes == {"depth": (), "image_shape": (), "width": (), "how": ("a", "b")}
+    assert known.arguments == {"depth": 3, "image_shape": [1, 28, 28]}
+
+
+@pytest.mark.parametrize("kind", [Unknown, Broken])
+def test_types_that_cannot_be_found_leave_the_arguments(kind):
+    """They are the texts that `from __future__ import annotations` makes, of names that only a type checker imports."""
+    known = part(kind((1, 28, 28)), None, SHAPES)
+    assert known.takes == {"image_shape": (), "table": ()}
+    assert known.arguments == {"image_shape": [1, 28, 28]}
 
 
 def test_where_a_class_stands(monkeypatch):
@@ -73,3 +102,12 @@ def test_what_could_be_in_the_place_of_ones_own():
     assert part(SigmoidDiscriminator((1, 28, 28)), None, {}).base == ""  # `Discriminator` is none
     assert not part(SigmoidDiscriminator((1, 28, 28)), None, {}).ours  # the lab has networks as people write them
     assert part(MNISTDataModule(), None, {}).base == ""
+
+
+class Flowers(InMemoryDataModule):
+    image_shape = (3, 64, 64)
+
+
+def test_what_is_there_to_derive_from_is_nothing_to_take():
+    """It loads nothing by itself."""
+    assert part(Flowers(), None, {}).base == ""

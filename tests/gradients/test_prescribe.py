@@ -67,3 +67,21 @@ def test_what_no_setting_heals_is_told_in_words():
     (prescription,) = prescribe(finding, good(), patient(parts=OWN), lambda words: True)
     assert prescription.settings == ()
     assert "samples/real.png" in prescription.text
+
+
+def test_what_is_refused_does_not_take_all_else_with_it():
+    """A batch size is no setting of a data module in a Rescaled; a network made in a function has no wrapper."""
+    run = {"parts": OURS, "batch_size": 4, "discriminator_optimizer": adam(3.0)}
+    first, *_ = told(accepts=lambda words: "--data.batch_size" not in words, **run)
+    assert first == ("--model.discriminator_optimizer.lr", "0.002")
+    record = changed(good(), discriminator__ends="sigmoid")
+    words = told(record=record, accepts=lambda words: "repair.Logit" not in str(words))
+    assert ("--model.penalties", "[{class_path: gan.penalties.R1, init_args: {weight: 10.0, every: 1}}]") in words
+
+
+def test_a_repair_that_the_command_refuses_is_told_in_words():
+    record = changed(good(), discriminator__ends="sigmoid")
+    finding = Finding("probabilities for logits", "why", "reference")
+    found = prescribe(finding, record, patient(), lambda words: "repair" not in str(words))
+    (by_hand, *_) = [each for each in found if not each.settings]
+    assert by_hand.text.endswith("return what goes into its sigmoid")

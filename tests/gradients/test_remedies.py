@@ -3,7 +3,7 @@
 import pytest
 
 from gan.gradients.diagnose import RULES
-from gan.gradients.patient import Part
+from gan.gradients.patient import PENALTIES, Part
 from gan.gradients.remedies import REMEDIES, has, sound
 from gan.gradients.rules import Finding
 from gradients.patients import OWN, adam, loss, patient, penalty
@@ -103,3 +103,13 @@ def test_what_trains_most_networks_leaves_alone_what_is_so():
     assert has({"a": 1, "b": {"c": 2}}, {"b": {"c": 2}})
     assert not has({"a": 1}, {"a": 2})
     assert not has(None, {"a": 2})
+
+
+def test_what_a_run_would_refuse_when_it_starts_is_not_prescribed():
+    run = patient(penalties=[], refuses=frozenset({PENALTIES, "AdaptiveAugment"}))
+    changes = [*REMEDIES["training images learnt by heart"](Finding("", "", ""), good(), run), *sound(good(), run)]
+    settings = [name for change in changes for name in change.settings]
+    assert "model.penalties" not in settings
+    assert [change.settings["model.augment"] for change in changes if "model.augment" in change.settings] == [
+        "gan.augment.DiffAugment"
+    ]

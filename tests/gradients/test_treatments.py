@@ -1,8 +1,10 @@
 """What changes are made of: each says what it does, and does nothing that is done already."""
 
+from dataclasses import replace
+
 import pytest
 
-from gan.gradients.patient import Part
+from gan.gradients.patient import PENALTIES, Part
 from gan.gradients.treatments import (
     catching_up,
     in_its_place,
@@ -56,6 +58,7 @@ def test_the_slower_network_at_the_other_s_rate():
     [
         ({"penalties": []}, [penalty("R1", 1)]),
         ({"penalties": [penalty("R1", 0.1, 16)]}, [penalty("R1", 1)]),
+        ({"penalties": [penalty("R1", 0, 16)]}, [penalty("R1", 1)]),  # ten times nothing is nothing
         ({"penalties": [penalty("R2", 3), penalty("R1", 5)]}, [penalty("R2", 3), penalty("R1", 10)]),
     ],
 )
@@ -126,3 +129,20 @@ def test_the_data_module_that_one_s_own_derives_from():
         "data": {"class_path": "gan.data.MNISTDataModule", "init_args": {"seed": 1}}
     }
     assert list(its_base(patient(), "text")) == []
+
+
+def test_no_penalty_where_the_run_would_refuse_it():
+    run = patient(penalties=[], refuses=frozenset({PENALTIES}), parts={**OWN, "discriminator": MIXING})
+    assert list(r1(run, "text")) == []
+
+
+def test_no_repair_where_there_is_nothing_to_repair():
+    parts = {name: replace(part, repairs=frozenset()) for name, part in OWN.items()}
+    run = patient(parts={**parts, "discriminator": replace(MIXING, repairs=frozenset())})
+    assert [*normalized(run, "generator", "text"), *unmixed(run, "text")] == []
+
+
+def test_a_discriminator_that_tells_classes_gives_way_to_one_that_does():
+    parts = {**OWN, "discriminator": replace(OWN["discriminator"], told="classifies")}
+    (change,) = in_its_place(patient(parts=parts), "discriminator", "text")
+    assert change.settings["model.discriminator"]["class_path"] == "gan.networks.AuxiliaryDCGANDiscriminator"

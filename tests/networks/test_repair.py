@@ -6,8 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from gan import GAN
+from gan.errors import GANError
 from gan.networks import first_layers, is_conditional
 from gan.networks.network import misses_condition
 from gan.networks.repair import Logit, Normalized, ScaledResiduals, Tanh, Unmixed
@@ -15,6 +17,7 @@ from gan.spec import described
 
 SHAPE = (1, 4, 4)
 IMAGES = torch.linspace(-1, 1, 4 * 16).view(4, 1, 4, 4)
+NOT_TOLD = {"num_classes": None, "condition_shape": None}
 LATENTS = torch.linspace(-2, 2, 4 * 3).view(4, 3)
 
 
@@ -129,6 +132,40 @@ def test_logit_of_a_probability_made_by_hand_is_computed():
     torch.testing.assert_close(logits, judge(IMAGES), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_logit_of_a_sure_probability_is_finite_in_half_precision(dtype):
+    """1 - 1e-6 is 1 in 16 bits, and the logit of 1 infinite."""
+    network = Logit(Judge("by hand", scale=1e3)).to(dtype)
+    logits = network(IMAGES.to(dtype))
+    assert logits.isfinite().all()
+    assert logits.abs().max() > 13
+
+
+class Checkpointed(Judge):
+    """A discriminator that is computed again on the way back, in either of torch's ways."""
+
+    reentrant = False
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = checkpoint(super().forward, images, use_reentrant=self.reentrant)
+        assert isinstance(logits, Tensor)
+        return logits
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradient_comes_through_what_is_computed_again(reentrant):
+    """A reentrant checkpoint shows what a sigmoid was given without its gradient."""
+    own = Checkpointed()
+    own.reentrant = reentrant
+    images = IMAGES.clone().requires_grad_()
+    Logit(own)(images).sum().backward()
+    plain = Judge()
+    plain.load_state_dict(own.state_dict())
+    plain.end = "none"
+    expected, *_ = torch.autograd.grad(plain(IMAGES).sum(), [plain.hidden.weight])
+    torch.testing.assert_close(own.hidden.weight.grad, expected, rtol=1e-3, atol=1e-5)
+
+
 def test_logit_refuses_what_is_no_probability():
     with pytest.raises(ValueError, match=r"leave repair\.Logit out"):
         Logit(Judge("none", scale=100.0))(IMAGES)
@@ -220,6 +257,54 @@ def test_normalized_asks_for_the_shape_that_nobody_tells():
         Normalized(Judge())
 
 
+class ToldJudge(nn.Module):
+    """A discriminator that is told a class, or an image, and does not keep of how many or of which size."""
+
+    def __init__(self, size: int, classes: int = 0) -> None:
+        super().__init__()
+        self.table = nn.Embedding(classes, size) if classes else nn.Flatten()
+        self.hidden, self.out = nn.Linear(16 + size, 8), nn.Linear(8, 1)
+
+    def forward(self, images: Tensor, condition: Tensor) -> Tensor:
+        x = torch.cat([images.flatten(1), self.table(condition)], 1)
+        return self.out(torch.sigmoid(self.hidden(x))).squeeze(1)
+
+
+def test_normalized_is_told_what_a_conditional_network_is_told():
+    """By the command line, from the data, as `image_shape` is."""
+    by_class = Normalized(ToldJudge(3, classes=5), SHAPE, num_classes=5)
+    assert by_class(IMAGES, torch.tensor([0, 1, 2, 4])).isfinite().all()
+    by_image = Normalized(ToldJudge(4), SHAPE, num_classes=5, condition_shape=(1, 2, 2))
+    assert by_image(IMAGES, torch.zeros(4, 1, 2, 2)).isfinite().all()
+    assert by_image.num_classes is None  # it is not what the network is told
+    with pytest.raises(GANError, match=r"ToldJudge is conditional.*give it num_classes"):
+        Normalized(ToldJudge(3, classes=5), SHAPE)
+
+
+def test_normalized_says_of_an_unconditional_network_what_that_says():
+    """Data states its classes to each network, and an unconditional one that has options must not seem to miss them."""
+    network = Normalized(Deep(depth=3), SHAPE, num_classes=5)
+    assert network.num_classes is None
+    assert network.condition_shape is None
+
+
+class Doubled(nn.Module):
+    """A discriminator with one batch norm by two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.first, self.out = nn.Linear(16, 8), nn.BatchNorm1d(8), nn.Linear(8, 1)
+        self.second = self.first
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.out(self.second(torch.relu(self.first(self.hidden(images.flatten(1)))))).squeeze(1)
+
+
+def test_unmixed_finds_a_batch_norm_of_two_names():
+    network = Unmixed(Doubled()).eval()
+    assert not [module for module in network.modules() if isinstance(module, nn.BatchNorm1d)]
+
+
 def test_unmixed_judges_each_image_by_itself():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1))
@@ -273,7 +358,7 @@ def test_wrapper_is_rebuilt_from_its_description():
     gan = GAN(Tanh(Maker(end="sigmoid")), Logit(Normalized(Deep(depth=3), SHAPE)))
     path = "gan.networks.repair."
     inner = {"class_path": f"{__name__}.Deep", "init_args": {"depth": 3, "std": None}}
-    normalized = {"class_path": path + "Normalized", "init_args": {"network": inner, "image_shape": SHAPE}}
+    normalized = {"class_path": path + "Normalized", "init_args": {"network": inner, "image_shape": SHAPE, **NOT_TOLD}}
     assert described(gan.discriminator) == {"class_path": path + "Logit", "init_args": {"network": normalized}}
     assert gan.hparams["discriminator"] == described(gan.discriminator)
 
