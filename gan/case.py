@@ -14,7 +14,7 @@ from gan.config import config_in, is_own
 from gan.errors import GANError
 from gan.folder import RunFolder
 from gan.trials import FINDINGS, Outcome, Trial, fids_in, findings_in, rows_of, told_at
-from gan.trust import check_names, named_in, packages
+from gan.trust import PACKAGE, check_names, named_in, packages, resolve
 from gan.words import given_by
 
 BUDGET = 1000  # batches of a trial, if not given and the run has more
@@ -203,8 +203,14 @@ def callbacks(config: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def name_of(callback: Mapping[str, Any]) -> str:
-    """The name of a callback's class, without its package."""
-    return str(callback.get("class_path")).rpartition(".")[2]
+    """The name of a callback's class, without its package; of one's own, of the one here that it derives from."""
+    path = str(callback.get("class_path"))
+    try:
+        bases = resolve(path, path).__mro__  # what may be imported has been looked at
+    except (AttributeError, GANError, ImportError):
+        bases = ()
+    here = [base.__name__ for base in bases if base.__module__.startswith(f"{PACKAGE}.callbacks.")]
+    return [*here, path.rpartition(".")[2]][0]
 
 
 # ---------------------------------------------------------------------- short runs

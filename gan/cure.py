@@ -33,7 +33,7 @@ from gan.case import (
 from gan.config import as_text
 from gan.errors import GANError, counted
 from gan.folder import RunFolder
-from gan.paths import local_path
+from gan.paths import as_word, local_path
 from gan.suggestions import Parser
 from gan.trials import (
     OUTPUT,
@@ -70,7 +70,7 @@ def cure(words: list[str]) -> None:
         if number is not None and not number >= 1:
             raise GANError(f"--{name} must be at least 1 {what}, got {number}")
     console = Console(highlight=False, soft_wrap=True)
-    case = read_case(local_path(args.run_dir, "--run_dir"), args.trust or [])
+    case = read_case(Path(as_word(local_path(args.run_dir, "--run_dir"))), args.trust or [])
     if not case.targets:
         over = f"; {counted(len(case.findings), 'condition')} came and went" if case.findings else ""
         console.print(f"{case.folder} is well: nothing wrong with the gradients{over}", markup=False)

@@ -34,6 +34,11 @@ def local_path(path: str | os.PathLike[str], setting: str) -> Path:
     return Path(os.path.expanduser(os.path.expandvars(text)))
 
 
+def as_word(path: Path) -> str:
+    """A path as a word of a command, which no parser takes for an option."""
+    return str(path.absolute() if str(path).startswith("-") else path)
+
+
 def cache_folder() -> Path | None:
     """Where what takes its time to make is kept for all runs: $GAN_CACHE, or `gan` in the cache of the user.
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from test_cure import finding
 
-from gan.callbacks import FIDTracker, GradientMonitor
+from gan.callbacks import FIDTracker, GradientDoctor, GradientMonitor
 from gan.case import (
     Case,
     Treatment,
@@ -13,6 +13,7 @@ from gan.case import (
     cut,
     default_budget,
     ended_badly,
+    name_of,
     often,
     plan,
     run_itself,
@@ -62,6 +63,18 @@ def test_a_trial_begins_where_the_run_was_still_well(tmp_path):
     assert (trial.begin, trial.end, trial.checkpoint) == (0, 50, None)
     assert plan(run, (), 50, 80).checkpoint == tmp_path / "checkpoints" / "step_000080.ckpt"
     assert plan(run, (), 50, 0).checkpoint is None
+
+
+class OwnDoctor(GradientDoctor):
+    """One that derives from ours."""
+
+
+def test_callbacks_of_ones_own_are_what_they_derive_from(tmp_path):
+    run = case(tmp_path, since=100, saved=(40, 80, 90))
+    run.config["trainer"]["callbacks"][1]["class_path"] = f"{__name__}.OwnDoctor"
+    assert list(well_checkpoints(run)) == [40, 80]  # by its patience of 2
+    run.config["trainer"]["callbacks"][1]["class_path"] = "no.such.Doctor"
+    assert name_of(run.config["trainer"]["callbacks"][1]) == "Doctor"
 
 
 @pytest.mark.parametrize(

@@ -207,6 +207,13 @@ def test_what_has_healed_is_a_config_and_a_command(config, forks, capsys):
     assert yaml.safe_load(Path("run/cure/1/config.yaml").read_text("utf-8"))["trainer"]["max_steps"] == 2
 
 
+def test_a_folder_that_looks_like_an_option(config, forks, capsys):
+    sick(config, finding(HEALS), name="-run")
+    command("cure", "--run_dir=-run", "--budget", "3")
+    assert [words for words in forks if f"{Path.cwd() / '-run' / 'cure' / '1'}" in words]
+    assert f"--run_dir {Path.cwd() / '-run-cured'}" in capsys.readouterr().out
+
+
 def test_the_run_as_it_was_is_trained_where_it_has_no_score_of_the_budget(config, forks):
     sick(config, finding(HEALS), fid=40)
     assert cured("--budget", "2") == 0

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from gan.errors import GANError
-from gan.paths import local_path
+from gan.paths import as_word, local_path
 
 
 @pytest.fixture(autouse=True)
@@ -58,3 +58,8 @@ def test_a_url_is_no_path(text):
 def test_a_variable_that_is_not_set(text):
     with pytest.raises(GANError, match="the variable NOTHING is not set"):
         local_path(text, "--run_dir")
+
+
+def test_a_path_that_looks_like_an_option():
+    assert as_word(Path("runs/a")) == "runs/a"
+    assert as_word(Path("-runs/a")) == str(Path.cwd() / "-runs/a")

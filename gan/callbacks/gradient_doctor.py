@@ -31,6 +31,7 @@ from gan.optim import OPTIMIZER_ORDER
 from gan.order import callbacks_of
 from gan.outbox import outbox
 from gan.parallel import is_sharded
+from gan.paths import as_word
 from gan.spec import FROM_DATA, is_compiled, uncompiled
 
 NOTHING = "nothing wrong with the gradients"
@@ -216,7 +217,7 @@ class GradientDoctor(Callback):
     def command(self, trainer: Trainer, prescription: Prescription) -> str:
         """What to type."""
         path = Path(trainer.default_root_dir, "config.yaml")
-        words = ["python", "-m", "gan.cli", "fit", "--config", str(path), *prescription.settings]
+        words = ["python", "-m", "gan.cli", "fit", "--config", as_word(path), *prescription.settings]
         # A trial keeps nothing, and in Python there is no command.
         trial = trainer.fast_dev_run  # pyright: ignore[reportAttributeAccessIssue] # what Lightning's connectors give it
         there = trainer.lightning_module.run_config is not None and not trial  # pyright: ignore[reportAttributeAccessIssue]

@@ -15,6 +15,7 @@ from gan.gradients.treatments import (
     RATES,
     SHORT,
     adam,
+    first_beta,
     gradient_penalty,
     kind_of,
     normalized,
@@ -110,8 +111,8 @@ def momenta(patient: Patient) -> Iterator[Change]:
     clipped = patient.model.get("weight_clip") is not None
     for name in NETWORKS:
         arguments = (patient.model.get(f"{name}_optimizer") or {}).get("init_args") or {}
-        first = (arguments.get("betas") or [0])[0]
-        if kind_of(patient, name) == "Adam" and (first > 0.9 or (first >= 0.9 and clipped)):
+        first = first_beta(patient, name)
+        if first > 0.9 or (first >= 0.9 and clipped):
             yield Change({f"model.{name}_optimizer.betas": [0.0, 0.9]}, f"the {name}'s momentum, {first:g}, {LATE}")
         if (momentum := arguments.get("momentum") or 0) >= 0.8:
             yield Change({f"model.{name}_optimizer.momentum": 0}, f"the {name}'s momentum, {momentum:g}, {LATE}")

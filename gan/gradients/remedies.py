@@ -252,11 +252,13 @@ def sound(record: Record, patient: Patient) -> Iterator[Change]:
         "weight_clip": None,
         "n_critic": 1,
     }
+    kinds = "the loss, the penalty and the optimizers"
     if ANY_PENALTY in patient.refuses:
+        kinds = "the loss and the optimizers"
         del wanted["penalties"]
     settings = {f"model.{name}": value for name, value in wanted.items() if not has(patient.model.get(name), value)}
     if settings:
-        yield Change(settings, "the loss, the penalty and the optimizers that train most networks")
+        yield Change(settings, f"{kinds} that train most networks")
     if patient.parts["discriminator"].mixes:
         yield from unmixed(patient, "a discriminator that sees images one by one")
     for name in NETWORKS:

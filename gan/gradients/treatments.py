@@ -19,13 +19,17 @@ CLIPPING = "gan.callbacks.GradientClipping"
 
 
 def kind_of(patient: Patient, name: str) -> str:
-    """Of which kind an optimizer is: Adam, RMSprop, SGD, or "" for another one."""
+    """Of which kind an optimizer is: Adam, RMSprop, SGD, or "" for another one, or one that nothing is known of."""
+    if f"{name}_optimizer" not in patient.model:
+        return ""  # made in Python, by a function
     given = patient.named(f"{name}_optimizer") or "Adam"
     return next((kind for kind in (*RATES, "SGD") if kind in given), "")
 
 
 def rate(patient: Patient, name: str) -> float | None:
     """The rate of a network's optimizer, if its settings say it."""
+    if f"{name}_optimizer" not in patient.model:
+        return None
     optimizer = patient.model.get(f"{name}_optimizer")
     return (optimizer.get("init_args") or {}).get("lr") if optimizer else 2e-4
 
@@ -35,6 +39,14 @@ def with_rate(patient: Patient, name: str, value: float) -> dict[str, Any]:
     if patient.model.get(f"{name}_optimizer") is None:
         return {f"model.{name}_optimizer": class_of(ADAM, lr=value, betas=[0.0, 0.9])}
     return {f"model.{name}_optimizer.lr": value}
+
+
+def first_beta(patient: Patient, name: str) -> float:
+    """The momentum that an Adam has: torch's if its settings, given in Python, do not say; 0 of another optimizer."""
+    optimizer = patient.model.get(f"{name}_optimizer")
+    if kind_of(patient, name) != "Adam" or optimizer is None:
+        return 0.0
+    return (optimizer.get("init_args") or {}).get("betas", (0.9, 0.999))[0]
 
 
 def adam(patient: Patient) -> dict[str, Any]:
@@ -92,7 +104,7 @@ def no_momentum(patient: Patient, text: str) -> Iterator[Change]:
     settings = {}
     for name in NETWORKS:
         arguments = (patient.model.get(f"{name}_optimizer") or {}).get("init_args") or {}
-        if kind_of(patient, name) == "Adam" and (arguments.get("betas") or [0])[0] > 0:
+        if first_beta(patient, name) > 0:
             settings[f"model.{name}_optimizer.betas"] = [0.0, 0.9]
         if arguments.get("momentum"):
             settings[f"model.{name}_optimizer.momentum"] = 0

@@ -9,9 +9,11 @@ from gan.gradients.treatments import (
     catching_up,
     in_its_place,
     its_base,
+    kind_of,
     no_momentum,
     normalized,
     r1,
+    rate,
     rounded,
     settings_of,
     slower,
@@ -146,3 +148,20 @@ def test_a_discriminator_that_tells_classes_gives_way_to_one_that_does():
     parts = {**OWN, "discriminator": replace(OWN["discriminator"], told="classifies")}
     (change,) = in_its_place(patient(parts=parts), "discriminator", "text")
     assert change.settings["model.discriminator"]["class_path"] == "gan.networks.AuxiliaryDCGANDiscriminator"
+
+
+def test_an_optimizer_that_nothing_is_known_of():
+    """From Python it may be any function: it is not taken for the default."""
+    run = patient()
+    model = {key: value for key, value in run.model.items() if key != "generator_optimizer"}
+    run = replace(run, config={**run.config, "model": model})
+    assert (rate(run, "generator"), kind_of(run, "generator")) == (None, "")
+    assert list(slower(run, "generator", 10, "text")) == []
+    assert settings(no_momentum(patient(generator_optimizer=adam(betas=(0.5, 0.9))), "text"))
+
+
+def test_an_adam_of_python_has_torch_s_momentum():
+    python = {"class_path": "torch.optim.adam.Adam", "init_args": {"lr": 0.001}}
+    assert settings(no_momentum(patient(generator_optimizer=python), "text")) == {
+        "model.generator_optimizer.betas": [0.0, 0.9]
+    }
