@@ -82,7 +82,9 @@ class Thresholds:
         logit_flips: in this share of the eight, the discriminator takes the generated for more real than the real,
         fid_over_floor: and the FID does not fall, and is above this many times the floor, that of real images.
         by_heart: Training images learnt by heart: to the discriminator, held-out images lie at least this part of the
-            way from training images to generated ones, on average over the last eight measurements, and clearly so.
+            way from training images to generated ones, on average over the last eight measurements,
+        by_chance: and by more than this many times what chance makes of it: the standard error of that average, with
+            that of the images held out, which are few and the same in each.
         imbalance: Learning-rate imbalance: in a batch, one network's weights change more than the other's, in
             proportion to their size, by more than this factor.
         alike: Constant data: the distance between two real images is below this. Rounding to 8 bits alone makes more
@@ -116,6 +118,7 @@ class Thresholds:
     logit_flips: float = 0.25
     fid_over_floor: float = 50.0
     by_heart: float = 0.4
+    by_chance: float = 3.0
     imbalance: float = 100.0
     alike: float = 0.1
     one_class: float = 0.9

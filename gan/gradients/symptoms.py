@@ -16,8 +16,10 @@ def learnt_by_heart(record: Record, limits: Thresholds) -> Finding | None:
         return None
     gaps = [stats.logit_real - held_out for stats, held_out in window]
     gap, whole = mean(gaps), mean([stats.logit_gap for stats, _ in window])
-    error = (mean([(one - gap) ** 2 for one in gaps]) / (len(gaps) - 1)) ** 0.5  # of that mean: few images are measured
-    if not (whole > 0 and gap >= limits.by_heart * whole and gap > 3 * error):
+    # Of that mean: few images are measured, and those held out are the same each time.
+    error = (mean([(one - gap) ** 2 for one in gaps]) / (len(gaps) - 1)) ** 0.5
+    error = math.hypot(error, mean([stats.held_out_error or 0.0 for stats, _ in window]))
+    if not (whole > 0 and gap >= limits.by_heart * whole and gap > limits.by_chance * error):
         return None
     real, fake = mean([stats.logit_real for stats, _ in window]), mean([stats.logit_fake for stats, _ in window])
     return Finding(

@@ -39,6 +39,19 @@ def test_learnt_by_heart():
     assert names(by_heart(gap=-2.0)) == []
 
 
+def test_learnt_by_heart_is_more_than_which_images_happen_to_be_held_out():
+    """They are the same in each measurement, and their mean logit is as far off in all of them."""
+    record = by_heart()  # a gap of 2 that varies by 0.1
+    for error, told in ((0.66, ["training images learnt by heart"]), (0.67, [])):
+        assert names(changed(record, every=True, held_out_error=error)) == told
+    sure = changed(record, every=True, held_out_error=0.6)
+    assert names(sure) == ["training images learnt by heart"]
+    assert names(sure, replace(Thresholds(), by_chance=3.5)) == []
+    none = changed(record, every=True, logit_real=-0.0039, logit_held_out=-0.0042, logit_gap=0.0004)
+    assert names(none) == ["training images learnt by heart"]
+    assert names(changed(none, every=True, held_out_error=0.0005)) == []  # of logits that differ by 0.004
+
+
 def test_learnt_by_heart_needs_images_held_out_and_some_measurements():
     stats = by_heart().stats
     without = [replace(measured, logit_held_out=None) for measured in stats]
