@@ -23,7 +23,7 @@ from gan.gradients.causes import (
 from gan.gradients.data import CONSTANT, OF_DATA, ONE_CLASS, REPEATED, UNSHUFFLED
 from gan.gradients.rules import Finding, Record, Thresholds
 from gan.gradients.symptoms import BY_HEART, COLLAPSE, IMBALANCE, OSCILLATION, SYMPTOM_NAMES, SYMPTOMS
-from gan.gradients.wiring import DEAF, DETACHED, FROZEN, LAGGING, NEVER_UPDATED, OF_WIRING, PROBABILITIES
+from gan.gradients.wiring import DEAF, DETACHED, FROZEN, LAGGING, NEVER_UPDATED, OF_WIRING, PROBABILITIES, changed
 
 ALIKE = 0.01  # generated images nearer to each other than this, in distances between real ones, are one picture
 
@@ -97,7 +97,10 @@ def can_be_over(name: str, record: Record, thresholds: Thresholds) -> bool:
         PROBABILITIES: now.range_logit is not None,
         DETACHED: now.generator.total > 0,
         DEAF: now.response is not None and now.spread_real > 0,
-        FROZEN: all(network.update_ratio for network in now.networks.values()),
+        FROZEN: all(
+            network.update_ratio and (changed(record, name) or 0) >= thresholds.still
+            for name, network in now.networks.items()
+        ),
         LAGGING: now.moved_average is not None,
         NEVER_UPDATED: now.moved_average is not None,
     }

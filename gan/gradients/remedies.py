@@ -13,7 +13,7 @@ from gan.gradients.causes import (
     VANISHING_DEPTH,
     WRONG_RANGE,
 )
-from gan.gradients.change import Change, class_of
+from gan.gradients.change import Change, class_of, word
 from gan.gradients.data import CONSTANT, ONE_CLASS, REPEATED, UNSHUFFLED
 from gan.gradients.patient import Patient
 from gan.gradients.rules import Finding, Record
@@ -21,11 +21,14 @@ from gan.gradients.symptoms import BY_HEART, COLLAPSE, IMBALANCE, OSCILLATION
 from gan.gradients.treatments import (
     NETWORKS,
     PENALTIES,
+    RATES,
     adam,
     bounded,
     catching_up,
     in_its_place,
     its_base,
+    kind_of,
+    named,
     no_momentum,
     normalized,
     r1,
@@ -38,6 +41,8 @@ from gan.gradients.treatments import (
     wrapped,
 )
 from gan.gradients.wiring import DEAF, DETACHED, FROZEN, LAGGING, NEVER_UPDATED, PROBABILITIES
+
+LEARNS = 30  # times what counts as weights that do not move, a network that learns changes its own
 
 Remedies = Callable[[Finding, Record, Patient], Iterator[Change]]
 
@@ -60,8 +65,9 @@ def of_wrong_range(finding: Finding, record: Record, patient: Patient) -> Iterat
     text = f"the images of {data.place} lie in [{low:g}, {high:g}]: scale them there by "
     text += f"`images = 2 * (images - {low:g}) / {high - low:g} - 1`"
     settings = class_of("gan.data.Rescaled", data=data.spec, low=low, high=high)
-    yield Change({"data": settings}, f"{text}, or leave that to Rescaled", needed=True)
-    yield from its_base(patient, text)
+    brief = f"Rescaled around {named(data)}"
+    yield Change({"data": settings}, f"{text}, or leave that to Rescaled", needed=True, brief=brief)
+    yield from its_base(patient, "")
     yield Change({}, text)
 
 
@@ -194,6 +200,13 @@ def of_frozen(finding: Finding, record: Record, patient: Patient) -> Iterator[Ch
     part, now = patient.parts[name], rate(patient, name)
     if name == "discriminator" and patient.model.get("freeze_discriminator"):
         yield Change({"model.freeze_discriminator": 0}, "no layers of the discriminator that stay as they are")
+    if finding.beyond > 1:  # they do move, but hardly
+        good, wanted = RATES.get(kind_of(patient, name), RATES["Adam"])[2], LEARNS * finding.beyond * (now or 0)
+        if now and now < good:
+            text = f"a rate of the {name} at which it learns, {min(wanted, good) / now:.2g} times what it is"
+            yield Change(with_rate(patient, name, rounded(min(wanted, good))), text)
+        yield Change({}, f"see what holds the steps of {part.place} back: a rate, a schedule, clipping, huge weights")
+        return
     if not now:
         yield Change(with_rate(patient, name, 1e-3), f"a rate of the {name} at which it learns")
     if patient.model.get(f"{name}_scheduler") is not None:
@@ -251,9 +264,13 @@ def sound(record: Record, patient: Patient) -> Iterator[Change]:
         "weight_clip": None,
         "n_critic": 1,
     }
-    settings = {f"model.{name}": value for name, value in wanted.items() if not has(patient.model.get(name), value)}
-    if settings:
-        yield Change(settings, "the loss, the penalty and the optimizers that train most networks")
+    new = {name: value for name, value in wanted.items() if not has(patient.model.get(name), value)}
+    if new:
+        text = "the loss, the penalty and the optimizers that train most networks"
+        kinds = {"loss": "NonSaturating", "penalties": "R1", **{f"{name}_optimizer": "Adam" for name in NETWORKS}}
+        briefs = [kinds.get(name, f"{name} {word(value)}") for name, value in new.items()]
+        settings = {f"model.{name}": value for name, value in new.items()}
+        yield Change(settings, text, brief=", ".join(dict.fromkeys(briefs)))
     if patient.parts["discriminator"].mixes:
         yield from unmixed(patient, "a discriminator that sees images one by one")
     for name in NETWORKS:

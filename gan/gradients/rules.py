@@ -97,6 +97,9 @@ class Thresholds:
         deaf: Deaf generator: the distance that other latents make, over that between two real images, is below this,
         deaf_part: and below this part of the distance between two generated images;
         unheard: or, from the first measurement on, below this in any case.
+        still: Weights that do not move: they have changed by less than this part of their size so far: by what they
+            change in a batch, on average over the last eight measurements, times the batches. 0.2 or more in good runs,
+        still_batches: from this batch on.
         moved: Average that lags or was never updated: the generator's images have moved by more than this part of the
             distance between two real ones,
         never_updated: and its average's by no more than this part of that in all measurements;
@@ -127,6 +130,8 @@ class Thresholds:
     deaf: float = 0.05
     deaf_part: float = 0.25
     unheard: float = 1e-4
+    still: float = 0.01
+    still_batches: float = 100
     moved: float = 0.5
     never_updated: float = 1e-4
     lagging: float = 0.5

@@ -102,14 +102,16 @@ def settings_of(patient: Patient, name: str, text: str, **values: Any) -> Iterat
     part = patient.parts[name]
     taken = {key: value for key, value in values.items() if part.can_be(key, value)}
     if taken:
-        yield Change({f"model.{name}.{key}": value for key, value in taken.items()}, text, needed=True)
+        brief = f"the {name}'s {' and '.join(f'{key} {value}' for key, value in taken.items())}"
+        yield Change({f"model.{name}.{key}": value for key, value in taken.items()}, text, needed=True, brief=brief)
 
 
 def normalized(patient: Patient, name: str, text: str) -> Iterator[Change]:
     """Normalisation between the layers: by a setting of the network, or around it."""
     norm = "batch" if name == "generator" else "layer"
     changes = list(settings_of(patient, name, text, norm=norm))
-    yield from changes or [wrapped(name, patient.parts[name], "Normalized", f"{text}, in {patient.parts[name].place}")]
+    part = patient.parts[name]
+    yield from changes or [wrapped(name, part, "Normalized", f"{text}: put some into {part.place}")]
 
 
 def unmixed(patient: Patient, text: str) -> Iterator[Change]:
@@ -137,7 +139,13 @@ def wrapped(name: str, part: Part, wrapper: str, text: str, **arguments: Any) ->
     """A network within one of `gan.networks.repair`, which makes it right as it stands."""
     spec = {"class_path": part.spec["class_path"], "init_args": part.arguments}
     settings = {f"model.{name}": class_of(REPAIR + wrapper, network=spec, **arguments)}
-    return Change(settings, f"{text}, or leave that to {wrapper}", needed=True)
+    brief = f"{wrapper} around {named(part)}"
+    return Change(settings, f"{text}, or leave that to {wrapper}", needed=True, brief=brief)
+
+
+def named(part: Part) -> str:
+    """The name of a class."""
+    return part.spec["class_path"].rpartition(".")[2]
 
 
 def in_its_place(patient: Patient, name: str, text: str) -> Iterator[Change]:
@@ -148,13 +156,13 @@ def in_its_place(patient: Patient, name: str, text: str) -> Iterator[Change]:
         return
     arguments = {"latent_dim": patient.latent_dim, "norm": "batch"} if name == "generator" else {"norm": "none"}
     kind = f"{told}{name.capitalize()}"
-    yield Change({f"model.{name}": class_of(f"gan.networks.{kind}", **arguments)}, f"{text}: {kind}", needed=True)
+    settings = {f"model.{name}": class_of(f"gan.networks.{kind}", **arguments)}
+    yield Change(settings, f"{text}: {kind}", needed=True, brief=f"{kind} in the place of {named(part)}")
 
 
 def its_base(patient: Patient, text: str) -> Iterator[Change]:
     """The data module of this package that the run's own derives from."""
     if (data := patient.parts.get("data")) is not None and data.base:
         settings = class_of(data.base, **data.arguments)
-        yield Change(
-            {"data": settings}, f"{text}; in the meantime {data.base.rpartition('.')[2]}, which it derives from"
-        )
+        meantime = f"in the meantime {data.base.rpartition('.')[2]}, which {named(data)} derives from"
+        yield Change({"data": settings}, f"{text}; {meantime}" if text else meantime)
