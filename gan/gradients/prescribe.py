@@ -48,9 +48,10 @@ def prescribe(
     wrong = misfits(record, patient)
     candidates = [*combined(wrong, list(REMEDIES[finding.name](finding, record, patient)))]
     if settable := [change for change in candidates if change.settings]:
-        usual = together([*sound(record, patient), *settable[:1]])
-        all_at_once = replace(usual, text=f"what trains most networks: {usual.brief or usual.text}")
-        candidates[1:1] = [all_at_once, *elsewhere(patient, usual)]
+        usual = [*sound(record, patient), *settable[:1]]
+        at_once = together(usual)
+        at_once = replace(at_once, text=f"what trains most networks: {at_once.brief or at_once.text}")
+        candidates[1:1] = [at_once, *elsewhere(patient, usual)]
     told: dict[tuple[str, ...], Prescription] = {}
     for change in candidates:
         settings = tuple(words(change.settings))
@@ -78,12 +79,12 @@ def combined(wrong: Sequence[Change], remedies: Sequence[Change]) -> Iterator[Ch
         yield together([*needed, change]) if change.settings else change
 
 
-def elsewhere(patient: Patient, usual: Change) -> Iterator[Change]:
+def elsewhere(patient: Patient, usual: Sequence[Change]) -> Iterator[Change]:
     """Shipped networks in the place of one's own: what is left then is no fault of the networks."""
     own = [name for name, part in patient.parts.items() if name != "data" and not part.ours]
     changes = [change for name in own for change in in_its_place(patient, name, "")]
     if own and len(changes) == len(own):
-        both = together([*changes, usual])
+        both = together([*changes, *usual])
         faulty = "your networks" if len(own) > 1 else named(patient.parts[own[0]])
         yield replace(both, text=f"{both.brief}: if that trains, the fault is in {faulty}")
 

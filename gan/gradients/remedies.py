@@ -17,7 +17,7 @@ from gan.gradients.change import Change, class_of, word
 from gan.gradients.data import CONSTANT, ONE_CLASS, REPEATED, UNSHUFFLED
 from gan.gradients.patient import Patient
 from gan.gradients.rules import Finding, Record
-from gan.gradients.symptoms import BY_HEART, COLLAPSE, IMBALANCE, OSCILLATION
+from gan.gradients.symptoms import BY_HEART, COLLAPSE, IMBALANCE, NO_PROGRESS, OSCILLATION
 from gan.gradients.treatments import (
     NETWORKS,
     PENALTIES,
@@ -156,6 +156,18 @@ def of_oscillation(finding: Finding, record: Record, patient: Patient) -> Iterat
     yield from slower(patient, "generator", 4, "a generator that the discriminator can follow")
 
 
+def of_no_progress(finding: Finding, record: Record, patient: Patient) -> Iterator[Change]:
+    """A generator that gets somewhere."""
+    for name in reversed(NETWORKS):
+        now, good = rate(patient, name), RATES.get(kind_of(patient, name), RATES["Adam"])[2]
+        if now and now < good:
+            wanted = rounded(min(10 * now, good))
+            yield Change(
+                with_rate(patient, name, wanted), f"a rate of the {name} at which it learns: {wanted:g} for {now:g}"
+            )
+    yield from of_collapse(finding, record, patient)
+
+
 def of_imbalance(finding: Finding, record: Record, patient: Patient) -> Iterator[Change]:
     """Two networks at one pace."""
     fast = finding.network or "generator"
@@ -203,8 +215,10 @@ def of_frozen(finding: Finding, record: Record, patient: Patient) -> Iterator[Ch
     if finding.beyond > 1:  # they do move, but hardly
         good, wanted = RATES.get(kind_of(patient, name), RATES["Adam"])[2], LEARNS * finding.beyond * (now or 0)
         if now and now < good:
-            text = f"a rate of the {name} at which it learns, {min(wanted, good) / now:.2g} times what it is"
-            yield Change(with_rate(patient, name, rounded(min(wanted, good))), text)
+            wanted = rounded(min(wanted, good))
+            yield Change(
+                with_rate(patient, name, wanted), f"a rate of the {name} at which it learns: {wanted:g} for {now:g}"
+            )
         yield Change({}, f"see what holds the steps of {part.place} back: a rate, a schedule, clipping, huge weights")
         return
     if not now:
@@ -298,6 +312,7 @@ REMEDIES: dict[str, Remedies] = {
     COLLAPSE: of_collapse,
     OSCILLATION: of_oscillation,
     IMBALANCE: of_imbalance,
+    NO_PROGRESS: of_no_progress,
     PROBABILITIES: of_probabilities,
     DETACHED: of_detached,
     DEAF: of_deaf,
