@@ -90,7 +90,8 @@ def of_exploding_depth(finding: Finding, record: Record, patient: Patient) -> It
         if patient.parts[name].arguments.get("residual") == "plain"
         else ()
     )
-    yield from normalized(patient, name, "normalised layers hold the gradient at its size")
+    layers = len(record.latest.networks[name].activation_gradients)
+    yield from normalized(patient, name, "normalised layers hold the gradient at its size", layers)
 
 
 def of_vanishing_depth(finding: Finding, record: Record, patient: Patient) -> Iterator[Change]:
@@ -98,7 +99,8 @@ def of_vanishing_depth(finding: Finding, record: Record, patient: Patient) -> It
     name = finding.network or "discriminator"
     text = "leaky ReLUs pass the gradient on, and He's initialisation keeps its size"
     yield from settings_of(patient, name, text, activation="leaky_relu", init="he")
-    yield from normalized(patient, name, "normalised layers hold the gradient at its size")
+    layers = len(record.latest.networks[name].activation_gradients)
+    yield from normalized(patient, name, "normalised layers hold the gradient at its size", layers)
 
 
 def of_exploding(finding: Finding, record: Record, patient: Patient) -> Iterator[Change]:

@@ -9,6 +9,7 @@ from gan.gradients.patient import Part, Patient
 NETWORKS = ("discriminator", "generator")
 ADAM = "torch.optim.Adam"
 RATES = {"Adam": (1e-5, 1e-2, 1e-3), "RMSprop": (1e-5, 5e-3, 5e-4)}  # least, most, good
+DEEP, BORNE = 8, 1e-3  # layers from which on a network needs a normalisation, and the rate that it bears then
 SHORT = 2000  # batches in which rates must be higher, to get anywhere
 PENALTIES = "gan.penalties."
 CLIPPING = "gan.callbacks.GradientClipping"
@@ -106,12 +107,17 @@ def settings_of(patient: Patient, name: str, text: str, **values: Any) -> Iterat
         yield Change({f"model.{name}.{key}": value for key, value in taken.items()}, text, needed=True, brief=brief)
 
 
-def normalized(patient: Patient, name: str, text: str) -> Iterator[Change]:
-    """Normalisation between the layers: by a setting of the network, or around it."""
+def normalized(patient: Patient, name: str, text: str, layers: int = 0) -> Iterator[Change]:
+    """Normalisation between the layers: by a setting of the network, or around it; of many, a rate that they bear."""
     norm = "batch" if name == "generator" else "layer"
-    changes = list(settings_of(patient, name, text, norm=norm))
-    part = patient.parts[name]
-    yield from changes or [wrapped(name, part, "Normalized", f"{text}: put some into {part.place}")]
+    if changes := list(settings_of(patient, name, text, norm=norm)):
+        yield from changes
+        return
+    part, now = patient.parts[name], rate(patient, name)
+    change = wrapped(name, part, "Normalized", f"{text}: put some into {part.place}")
+    if layers >= DEEP and kind_of(patient, name) in RATES and isinstance(now, float | int) and now > BORNE:
+        change = change & Change(with_rate(patient, name, BORNE), f"a rate that {layers} layers bear", needed=True)
+    yield change
 
 
 def unmixed(patient: Patient, text: str) -> Iterator[Change]:
