@@ -20,7 +20,7 @@ from gan.gradients import GradientStats
 from gan.gradients.causes import non_finite_gradients
 from gan.gradients.diagnose import can_be_over, diagnose
 from gan.gradients.patient import PENALTIES, REPAIRS, Patient, part
-from gan.gradients.prescribe import Prescription, prescribe
+from gan.gradients.prescribe import Prescription, prescribe, unrepeated
 from gan.gradients.rules import WINDOW, Finding, Record, Score, Thresholds
 from gan.gradients.symptoms import SYMPTOM_NAMES
 from gan.loggers import log_text
@@ -186,7 +186,7 @@ class GradientDoctor(Callback):
         say(trainer, f"doctor         batch {step:,}: {finding.name}. {sentence(finding.why)}")
         if finding.symptoms:
             say(trainer, f"               and what follows from it: {', '.join(finding.symptoms)}")
-        for number, each in enumerate(prescriptions):
+        for number, each in enumerate(unrepeated(prescriptions)):
             say(trainer, f"               {'or' if number else 'cure:'} {each.text}")
             if each.settings:
                 say(trainer, f"                   {self.command(trainer, each)}")
@@ -313,9 +313,9 @@ def paragraph(told: dict[str, Any]) -> list[str]:
     if told["symptoms"]:
         lines += [f"What follows from it: {', '.join(told['symptoms'])}.", ""]
     lines += ["What cures it, the first to try first:", ""]
-    for each in told["prescriptions"]:
-        settings = f": `{shlex.join(each['settings'])}`" if each["settings"] else ""
-        lines.append(f"- {sentence(each['text']).rstrip('.')}{settings}")
+    for each in unrepeated([Prescription(**each) for each in told["prescriptions"]]):
+        settings = f": `{shlex.join(each.settings)}`" if each.settings else ""
+        lines.append(f"- {sentence(each.text).rstrip('.')}{settings}")
     return [*lines, "", f"See {told['reference']}."]
 
 

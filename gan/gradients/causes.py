@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 
-from gan.gradients.rules import Finding, Record, Rule, Thresholds
+from gan.gradients.rules import WINDOW, Finding, Record, Rule, Thresholds
 from gan.gradients.stats import NetworkStats
 
 DEEP = 6  # layers
@@ -132,7 +132,7 @@ def dead_discriminator(record: Record, limits: Thresholds) -> Finding | None:
     """A discriminator that says the same of all images."""
     now = record.latest
     if record.begins or not is_flat(record, limits):
-        return None
+        return pressed_flat(record, limits)
     dead = now.discriminator.dead_share
     if now.discriminator.first_to_last < limits.vanishing and dead <= 0.5:
         return None  # it is flat because it is deep
@@ -145,6 +145,34 @@ def dead_discriminator(record: Record, limits: Thresholds) -> Finding | None:
         "Maas et al. 2013, Rectifier nonlinearities improve neural network acoustic models",
         network="discriminator",
     )
+
+
+def pressed_flat(record: Record, limits: Thresholds) -> Finding | None:
+    """A discriminator that its penalties leave nothing but to be flat."""
+    now = record.latest
+    shares = [share for stats in record.stats if (share := of_penalties(stats.discriminator)) is not None]
+    slope = max(now.slope_real, now.slope_fake, now.slope_between)
+    if len(shares) < WINDOW // 2 or not slope < limits.pressed or not now.discriminator.terms:
+        return None
+    share = math.exp(math.fsum(math.log(max(share, TINY)) for share in shares) / len(shares))
+    if not share >= limits.outweighed:
+        return None
+    return Finding(
+        DEAD,
+        f"the discriminator's logit is {now.logit_real:.2g} for real and {now.logit_fake:.2g} for generated images and "
+        f"hardly depends on them (slope {slope:.2g}): in its weights the gradient of its penalties is {share:.2g} "
+        "times that of its loss, and leaves it nothing but to be flat",
+        "Mescheder et al. 2018, arXiv:1801.04406",
+        network="discriminator",
+        beyond=share / limits.outweighed,
+    )
+
+
+def of_penalties(network: NetworkStats) -> float | None:
+    """The norms of the gradients of a network's penalties over that of its loss; None where it has none."""
+    penalties = sum(norm for name, norm in network.terms.items() if name != "adversarial")
+    loss = network.terms.get("adversarial", 0.0)
+    return penalties / loss if penalties and loss else None
 
 
 def is_flat(record: Record, limits: Thresholds) -> bool:

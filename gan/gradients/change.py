@@ -17,12 +17,14 @@ class Change:
             where something else than a setting is to be changed.
         text: What they do, and why.
         needed: Whether nothing else can help without.
+        brief: What they are, in a word or two, among others; the text if not given.
         by_hand: What does the same in one's own code, to be told where the command does not take the settings.
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
     text: str = ""
     needed: bool = False
+    brief: str = ""
     by_hand: str = ""
 
     def __and__(self, other: "Change") -> "Change":
@@ -37,8 +39,10 @@ class Change:
                 settings[name] = value
         if other.settings and settings == self.settings:
             return self
-        texts = [text for text in (self.text, other.text) if text]
-        return Change(settings, "; ".join(texts), self.needed or other.needed)
+        text = "; ".join(text for text in (self.text, other.text) if text)
+        briefs = (each.brief or each.text for each in (self, other))
+        brief = ", ".join(brief for brief in briefs if brief) if self.brief or other.brief else ""
+        return Change(settings, text, self.needed or other.needed, brief)
 
 
 NO_CHANGE = Change()

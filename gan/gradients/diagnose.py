@@ -23,7 +23,7 @@ from gan.gradients.causes import (
 from gan.gradients.data import CONSTANT, OF_DATA, ONE_CLASS, REPEATED, UNSHUFFLED
 from gan.gradients.rules import Finding, Record, Thresholds
 from gan.gradients.symptoms import BY_HEART, COLLAPSE, IMBALANCE, OSCILLATION, SYMPTOM_NAMES, SYMPTOMS
-from gan.gradients.wiring import DEAF, DETACHED, FROZEN, LAGGING, NEVER_UPDATED, OF_WIRING, PROBABILITIES
+from gan.gradients.wiring import DEAF, DETACHED, FROZEN, LAGGING, NEVER_UPDATED, OF_WIRING, PROBABILITIES, changed
 
 ALIKE = 0.01  # generated images nearer to each other than this, in distances between real ones, are one picture
 
@@ -41,6 +41,7 @@ FOLLOWS = {  # the causes that follow from another; symptoms follow from any
     VANISHING_DEPTH: (DEAF,),
     SATURATED_OUTPUT: (DEAF,),
 }
+STARVING = (VANISHING_DEPTH, DEAD, SATURATED_OUTPUT)  # what leaves weights without a gradient
 ONLY = {LAGGING: (COLLAPSE, OSCILLATION), NEVER_UPDATED: (COLLAPSE, OSCILLATION)}  # by scores of the average
 
 
@@ -51,7 +52,7 @@ def diagnose(record: Record, thresholds: Thresholds) -> list[Finding]:
         return [broken]  # nothing can be told from NaN
     found = {finding.name: finding for rule in RULES if (finding := rule(record, thresholds)) is not None}
     told: dict[str, list[str]] = {}  # by the name of a cause, its symptoms
-    under = {name: next((cause for cause in found if follows(name, found[cause])), None) for name in found}
+    under = {name: next((cause for cause in found if follows(found[name], found[cause])), None) for name in found}
     for name in found:
         cause = name
         while (above := under[cause]) is not None:
@@ -60,9 +61,14 @@ def diagnose(record: Record, thresholds: Thresholds) -> list[Finding]:
     return [replace(found[cause], symptoms=tuple(symptoms)) for cause, symptoms in told.items()]
 
 
-def follows(name: str, cause: Finding) -> bool:
+def follows(finding: Finding, cause: Finding) -> bool:
     """Whether a condition follows from a cause."""
+    name = finding.name
     if cause.name in SYMPTOM_NAMES:
+        return False
+    if name == FROZEN and finding.beyond > 1:  # they do move, but hardly, as weights do that hardly have a gradient
+        return cause.name in STARVING
+    if cause.name == FROZEN and cause.beyond > 1 and name in STARVING:
         return False
     if name in SYMPTOM_NAMES:
         return name in ONLY.get(cause.name, SYMPTOM_NAMES)
@@ -97,7 +103,10 @@ def can_be_over(name: str, record: Record, thresholds: Thresholds) -> bool:
         PROBABILITIES: now.range_logit is not None,
         DETACHED: now.generator.total > 0,
         DEAF: now.response is not None and now.spread_real > 0,
-        FROZEN: all(network.update_ratio for network in now.networks.values()),
+        FROZEN: all(
+            network.update_ratio and (changed(record, name) or 0) >= thresholds.still
+            for name, network in now.networks.items()
+        ),
         LAGGING: now.moved_average is not None,
         NEVER_UPDATED: now.moved_average is not None,
     }

@@ -81,7 +81,7 @@ def measure(
         steepness = [slopes(judge, images) for images in (real, fake, between)]
         of_images = measure_images(real, fake, logits, loss.border or 0.0, at_images, steepness, over_processes)
         if held_out is not None:
-            of_images["logit_held_out"] = mean_logit(judge_held_out or judge, held_out, over_processes)
+            of_images |= measure_held_out(judge_held_out or judge, held_out, over_processes)
     if respond:
         with state_restored([generator], real.device, seed), autocast_off, torch.no_grad():
             # Each image again with the latents of another, and all else as it was.
@@ -262,9 +262,13 @@ def saturated_values(probe: Probe, over_processes: OverProcesses) -> tuple[dict[
 
 
 @torch.no_grad()
-def mean_logit(judge: Network, images: Tensor, over_processes: OverProcesses) -> float:
-    """The mean logit of images (N, C, H, W) of all processes, which have N each."""
-    return over_processes(of_samples(judge(images)).cpu().double().mean(), "mean").item()
+def measure_held_out(judge: Network, images: Tensor, over_processes: OverProcesses) -> dict[str, float]:
+    """The mean logit of images (N, C, H, W) of all processes, which have N each, and its standard error."""
+    logits = of_samples(judge(images)).cpu().double()
+    mean = over_processes(logits.mean(), "mean")
+    variance = over_processes((logits - mean).square().mean(), "mean").item()
+    num = over_processes(torch.tensor(float(len(logits)), dtype=torch.float64), "sum").item()
+    return {"logit_held_out": mean.item(), "held_out_error": (variance / max(1, num - 1)) ** 0.5}
 
 
 def slopes(judge: Network, images: Tensor) -> Tensor:

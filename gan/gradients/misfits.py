@@ -11,6 +11,7 @@ from gan.gradients.patient import PENALTIES, Patient
 from gan.gradients.rules import Record
 from gan.gradients.treatments import (
     CLIPPING,
+    DEEP,
     NETWORKS,
     RATES,
     SHORT,
@@ -30,7 +31,6 @@ CLIP_NORM, CLIP_VALUE, CLIP_RATIO = (0.01, 10.0), (1e-4, 0.1), (1e-4, 0.01)  # l
 WEIGHT_CLIP, GOOD_CLIP = (0.005, 0.2), 0.01
 MOST_STEPS = 10  # of the discriminator, for each of the generator
 FEW = 16  # images in a batch
-DEEP = 8  # layers, at which a network needs a normalisation
 VANISHED, EXPLODED = 1e-3, 1e3  # gradient at the first layer over that at the last
 LATE = "answers what the other network was many batches ago"
 ENDS = {"linear": "a linear layer", "elu": "an elu"}

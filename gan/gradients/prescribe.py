@@ -5,8 +5,9 @@ an end that a network must not have. Then the remedies of the condition. Last, w
 all at once.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, reduce
 
 from gan.gradients.change import NO_CHANGE, Change, words
@@ -14,9 +15,10 @@ from gan.gradients.misfits import misfits
 from gan.gradients.patient import Patient
 from gan.gradients.remedies import REMEDIES, sound
 from gan.gradients.rules import Finding, Record
-from gan.gradients.treatments import in_its_place
+from gan.gradients.treatments import in_its_place, named
 
 MOST = 4  # prescriptions of a finding that can be typed
+PLACE = re.compile(r" \([^()]*, line \d+\)")
 
 
 @dataclass(frozen=True)
@@ -58,16 +60,27 @@ def prescribe(
     candidates = [*combined([change for change in wrong if change.settings], remedies)]
     if settable := [change for change in candidates if change.settings]:
         usual = [*sound(record, patient), *settable[:1]]
-        candidates[1:1] = [together(usual), *elsewhere(patient, usual)]
-        if not takes(words_of(candidates[1])):
-            candidates[2:2] = [together(change for change in taken(usual) if change.settings)]
+        at_once = together(usual)
+        if not takes(words_of(at_once)):
+            at_once = together(change for change in taken(usual) if change.settings)
+        at_once = replace(at_once, text=f"what trains most networks: {at_once.brief or at_once.text}")
+        candidates[1:1] = [*([at_once] if at_once.settings else []), *elsewhere(patient, usual)]
     told: dict[tuple[str, ...] | str, Prescription] = {}
     for change in (*candidates, *(change for change in wrong if not change.settings)):
-        settings = words_of(change)
-        if change.text and takes(settings):
-            told.setdefault(settings or change.text, Prescription(settings, change.text))
+        settings, text = words_of(change), once(change.text)
+        if text and takes(settings):
+            told.setdefault(settings or text, Prescription(settings, text))
     typed = [prescription for prescription in told.values() if prescription.settings]
     return [*typed[:MOST], *(prescription for prescription in told.values() if not prescription.settings)]
+
+
+def unrepeated(prescriptions: Sequence[Prescription]) -> list[Prescription]:
+    """Prescriptions without those in words alone that one before them has told."""
+    return [
+        each
+        for number, each in enumerate(prescriptions)
+        if each.settings or not any(other.text.startswith(each.text) for other in prescriptions[:number])
+    ]
 
 
 def combined(wrong: Sequence[Change], remedies: Sequence[Change]) -> Iterator[Change]:
@@ -86,11 +99,20 @@ def needed_of(wrong: Sequence[Change], remedies: Sequence[Change]) -> list[Chang
 
 def elsewhere(patient: Patient, usual: Sequence[Change]) -> Iterator[Change]:
     """Shipped networks in the place of one's own: what is left then is no fault of the networks."""
-    text = "if this trains, the fault is in your networks: a shipped one in their place"
     own = [name for name, part in patient.parts.items() if name != "data" and not part.ours]
-    changes = [change for name in own for change in in_its_place(patient, name, text)]
+    changes = [change for name in own for change in in_its_place(patient, name, "")]
     if own and len(changes) == len(own):
-        yield together([*changes, *usual])
+        both = together([*changes, *usual])
+        faulty = "your networks" if len(own) > 1 else named(patient.parts[own[0]])
+        yield replace(both, text=f"{both.brief}: if that trains, the fault is in {faulty}")
+
+
+def once(text: str) -> str:
+    """A text in which the file and line of a class are told where it is named first alone."""
+    for place in dict.fromkeys(PLACE.findall(text)):
+        first, _, rest = text.partition(place)
+        text = first + place + rest.replace(place, "")
+    return text
 
 
 def words_of(change: Change) -> tuple[str, ...]:

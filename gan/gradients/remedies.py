@@ -13,20 +13,23 @@ from gan.gradients.causes import (
     VANISHING_DEPTH,
     WRONG_RANGE,
 )
-from gan.gradients.change import Change, class_of
+from gan.gradients.change import Change, class_of, word
 from gan.gradients.data import CONSTANT, ONE_CLASS, REPEATED, UNSHUFFLED
 from gan.gradients.patient import PENALTIES as ANY_PENALTY
 from gan.gradients.patient import Patient
 from gan.gradients.rules import Finding, Record
-from gan.gradients.symptoms import BY_HEART, COLLAPSE, IMBALANCE, OSCILLATION
+from gan.gradients.symptoms import BY_HEART, COLLAPSE, IMBALANCE, NO_PROGRESS, OSCILLATION
 from gan.gradients.treatments import (
     NETWORKS,
     PENALTIES,
+    RATES,
     adam,
     bounded,
     catching_up,
     in_its_place,
     its_base,
+    kind_of,
+    named,
     no_momentum,
     normalized,
     r1,
@@ -39,6 +42,8 @@ from gan.gradients.treatments import (
     wrapped,
 )
 from gan.gradients.wiring import DEAF, DETACHED, FROZEN, LAGGING, NEVER_UPDATED, PROBABILITIES
+
+LEARNS = 30  # times what counts as weights that do not move, a network that learns changes its own
 
 Remedies = Callable[[Finding, Record, Patient], Iterator[Change]]
 
@@ -61,8 +66,9 @@ def of_wrong_range(finding: Finding, record: Record, patient: Patient) -> Iterat
     text = f"the images of {data.place} lie in [{low:g}, {high:g}]: scale them there by "
     text += f"`images = 2 * (images - {low:g}) / {high - low:g} - 1`"
     settings = class_of("gan.data.Rescaled", data=data.spec, low=float(f"{low:g}"), high=float(f"{high:g}"))
-    yield Change({"data": settings}, f"{text}, or leave that to Rescaled", needed=True)
-    yield from its_base(patient, text)
+    brief = f"Rescaled around {named(data)}"
+    yield Change({"data": settings}, f"{text}, or leave that to Rescaled", needed=True, brief=brief)
+    yield from its_base(patient, "")
     yield Change({}, text)
 
 
@@ -85,7 +91,8 @@ def of_exploding_depth(finding: Finding, record: Record, patient: Patient) -> It
         if patient.parts[name].arguments.get("residual") == "plain"
         else ()
     )
-    yield from normalized(patient, name, "normalised layers hold the gradient at its size")
+    layers = len(record.latest.networks[name].activation_gradients)
+    yield from normalized(patient, name, "normalised layers hold the gradient at its size", layers)
 
 
 def of_vanishing_depth(finding: Finding, record: Record, patient: Patient) -> Iterator[Change]:
@@ -93,7 +100,8 @@ def of_vanishing_depth(finding: Finding, record: Record, patient: Patient) -> It
     name = finding.network or "discriminator"
     text = "leaky ReLUs pass the gradient on, and He's initialisation keeps its size"
     yield from settings_of(patient, name, text, activation="leaky_relu", init="he")
-    yield from normalized(patient, name, "normalised layers hold the gradient at its size")
+    layers = len(record.latest.networks[name].activation_gradients)
+    yield from normalized(patient, name, "normalised layers hold the gradient at its size", layers)
 
 
 def of_exploding(finding: Finding, record: Record, patient: Patient) -> Iterator[Change]:
@@ -151,6 +159,18 @@ def of_oscillation(finding: Finding, record: Record, patient: Patient) -> Iterat
     yield from slower(patient, "generator", 4, "a generator that the discriminator can follow")
 
 
+def of_no_progress(finding: Finding, record: Record, patient: Patient) -> Iterator[Change]:
+    """A generator that gets somewhere."""
+    for name in reversed(NETWORKS):
+        now, good = rate(patient, name), RATES.get(kind_of(patient, name), RATES["Adam"])[2]
+        if now and now < good:
+            wanted = rounded(min(10 * now, good))
+            yield Change(
+                with_rate(patient, name, wanted), f"a rate of the {name} at which it learns: {wanted:g} for {now:g}"
+            )
+    yield from of_collapse(finding, record, patient)
+
+
 def of_imbalance(finding: Finding, record: Record, patient: Patient) -> Iterator[Change]:
     """Two networks at one pace."""
     fast = finding.network or "generator"
@@ -195,6 +215,15 @@ def of_frozen(finding: Finding, record: Record, patient: Patient) -> Iterator[Ch
     part, now = patient.parts[name], rate(patient, name)
     if name == "discriminator" and patient.model.get("freeze_discriminator"):
         yield Change({"model.freeze_discriminator": 0}, "no layers of the discriminator that stay as they are")
+    if finding.beyond > 1:  # they do move, but hardly
+        good, wanted = RATES.get(kind_of(patient, name), RATES["Adam"])[2], LEARNS * finding.beyond * (now or 0)
+        if now and now < good:
+            wanted = rounded(min(wanted, good))
+            yield Change(
+                with_rate(patient, name, wanted), f"a rate of the {name} at which it learns: {wanted:g} for {now:g}"
+            )
+        yield Change({}, f"see what holds the steps of {part.place} back: a rate, a schedule, clipping, huge weights")
+        return
     if not now:
         yield Change(with_rate(patient, name, 1e-3), f"a rate of the {name} at which it learns")
     if patient.model.get(f"{name}_scheduler") is not None:
@@ -252,13 +281,16 @@ def sound(record: Record, patient: Patient) -> Iterator[Change]:
         "weight_clip": None,
         "n_critic": 1,
     }
-    kinds = "the loss, the penalty and the optimizers"
+    the = "the loss, the penalty and the optimizers"
     if ANY_PENALTY in patient.refuses:
-        kinds = "the loss and the optimizers"
+        the = "the loss and the optimizers"
         del wanted["penalties"]
-    settings = {f"model.{name}": value for name, value in wanted.items() if not has(patient.model.get(name), value)}
-    if settings:
-        yield Change(settings, f"{kinds} that train most networks")
+    new = {name: value for name, value in wanted.items() if not has(patient.model.get(name), value)}
+    if new:
+        kinds = {"loss": "NonSaturating", "penalties": "R1", **{f"{name}_optimizer": "Adam" for name in NETWORKS}}
+        briefs = [kinds.get(name, f"{name} {word(value)}") for name, value in new.items()]
+        settings = {f"model.{name}": value for name, value in new.items()}
+        yield Change(settings, f"{the} that train most networks", brief=", ".join(dict.fromkeys(briefs)))
     if patient.parts["discriminator"].mixes:
         yield from unmixed(patient, "a discriminator that sees images one by one")
     for name in NETWORKS:
@@ -286,6 +318,7 @@ REMEDIES: dict[str, Remedies] = {
     COLLAPSE: of_collapse,
     OSCILLATION: of_oscillation,
     IMBALANCE: of_imbalance,
+    NO_PROGRESS: of_no_progress,
     PROBABILITIES: of_probabilities,
     DETACHED: of_detached,
     DEAF: of_deaf,

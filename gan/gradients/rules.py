@@ -70,19 +70,30 @@ class Thresholds:
         exploding: Exploding through depth: it is above. Up to 130 in a good discriminator with batch norm.
         slope: Exploding gradients: the discriminator's steepest slope, in logits per unit of distance between images,
             is above. 0.1 to 14 in good runs.
-        flat: Dead discriminator: its slope is below this everywhere.
+        flat: Dead discriminator: its slope is below this everywhere,
+        pressed: or below this, and in its weights the gradient of the penalties has
+        outweighed: at least this part of the norm of the loss's own, on average over the last eight measurements.
+            0.01 in good runs with as small a slope.
         beyond_range: Wrong range: how far images may reach beyond [-1, 1].
         inner_pixels: Saturated output: the share of generated pixels that are not at an end of the range, over that of
             real pixels, is below.
         spread: Mode collapse: the distance between two generated images, over that between two real ones, is below.
         classes: Or the share of the classes that generated images cover is at most this,
-        classes_spread: their distance is below this part of the real ones', and the FID does not fall.
+        classes_spread: their distance is below this part of the real ones', and the FID does not fall,
+        nearer: while it is below this part of what it was in the measurements before; or they have covered more; or the
+            FID does not fall for two scores.
         movement: Oscillation: from one measurement to the next, images of the same latents move by more than this part
             of the distance between two real ones, on average over the last eight (good runs do too, until rates fall),
         logit_flips: in this share of the eight, the discriminator takes the generated for more real than the real,
-        fid_over_floor: and the FID does not fall, and is above this many times the floor, that of real images.
+        fid_over_floor: and the FID has not fallen for two scores, and is above this many times the floor, that of real
+            images; or for one, and is above three times that, with images nearer to each other than `classes_spread`.
+        crawl: No progress: they cover as few classes, and the FID does not fall, and images of the same latents have
+            moved by at most this part of the distance between two real ones in the last eight measurements. 1 or more
+            in good runs.
         by_heart: Training images learnt by heart: to the discriminator, held-out images lie at least this part of the
-            way from training images to generated ones, on average over the last eight measurements, and clearly so.
+            way from training images to generated ones, on average over the last eight measurements,
+        by_chance: and by more than this many times what chance makes of it: the standard error of that average, with
+            that of the images held out, which are few and the same in each.
         imbalance: Learning-rate imbalance: in a batch, one network's weights change more than the other's, in
             proportion to their size, by more than this factor.
         alike: Constant data: the distance between two real images is below this. Rounding to 8 bits alone makes more
@@ -95,6 +106,9 @@ class Thresholds:
         deaf: Deaf generator: the distance that other latents make, over that between two real images, is below this,
         deaf_part: and below this part of the distance between two generated images;
         unheard: or, from the first measurement on, below this in any case.
+        still: Weights that do not move: they have changed by less than this part of their size so far: by what they
+            change in a batch, on average over the last eight measurements, times the batches. 0.2 or more in good runs,
+        still_batches: from this batch on.
         moved: Average that lags or was never updated: the generator's images have moved by more than this part of the
             distance between two real ones,
         never_updated: and its average's by no more than this part of that in all measurements;
@@ -107,15 +121,20 @@ class Thresholds:
     exploding: float = 1000.0
     slope: float = 50.0
     flat: float = 1e-4
+    pressed: float = 0.02
+    outweighed: float = 0.5
     beyond_range: float = 0.05
     inner_pixels: float = 0.02
     spread: float = 0.1
     classes: float = 0.5
     classes_spread: float = 0.75
+    nearer: float = 0.9
     movement: float = 0.2
     logit_flips: float = 0.25
     fid_over_floor: float = 50.0
+    crawl: float = 0.5
     by_heart: float = 0.4
+    by_chance: float = 3.0
     imbalance: float = 100.0
     alike: float = 0.1
     one_class: float = 0.9
@@ -124,6 +143,8 @@ class Thresholds:
     deaf: float = 0.05
     deaf_part: float = 0.25
     unheard: float = 1e-4
+    still: float = 0.01
+    still_batches: float = 100
     moved: float = 0.5
     never_updated: float = 1e-4
     lagging: float = 0.5

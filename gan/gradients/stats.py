@@ -120,6 +120,7 @@ class GradientStats:
         spread_real: Root mean square distance between two of the real images; 0 if there is one only.
         spread_fake: The same between two generated images: 0 if all are one.
         logit_held_out: Mean logit of real images that are not trained on; None where there are none.
+        held_out_error: Standard error of that mean: they are the same few images in all measurements.
         movement: Root mean square distance that the images of the same latents have moved since the measurement
             before; None in the first.
         range_logit: Lowest and highest logit of real and generated images.
@@ -152,6 +153,7 @@ class GradientStats:
     spread_fake: float
     movement: float | None = None
     logit_held_out: float | None = None
+    held_out_error: float | None = None
     range_logit: tuple[float, float] | None = None
     response: float | None = None
     moved: float | None = None

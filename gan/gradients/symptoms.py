@@ -1,4 +1,4 @@
-"""What comes out where nothing stops the gradient: images learnt by heart, collapse, circles, rates too far apart."""
+"""What comes out where nothing stops the gradient: images learnt by heart, collapse, circles, no way at all."""
 
 import math
 from collections.abc import Sequence
@@ -7,6 +7,8 @@ from gan.gradients.rules import WINDOW, Finding, Record, Rule, Score, Thresholds
 
 BY_HEART = "training images learnt by heart"
 COLLAPSE, OSCILLATION, IMBALANCE = "mode collapse", "oscillation without progress", "learning-rate imbalance"
+NO_PROGRESS = "no progress"
+ONE_SCORE = 3  # times as far from the floor as after two
 
 
 def learnt_by_heart(record: Record, limits: Thresholds) -> Finding | None:
@@ -16,8 +18,10 @@ def learnt_by_heart(record: Record, limits: Thresholds) -> Finding | None:
         return None
     gaps = [stats.logit_real - held_out for stats, held_out in window]
     gap, whole = mean(gaps), mean([stats.logit_gap for stats, _ in window])
-    error = (mean([(one - gap) ** 2 for one in gaps]) / (len(gaps) - 1)) ** 0.5  # of that mean: few images are measured
-    if not (whole > 0 and gap >= limits.by_heart * whole and gap > 3 * error):
+    # Of that mean: few images are measured, and those held out are the same each time.
+    error = (mean([(one - gap) ** 2 for one in gaps]) / (len(gaps) - 1)) ** 0.5
+    error = math.hypot(error, mean([stats.held_out_error or 0.0 for stats, _ in window]))
+    if not (whole > 0 and gap >= limits.by_heart * whole and gap > limits.by_chance * error):
         return None
     real, fake = mean([stats.logit_real for stats, _ in window]), mean([stats.logit_fake for stats, _ in window])
     return Finding(
@@ -36,33 +40,60 @@ def mean(values: Sequence[float]) -> float:
 
 
 def mode_collapse(record: Record, limits: Thresholds) -> Finding | None:
-    """A generator that makes a few images only, whatever its latents."""
-    spread = record.latest.spread
+    """A generator that makes a few images only, whatever its latents; or that has not begun to make others."""
+    # Before it has learnt anything, a generator's images are alike for a while.
+    latest = record.stats[-1:] if len(record.stats) >= WINDOW else record.stats[-2:]
+    alike = len(record.stats) >= 3 and all(stats.spread < limits.spread for stats in latest)
     classes = few_classes(record, limits)
-    if len(record.stats) < 3 or not (spread < limits.spread or classes):
+    if classes and not alike and (finding := no_progress(record, limits, classes)):
+        return finding
+    classes = classes if is_collapsing(record, limits) else ""
+    if not (alike or classes):
         return None
     return Finding(
         COLLAPSE,
-        f"two generated images are {spread:.2g} times as far apart as two real ones{classes}",
+        f"two generated images are {record.latest.spread:.2g} times as far apart as two real ones{classes}",
         "Metz et al. 2017, arXiv:1611.02163; Mescheder et al. 2018, arXiv:1801.04406",
         network="generator",
     )
 
 
 def few_classes(record: Record, limits: Thresholds) -> str:
-    """How the sentence on a collapse goes on where too few classes are covered; "" where they are not too few."""
+    """How the sentence goes on where too few classes are covered, and the FID does not fall; "" otherwise."""
     score = record.scores[-1] if record.scores else None
     if score is None or score.covered is None or score.classes is None:
         return ""
-    few = (
-        score.covered <= limits.classes * score.classes
-        and stalled(record.scores)
-        and record.latest.spread < limits.classes_spread
-        and oscillation(record, limits) is None
-    )
-    if not few:
+    few = score.covered <= limits.classes * score.classes and stalled(record.scores)
+    if not few or oscillation(record, limits) is not None:
         return ""
     return f", and cover {score.covered} of {score.classes} classes at an FID of {score.fid:.3g} that does not fall"
+
+
+def is_collapsing(record: Record, limits: Thresholds) -> bool:
+    """Whether few classes are what is left of more, as a generator that has only begun covers few as well.
+
+    Images are nearer to each other than before, more classes have been covered, or it has been so for two scores.
+    """
+    before = [stats.spread for stats in record.stats[:-1] if math.isfinite(stats.spread)]
+    if len(record.stats) < 3 or not before or not record.latest.spread < limits.classes_spread:
+        return False
+    nearer = record.latest.spread < limits.nearer * mean(before)
+    lost = any((each.covered or 0) > limits.classes * (each.classes or 0) for each in record.scores[:-1])
+    return nearer or lost or stalled(record.scores[:-1])
+
+
+def no_progress(record: Record, limits: Thresholds, classes: str) -> Finding | None:
+    """A generator whose images hardly change, though they cover few `classes`."""
+    moved = [stats.movement / stats.spread_real for stats in record.stats if stats.movement and stats.spread_real]
+    if len(record.stats) < WINDOW or sum(moved) > limits.crawl:
+        return None
+    return Finding(
+        NO_PROGRESS,
+        f"in {len(moved)} measurements images of the same latents have moved by {sum(moved):.2f} of the distance "
+        f"between two real images in all{classes}",
+        "Salimans et al. 2016, arXiv:1606.03498",
+        network="generator",
+    )
 
 
 def oscillation(record: Record, limits: Thresholds) -> Finding | None:
@@ -75,8 +106,12 @@ def oscillation(record: Record, limits: Thresholds) -> Finding | None:
     movement = sum(moved / stats.spread_real for stats, moved in window) / len(window)
     flips = sum(stats.logit_gap < 0 for stats, _ in window) / len(window)
     score = record.scores[-1]
-    far = score.fid > limits.fid_over_floor * score.floor
-    if not (movement > limits.movement and flips >= limits.logit_flips and far):
+    if not (movement > limits.movement and flips >= limits.logit_flips):
+        return None
+    # One score that is no better says little of images that are nearly there, or that are as far apart as real ones.
+    sure = stalled(record.scores[:-1])
+    apart = mean([stats.spread for stats, _ in window]) >= limits.classes_spread
+    if not score.fid > (1 if sure else ONE_SCORE) * limits.fid_over_floor * score.floor or (apart and not sure):
         return None
     best = min(score.fid for score in record.scores[:-1])
     return Finding(
@@ -112,4 +147,4 @@ def stalled(scores: Sequence[Score]) -> bool:
 
 
 SYMPTOMS: tuple[Rule, ...] = (learnt_by_heart, mode_collapse, oscillation, imbalance)
-SYMPTOM_NAMES = (BY_HEART, COLLAPSE, OSCILLATION, IMBALANCE)
+SYMPTOM_NAMES = (BY_HEART, COLLAPSE, OSCILLATION, IMBALANCE, NO_PROGRESS)

@@ -10,6 +10,7 @@ from gan.gradients.patient import Part, Patient
 NETWORKS = ("discriminator", "generator")
 ADAM = "torch.optim.Adam"
 RATES = {"Adam": (1e-5, 1e-2, 1e-3), "RMSprop": (1e-5, 5e-3, 5e-4)}  # least, most, good
+DEEP, BORNE = 8, 1e-3  # layers from which on a network needs a normalisation, and the rate that it bears then
 SHORT = 2000  # batches in which rates must be higher, to get anywhere
 PENALTIES = "gan.penalties."
 CLIPPING = "gan.callbacks.GradientClipping"
@@ -117,16 +118,23 @@ def settings_of(patient: Patient, name: str, text: str, **values: Any) -> Iterat
     part = patient.parts[name]
     taken = {key: value for key, value in values.items() if part.can_be(key, value)}
     if taken:
-        yield Change({f"model.{name}.{key}": value for key, value in taken.items()}, text, needed=True)
+        brief = f"the {name}'s {' and '.join(f'{key} {value}' for key, value in taken.items())}"
+        yield Change({f"model.{name}.{key}": value for key, value in taken.items()}, text, needed=True, brief=brief)
 
 
-def normalized(patient: Patient, name: str, text: str) -> Iterator[Change]:
-    """Normalisation between the layers: by a setting of the network, or around it."""
+def normalized(patient: Patient, name: str, text: str, layers: int = 0) -> Iterator[Change]:
+    """Normalisation between the layers: by a setting of the network, or around it; of many, a rate that they bear."""
     norm = "batch" if name == "generator" else "layer"
-    changes, part = list(settings_of(patient, name, text, norm=norm)), patient.parts[name]
-    yield from changes
-    if not changes and "Normalized" in part.repairs:
-        yield wrapped(name, part, "Normalized", f"{text}, in {part.place}")
+    if changes := list(settings_of(patient, name, text, norm=norm)):
+        yield from changes
+        return
+    part, now = patient.parts[name], rate(patient, name)
+    if "Normalized" not in part.repairs:
+        return
+    change = wrapped(name, part, "Normalized", f"{text}: put some into {part.place}")
+    if layers >= DEEP and kind_of(patient, name) in RATES and isinstance(now, float | int) and now > BORNE:
+        change = change & Change(with_rate(patient, name, BORNE), f"a rate that {layers} layers bear", needed=True)
+    yield change
 
 
 def unmixed(patient: Patient, text: str) -> Iterator[Change]:
@@ -156,7 +164,13 @@ def wrapped(name: str, part: Part, wrapper: str, text: str, **arguments: Any) ->
     """A network within one of `gan.networks.repair`, which makes it right as it stands."""
     spec = {"class_path": part.spec["class_path"], "init_args": part.arguments}
     settings = {f"model.{name}": class_of(REPAIR + wrapper, network=spec, **arguments)}
-    return Change(settings, f"{text}, or leave that to {wrapper}", needed=True, by_hand=text)
+    brief = f"{wrapper} around {named(part)}"
+    return Change(settings, f"{text}, or leave that to {wrapper}", needed=True, brief=brief, by_hand=text)
+
+
+def named(part: Part) -> str:
+    """The name of a class."""
+    return part.spec["class_path"].rpartition(".")[2]
 
 
 def in_its_place(patient: Patient, name: str, text: str) -> Iterator[Change]:
@@ -168,13 +182,13 @@ def in_its_place(patient: Patient, name: str, text: str) -> Iterator[Change]:
         return
     arguments = {"latent_dim": patient.latent_dim, "norm": "batch"} if name == "generator" else {"norm": "none"}
     kind = f"{told}{name.capitalize()}"
-    yield Change({f"model.{name}": class_of(f"gan.networks.{kind}", **arguments)}, f"{text}: {kind}", needed=True)
+    settings = {f"model.{name}": class_of(f"gan.networks.{kind}", **arguments)}
+    yield Change(settings, f"{text}: {kind}", needed=True, brief=f"{kind} in the place of {named(part)}")
 
 
 def its_base(patient: Patient, text: str) -> Iterator[Change]:
     """The data module of this package that the run's own derives from."""
     if (data := patient.parts.get("data")) is not None and data.base:
         settings = class_of(data.base, **data.arguments)
-        yield Change(
-            {"data": settings}, f"{text}; in the meantime {data.base.rpartition('.')[2]}, which it derives from"
-        )
+        meantime = f"in the meantime {data.base.rpartition('.')[2]}, which {named(data)} derives from"
+        yield Change({"data": settings}, f"{text}; {meantime}" if text else meantime)

@@ -84,7 +84,7 @@ def deaf(record: Record, limits: Thresholds) -> Finding | None:
 
 
 def frozen(record: Record, limits: Thresholds) -> Finding | None:
-    """A network whose weights no step changes, though there is a gradient."""
+    """A network whose weights no step changes, though there is a gradient, or hardly any step."""
     for name, network in record.latest.networks.items():
         if network.trainable == 0:
             return Finding(
@@ -106,7 +106,32 @@ def frozen(record: Record, limits: Thresholds) -> Finding | None:
             "Goodfellow et al. 2014, arXiv:1406.2661",
             network=name,
         )
-    return None
+    return slow(record, limits)
+
+
+def slow(record: Record, limits: Thresholds) -> Finding | None:
+    """A network that all its steps together have hardly changed."""
+    shares = {name: share for name in record.latest.networks if (share := changed(record, name)) is not None}
+    still = {name: share for name, share in shares.items() if share < limits.still}
+    if not still or len(record.stats) < 3 or record.latest.step < limits.still_batches:
+        return None
+    name = min(still, key=still.__getitem__)
+    others = "".join(f", and those of the {other} by {share:.1g}" for other, share in still.items() if other != name)
+    return Finding(
+        FROZEN,
+        f"in {record.latest.step:,} batches the weights of the {name} have changed by {still[name]:.1g} of their size"
+        f"{others}, if each batch goes on where the one before has gone: at this rate the networks stay what they were "
+        "at the start",
+        "Goodfellow et al. 2016, Deep Learning, section 8.3.1",
+        network=name,
+        beyond=limits.still / max(still[name], 1e-6),
+    )
+
+
+def changed(record: Record, name: str) -> float | None:
+    """By how much of their size a network's weights have changed so far, at most; None where no step is known."""
+    ratios = [ratio for stats in record.stats if (ratio := stats.networks[name].update_ratio)]
+    return record.latest.step * sum(ratios) / len(ratios) if ratios else None
 
 
 def stale_average(record: Record, limits: Thresholds) -> Finding | None:

@@ -181,6 +181,10 @@ WIRING_SHOWN = {  # likewise
             {"every": True, "discriminator__update_ratio": 0.0, "discriminator__total": 0.0},  # a hinge that is content
         ),
         ({"generator__trainable": 0}, {"generator__trainable": 1}),
+        (  # 2,500 batches of so much each are 1 %
+            {"every": True, "generator__update_ratio": 3.9e-6, "discriminator__update_ratio": 3.9e-6},
+            {"every": True, "generator__update_ratio": 4.1e-6, "discriminator__update_ratio": 4.1e-6},
+        ),
     ],
     "average that was never updated": [
         (

@@ -48,6 +48,21 @@ def test_a_flat_discriminator_is_dead_or_too_deep():
     assert names(changed(good(), **flat, discriminator__dead_share=0.1)) == ["gradient vanishes through depth"]
 
 
+def test_a_discriminator_that_its_penalties_flatten_is_dead():
+    flat = {"slope_real": 0.01, "slope_fake": 0.01, "slope_between": 0.019}
+    terms = {"adversarial": 2.0, "r1": 0.6, "r2": 0.5}
+    record = changed(good(), every=True, **flat, discriminator__terms=terms)
+    (finding,) = diagnose(record, Thresholds())
+    assert finding.name == "dead discriminator"
+    assert finding.beyond == pytest.approx(1.1)
+    assert "its penalties is 0.55 times that of its loss" in finding.why
+    assert names(replace(record, stats=record.stats[:3])) == []
+    for changes in ({"slope_between": 0.021}, {"discriminator__terms": terms | {"r1": 0.4}}):
+        assert names(changed(record, every=True, **changes)) == []
+    for threshold in ({"pressed": 0.01}, {"outweighed": 0.6}):
+        assert names(record, replace(Thresholds(), **threshold)) == []
+
+
 def test_a_network_that_vanishes_names_its_layers():
     network = {f"layer{number}": 10.0 ** (number - 8) for number in range(9)}
     record = changed(good(), generator__activation_gradients=network, generator__first_to_last=1e-8)

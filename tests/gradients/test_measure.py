@@ -150,7 +150,8 @@ def test_held_out_images_by_hand():
     assert plain.by_heart is None
     stats = measure(generator, discriminator, NonSaturating(), held_out=held_out, **data)
     close(stats.logit_held_out, discriminator(held_out).mean().item())
-    assert replace(stats, logit_held_out=None) == plain
+    close(stats.held_out_error, discriminator(held_out).std().item() / 5**0.5)
+    assert replace(stats, logit_held_out=None, held_out_error=None) == plain
     way = (stats.logit_real - stats.logit_held_out) / (stats.logit_real - stats.logit_fake)
     assert math.isnan(stats.by_heart) if stats.logit_gap <= 0 else stats.by_heart == pytest.approx(way)
     close(replace(stats, logit_real=3.0, logit_held_out=2.0, logit_gap=4.0).by_heart, 0.25)

@@ -1,7 +1,7 @@
 """What is told: what is wrong anyway first, what the command takes only, and no more than can be tried."""
 
 from gan.gradients.patient import Part
-from gan.gradients.prescribe import MOST, prescribe
+from gan.gradients.prescribe import MOST, Prescription, once, prescribe, unrepeated
 from gan.gradients.rules import Finding
 from gradients.patients import OWN, adam, loss, patient, penalty
 from gradients.records import changed, good
@@ -85,3 +85,29 @@ def test_a_repair_that_the_command_refuses_is_told_in_words():
     found = prescribe(finding, record, patient(), lambda words: "repair" not in str(words))
     (by_hand, *_) = [each for each in found if not each.settings]
     assert by_hand.text.endswith("return what goes into its sigmoid")
+
+
+def test_many_changes_are_told_in_brief():
+    record = changed(good(), discriminator__ends="sigmoid")
+    run = patient(loss=loss("LeastSquares"), penalties=[])
+    first, usual, elsewhere, *_ = (each.text for each in prescribe(COLLAPSE, record, run, lambda words: True))
+    assert "D (mine.py, line 3) ends in a sigmoid" in first
+    wanted = (
+        "what trains most networks: NonSaturating, R1, Adam, Normalized around D, Normalized around G, Logit around D"
+    )
+    assert usual == wanted
+    shipped = "DCGANGenerator in the place of G, DCGANDiscriminator in the place of D, NonSaturating, R1, Adam"
+    assert sorted(elsewhere.partition(":")[0].split(", ")) == sorted(shipped.split(", "))
+    assert elsewhere.endswith(": if that trains, the fault is in your networks")
+
+
+def test_where_a_class_stands_is_told_once():
+    text = "D (nets.py, line 3) ends in a sigmoid; see D (nets.py, line 3) and G (nets.py, line 7)"
+    assert once(text) == "D (nets.py, line 3) ends in a sigmoid; see D and G (nets.py, line 7)"
+
+
+def test_words_that_a_prescription_has_told_are_not_repeated():
+    first, words = Prescription(("--a", "1"), "scale them, or leave that to Rescaled"), Prescription((), "scale them")
+    other = Prescription((), "look at them")
+    assert unrepeated([first, words, other]) == [first, other]
+    assert unrepeated([words, first]) == [words, first]

@@ -83,6 +83,23 @@ def test_weights_that_do_not_move_for_their_rate_or_because_they_are_frozen():
     assert first("weights that do not move", "discriminator", freeze_discriminator=9) == wanted
 
 
+def test_weights_that_hardly_move_have_a_rate_by_how_little_they_do():
+    (change, words) = remedies("weights that do not move", "generator", 5.0, generator_optimizer=adam(2e-6))
+    assert change.settings == {"model.generator_optimizer.lr": 0.0003}
+    assert change.text.endswith("0.0003 for 2e-06")
+    assert "G (mine.py, line 3)" in words.text
+    (change, _) = remedies("weights that do not move", "generator", 1e4, generator_optimizer=adam(2e-6))
+    assert change.settings == {"model.generator_optimizer.lr": 0.001}
+    (words,) = remedies("weights that do not move", "generator", 5.0, generator_optimizer=adam(2e-3))
+    assert words.settings == {}
+
+
+def test_a_generator_that_gets_nowhere_has_higher_rates():
+    run = {"generator_optimizer": adam(5e-5), "discriminator_optimizer": adam(2e-4)}
+    settings = [dict(change.settings) for change in remedies("no progress", "generator", **run)]
+    assert settings[:2] == [{"model.generator_optimizer.lr": 0.0005}, {"model.discriminator_optimizer.lr": 0.001}]
+
+
 def test_an_average_of_ones_own_gives_way_where_it_stands():
     run = patient(batches=1000)
     own = {"class_path": "mine.PlainAverage", "init_args": {"decay": 0.9999}}

@@ -39,6 +39,19 @@ def test_learnt_by_heart():
     assert names(by_heart(gap=-2.0)) == []
 
 
+def test_learnt_by_heart_is_more_than_which_images_happen_to_be_held_out():
+    """They are the same in each measurement, and their mean logit is as far off in all of them."""
+    record = by_heart()  # a gap of 2 that varies by 0.1
+    for error, told in ((0.66, ["training images learnt by heart"]), (0.67, [])):
+        assert names(changed(record, every=True, held_out_error=error)) == told
+    sure = changed(record, every=True, held_out_error=0.6)
+    assert names(sure) == ["training images learnt by heart"]
+    assert names(sure, replace(Thresholds(), by_chance=3.5)) == []
+    none = changed(record, every=True, logit_real=-0.0039, logit_held_out=-0.0042, logit_gap=0.0004)
+    assert names(none) == ["training images learnt by heart"]
+    assert names(changed(none, every=True, held_out_error=0.0005)) == []  # of logits that differ by 0.004
+
+
 def test_learnt_by_heart_needs_images_held_out_and_some_measurements():
     stats = by_heart().stats
     without = [replace(measured, logit_held_out=None) for measured in stats]
@@ -57,6 +70,39 @@ def test_mode_collapse_by_its_classes():
     unknown = [replace(score, covered=None, classes=None) for score in STALLED]
     for scores in (improving, many, unknown, STALLED[:1], []):
         assert names(Record(changed(good(), **few).stats, scores)) == []
+
+
+def test_images_that_are_alike_for_a_moment_have_not_collapsed():
+    """A generator that has learnt nothing yet makes one picture for a while; one that has been well does not."""
+    alike = [replace(measured, spread_fake=0.09, spread_real=1.0) for measured in good().stats]
+    well = [replace(measured, spread_fake=0.5, spread_real=1.0) for measured in good().stats]
+    assert names(Record([*well[:6], alike[0]])) == []
+    assert names(Record([*well[:5], *alike[:2]])) == ["mode collapse"]
+    assert names(Record([*well[:7], alike[0]])) == ["mode collapse"]
+
+
+def test_few_classes_are_a_collapse_where_there_was_more():
+    """Nearer images, or more classes before, or a while; a run that begins slowly shows none of these."""
+    stats = changed(good(), every=True, spread_fake=0.7, spread_real=1.0, movement=0.3).stats
+    assert names(Record(stats, STALLED)) == []
+    nearer = [*stats[:-1], replace(stats[-1], spread_fake=0.62)]
+    assert names(Record(nearer, STALLED)) == ["mode collapse"]
+    assert names(Record(nearer, STALLED), replace(Thresholds(), nearer=0.8)) == []
+    more = [replace(STALLED[0], covered=6), STALLED[1]]
+    assert names(Record(stats, more)) == ["mode collapse"]
+    assert names(Record(stats, [STALLED[0], *STALLED])) == ["mode collapse"]
+    assert names(Record(stats, [replace(STALLED[0], fid=25.0), *STALLED])) == []
+
+
+def test_no_progress():
+    """Images that hardly move, cover few classes and get no better; told instead of a collapse."""
+    stats = changed(good(), every=True, spread_fake=0.5, spread_real=1.0, movement=0.06).stats
+    assert names(Record(stats, STALLED)) == ["no progress"]
+    assert names(Record(stats, STALLED), replace(Thresholds(), crawl=0.4)) == []
+    assert names(Record(stats[:7], STALLED)) == []
+    assert names(Record(stats, [STALLED[0], replace(STALLED[1], covered=6)])) == []
+    assert names(Record(stats, [STALLED[0], replace(STALLED[1], fid=18.0)])) == []
+    assert names(Record([replace(each, movement=0.07) for each in stats], STALLED)) == []
 
 
 @pytest.mark.parametrize("threshold", [{"classes": 0.4}, {"classes_spread": 0.6}])
@@ -87,6 +133,15 @@ def test_oscillation():
         (begun, stalled),
     ):
         assert names(Record(*record)) == []
+
+
+def test_one_score_that_is_no_better_is_no_oscillation_of_images_that_are_nearly_good():
+    stats, stalled = oscillating(), [replace(score, covered=6) for score in STALLED]
+    near, apart = [replace(score, floor=0.14) for score in stalled], [replace(each, spread_fake=0.8) for each in stats]
+    for record in ((stats, near), (apart, stalled)):  # 140 times the floor; or as far apart as real images, nearly
+        assert names(Record(*record)) == []
+        assert names(Record(record[0], [record[1][0], *record[1]])) == ["oscillation without progress"]
+    assert names(Record(stats, [replace(near[0], fid=30.0), *near])) == []
 
 
 OTHER = [  # likewise

@@ -99,6 +99,14 @@ def test_a_normalisation_by_a_setting_or_around():
     assert value["init_args"]["network"] == OWN["generator"].spec
 
 
+def test_many_layers_bear_a_rate_that_is_not_high():
+    run = patient(generator_optimizer=adam(0.004))
+    assert "model.generator_optimizer.lr" not in settings(normalized(run, "generator", "text", layers=7))
+    assert settings(normalized(run, "generator", "text", layers=8))["model.generator_optimizer.lr"] == 0.001
+    run = patient(generator_optimizer=adam(0.0005))
+    assert "model.generator_optimizer.lr" not in settings(normalized(run, "generator", "text", layers=30))
+
+
 def test_batch_norm_gives_way():
     run = patient(parts={**OWN, "discriminator": MIXING}, penalties=[])
     (value,) = settings(unmixed(run, "text")).values()

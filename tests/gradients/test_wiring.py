@@ -43,6 +43,27 @@ def test_every_threshold_matters(threshold, stats, name):
     assert names(record, replace(Thresholds(), **threshold)) == [name]
 
 
+def test_weights_that_hardly_move():
+    """In proportion to their size, by all steps so far: not in the first batches, nor where no gradient comes."""
+    still = {"every": True, "generator__update_ratio": 1e-7, "discriminator__update_ratio": 1e-3}
+    record = changed(good(), **still)
+    (finding,) = diagnose(record, Thresholds())
+    assert (finding.name, finding.network) == ("weights that do not move", "generator")
+    assert finding.symptoms == ("learning-rate imbalance",)
+    assert finding.beyond == pytest.approx(0.01 / 2500e-7)
+    assert names(record, replace(Thresholds(), still=1e-5)) == ["learning-rate imbalance"]
+    assert names(record, replace(Thresholds(), still_batches=2501)) == ["learning-rate imbalance"]
+    assert names(Record(record.stats[-2:])) == ["learning-rate imbalance"]
+    both = changed(record, every=True, discriminator__update_ratio=2e-7)
+    (finding,) = diagnose(both, Thresholds())
+    assert (
+        "of the generator have changed by 0.0003 of their size, and those of the discriminator by 0.0005" in finding.why
+    )
+    (cause,) = diagnose(changed(record, extreme_real=0.8, extreme_fake=1.0), Thresholds())
+    assert cause.name == "saturated generator output"
+    assert "weights that do not move" in cause.symptoms
+
+
 @pytest.mark.parametrize(
     ("shows", "network"),
     [
