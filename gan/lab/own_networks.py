@@ -4,6 +4,7 @@
 """
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -72,6 +73,106 @@ class DeafGenerator(Generator):
     def forward(self, z: Tensor, condition: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         z = self.classes(condition)  # (N, latent_dim): what was meant is the product of both, or one beside the other
         return self.layers(z).unflatten(1, self.image_shape)  # (N, C, H, W)
+
+
+class Step(nn.Module):
+    """A layer of a perceptron, and what follows it.
+
+    Args:
+        fan_in: Units before it.
+        fan_out: Its units.
+        act: Its activation, by the name that torch.nn has for it.
+        bn: Whether there is a batch norm in between.
+        skip: Whether what goes in is added to what comes out, where both have the same size.
+    """
+
+    def __init__(self, fan_in: int, fan_out: int, act: str, bn: bool, skip: bool) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(fan_in, fan_out), *[nn.BatchNorm1d(fan_out)] * bn, getattr(nn, act)())
+        self.skip = skip and fan_in == fan_out
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x) if self.skip else self.layers(x)  # (N, fan_out)
+
+
+def perceptron(sizes: list[int], act: str, bn: bool, skip: bool) -> nn.Sequential:
+    """The hidden layers of a perceptron of some sizes, that of its input the first; see `Step`."""
+    return nn.Sequential(*(Step(*pair, act, bn, skip) for pair in pairwise(sizes)))
+
+
+def reset(network: nn.Module, std: float | None) -> None:
+    """Draws all weights from N(0, std), if there is a std."""
+    for layer in network.modules():
+        if std is not None and isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, std=std)
+
+
+class PerceptronGenerator(Generator):
+    """A generator with a number of hidden layers and an end of one's choice; the slip is the choice.
+
+    Args:
+        image_shape: Channels, height and width of an image; any size.
+        latent_dim: Size of a latent vector, at least 1.
+        layers: Number of hidden layers.
+        hidden: Units of each.
+        act: Activation of each, by the name that torch.nn has for it.
+        bn: Whether each has a batch norm.
+        skip: Whether what goes into one is added to what comes out.
+        std: Standard deviation that weights start with; torch's own start if not given.
+        end: Activation of the images, likewise; Identity for none.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        latent_dim: int = 16,
+        layers: int = 2,
+        hidden: int = 256,
+        act: str = "ReLU",
+        bn: bool = True,
+        skip: bool = False,
+        std: float | None = None,
+        end: str = "Tanh",
+    ) -> None:
+        super().__init__(image_shape, latent_dim)
+        self.hidden = perceptron([latent_dim, *[hidden] * layers], act, bn, skip)
+        self.output = nn.Sequential(nn.Linear(hidden, math.prod(image_shape)), getattr(nn, end)())
+        reset(self, std)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.output(self.hidden(z)).unflatten(1, self.image_shape)  # (N, C, H, W)
+
+
+class PerceptronDiscriminator(Discriminator):
+    """A discriminator with a number of hidden layers of one's choice; the slip is the choice.
+
+    Args:
+        image_shape: Channels, height and width of an image; any size.
+        layers: Number of hidden layers.
+        hidden: Units of each.
+        act: Activation of each, by the name that torch.nn has for it.
+        bn: Whether each has a batch norm.
+        skip: Whether what goes into one is added to what comes out.
+        std: Standard deviation that weights start with; torch's own start if not given.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        layers: int = 2,
+        hidden: int = 256,
+        act: str = "LeakyReLU",
+        bn: bool = False,
+        skip: bool = False,
+        std: float | None = None,
+    ) -> None:
+        super().__init__(image_shape)
+        self.hidden = perceptron([math.prod(image_shape), *[hidden] * layers], act, bn, skip)
+        self.output = nn.Linear(hidden, 1)
+        reset(self, std)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.output(self.hidden(images.flatten(1))).squeeze(1)  # (N,)
 
 
 class PlainAverage(Callback):
