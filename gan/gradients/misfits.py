@@ -81,7 +81,9 @@ def depths(record: Record, patient: Patient) -> Iterator[Change]:
         ratio, layers = measured.first_to_last, len(measured.activation_gradients)
         if part.ours or part.normalizes or layers < 3:
             continue
-        if layers >= DEEP or ratio < VANISHED or ratio > EXPLODED:
+        # Through units that are dead comes no gradient, however few the layers.
+        lost = measured.dead_share <= 0.5 and (ratio < VANISHED or ratio > EXPLODED)
+        if layers >= DEEP or lost:
             yield from normalized(
                 patient, name, f"{layers} layers without a normalisation do not keep the gradient's size"
             )

@@ -110,3 +110,11 @@ def test_says_where_a_network_stands():
     (change,) = misfits(changed(good(), generator__ends="linear"), patient())
     assert "G (mine.py, line 3)" in change.text
     assert "torch.tanh(x)" in change.text
+
+
+def test_units_that_are_dead_are_no_matter_of_depth():
+    """No gradient comes through them, however few the layers: what killed them is to be put right alone."""
+    layers = {f"layer{number}": 10.0**-number for number in range(4)}
+    through = {"discriminator__activation_gradients": layers, "discriminator__first_to_last": 0.0}
+    assert "model.discriminator" in settings(changed(good(), **through))
+    assert settings(changed(good(), discriminator__dead_share=0.9, **through)) == {}
