@@ -72,6 +72,7 @@ class GradientDoctor(Callback):
         self.seen: dict[str, int] = {}  # by condition: measurements in a row that show it, or below 0 that do not
         self.told: list[dict[str, Any]] = []  # findings, each with the batches `since` and, if it is over, `until`
         self.batch_size = 0  # images, over all processes
+        self.repairs: dict[str, frozenset[str]] = {}  # that can be around each network; tried when first asked for
         self.accepts: Callable[[Sequence[str]], bool] = are_importable
 
     @property
@@ -213,7 +214,9 @@ class GradientDoctor(Callback):
             if not is_conditional(network):
                 told = "classifies" if hasattr(network, "classify") else ""
             known = part(network, config["model"].get(name), shapes, told)
-            parts[name] = replace(known, repairs=repairs_of(network, shapes))
+            if name not in self.repairs:
+                self.repairs[name] = repairs_of(network, shapes)
+            parts[name] = replace(known, repairs=self.repairs[name])
         if data is not None:
             parts["data"] = part(data, config["data"], {})
         batches = int(min(trainer.estimated_stepping_batches, 10**9))
