@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from gan.callbacks.gradient_doctor import TOO_LITTLE
 from gan.case import (
     BUDGET,
     HEALED,
@@ -71,6 +72,11 @@ def cure(words: list[str]) -> None:
             raise GANError(f"--{name} must be at least 1 {what}, got {number}")
     console = Console(highlight=False, soft_wrap=True)
     case = read_case(Path(as_word(local_path(args.run_dir, "--run_dir"))), args.trust or [])
+    if not case.targets and (little := too_little(case.folder)):
+        raise GANError(
+            f"{case.folder}: {little}, so that it cannot be said whether it is well: train it with a measurement more "
+            "often, --trainer.callbacks+=GradientMonitor --trainer.callbacks.every=25"
+        )
     if not case.targets:
         over = f"; {counted(len(case.findings), 'condition')} came and went" if case.findings else ""
         console.print(f"{case.folder} is well: nothing wrong with the gradients{over}", markup=False)
@@ -308,6 +314,15 @@ def command_for(case: Case, row: Row, cured: Path) -> str:
 def title(outcome: Outcome) -> str:
     """What a trial did otherwise."""
     return shlex.join(outcome.settings) if outcome.settings else AS_IT_WAS
+
+
+def too_little(folder: Path) -> str:
+    """What the report of a run says, where that is too little to tell; "" where it says more, or there is none."""
+    try:
+        said = (folder / "report.md").read_text("utf-8").splitlines()[2]
+    except (OSError, UnicodeDecodeError, IndexError):
+        return ""
+    return said.rstrip(".") if f": {TOO_LITTLE}" in said else ""
 
 
 def in_short(outcome: Outcome) -> str:

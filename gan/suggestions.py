@@ -115,7 +115,8 @@ def takers(name: str, message: str) -> str:
 
 def shipped(base: str) -> list[type]:
     """The classes of this package, public and not abstract, that derive from one, each once."""
-    kinds = {kind for kind in subclasses(locate(base)) if kind.__module__.startswith(f"{PACKAGE}.")}
+    ours = {kind for kind in subclasses(locate(base)) if kind.__module__.startswith(f"{PACKAGE}.")}
+    kinds = {kind for kind in ours if not kind.__module__.startswith(f"{PACKAGE}.lab.")}  # which are to fail
     public = [kind for kind in kinds if not kind.__name__.startswith("_") and not inspect.isabstract(kind)]
     return sorted(public, key=lambda kind: kind.__name__)
 

@@ -76,6 +76,7 @@ def test_bare_fit_works_from_any_folder(here):
     assert sorted(path.name for path in run.iterdir()) == [
         "checkpoints",
         "config.yaml",
+        "findings.json",
         "gradients",
         "metrics.csv",
         "metrics.jsonl",

@@ -161,7 +161,7 @@ def test_folder_that_has_no_name_in_this_locale(refused):
 
 def test_unknown_command(refused):
     for word in ("nope", "predict", "Sample"):
-        commands = "fit, validate, test, sample, translate, export, train_features, lab"
+        commands = "fit, validate, test, cure, sample, translate, export, train_features, lab"
         assert f"the command must be one of {commands}, got {word!r}" in refused(word)
 
 

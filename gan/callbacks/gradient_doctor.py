@@ -1,6 +1,7 @@
 """Says what a run suffers from, why, and which setting cures it."""
 
 import json
+import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
@@ -35,6 +36,8 @@ from gan.paths import as_word
 from gan.spec import FROM_DATA, is_compiled, uncompiled
 
 NOTHING = "nothing wrong with the gradients"
+TOO_LITTLE = "too little to tell"
+FEW, SHORT = 3, 20  # measurements that are few, and the batches from which on there could be more
 
 
 class GradientDoctor(Callback):
@@ -69,6 +72,7 @@ class GradientDoctor(Callback):
         self.seen: dict[str, int] = {}  # by condition: measurements in a row that show it, or below 0 that do not
         self.told: list[dict[str, Any]] = []  # findings, each with the batches `since` and, if it is over, `until`
         self.batch_size = 0  # images, over all processes
+        self.repairs: dict[str, frozenset[str]] = {}  # that can be around each network; tried when first asked for
         self.accepts: Callable[[Sequence[str]], bool] = are_importable
 
     @property
@@ -112,6 +116,9 @@ class GradientDoctor(Callback):
         past = sum(told["until"] is not None for told in self.told)
         past = f"; {counted(past, 'condition')} came and went" if past else ""
         say(trainer, f"doctor         {self.verdict}{past}, in {self.basis}{report}")
+        if self.measured < FEW and trainer.global_step >= SHORT:
+            every = f"--trainer.callbacks+=GradientMonitor --trainer.callbacks.every={trainer.global_step // 10}"
+            say(trainer, f"               measured too seldom for so short a run: {every}")
         log_text(trainer, "doctor/report", self.report(ended=True))
 
     def on_exception(self, trainer: Trainer, pl_module: GAN, exception: BaseException) -> None:
@@ -207,7 +214,9 @@ class GradientDoctor(Callback):
             if not is_conditional(network):
                 told = "classifies" if hasattr(network, "classify") else ""
             known = part(network, config["model"].get(name), shapes, told)
-            parts[name] = replace(known, repairs=repairs_of(network, shapes))
+            if name not in self.repairs:
+                self.repairs[name] = repairs_of(network, shapes)
+            parts[name] = replace(known, repairs=self.repairs[name])
         if data is not None:
             parts["data"] = part(data, config["data"], {})
         batches = int(min(trainer.estimated_stepping_batches, 10**9))
@@ -243,8 +252,8 @@ class GradientDoctor(Callback):
         if self.present:
             return ", ".join(self.present)
         if begun := [name for name, streak in self.seen.items() if streak > 0]:
-            return f"too little to tell: the latest shows {', '.join(begun)}"
-        return NOTHING if self.measured > 1 else "too little to tell"
+            return f"{TOO_LITTLE}: the latest shows {', '.join(begun)}"
+        return NOTHING if self.measured > 1 else TOO_LITTLE
 
     @property
     def basis(self) -> str:
@@ -319,6 +328,13 @@ def paragraph(told: dict[str, Any]) -> list[str]:
     return [*lines, "", f"See {told['reference']}."]
 
 
+def of_the_way(stats: GradientStats) -> str:
+    """How far the logits of held-out images are on the way to generated ones', where these are told from real ones."""
+    part = stats.by_heart
+    known = part is not None and math.isfinite(part)
+    return f", {part:.0%} of the way from training images to generated ones" if known else ""
+
+
 def figures(stats: GradientStats, scores: list[Score]) -> list[str]:
     """The latest figures, as a table."""
     rows = [
@@ -331,7 +347,7 @@ def figures(stats: GradientStats, scores: list[Score]) -> list[str]:
             "logit of real images held out",
             "not measured: the data holds none out"
             if stats.logit_held_out is None
-            else f"{stats.logit_held_out:.2g}, {stats.by_heart:.0%} of the way from training images to generated ones",
+            else f"{stats.logit_held_out:.2g}{of_the_way(stats)}",
         ),
     ]
     for name, network in stats.networks.items():

@@ -57,11 +57,15 @@ def wraps(value: Any) -> bool:
 
 def around(wrapper: dict[str, Any], network: dict[str, Any]) -> dict[str, Any]:
     """A network with a repair more, unless it has that one already; what the data tells is told to the outermost."""
-    inner, found = network, {wrapper["class_path"]}
-    while wraps(inner):
-        found.add(inner["class_path"])
-        inner = inner["init_args"]["network"]
-    for path in sorted(found, key=lambda path: path == OUTERMOST):
+    found: list[str] = []  # the innermost first
+    for chain in (wrapper, network):
+        inner: Any = chain
+        of_chain = []
+        while wraps(inner):
+            of_chain.insert(0, inner["class_path"])
+            inner = inner["init_args"]["network"]
+        found = [*of_chain, *found]
+    for path in sorted(dict.fromkeys(found), key=lambda path: path == OUTERMOST):
         inner = class_of(path, network=inner)
     return inner
 

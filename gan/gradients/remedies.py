@@ -1,5 +1,6 @@
 """What heals each condition: changes computed from the run's own settings, the likeliest first."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -73,7 +74,10 @@ def of_wrong_range(finding: Finding, record: Record, patient: Patient) -> Iterat
 
 
 def of_non_finite(finding: Finding, record: Record, patient: Patient) -> Iterator[Change]:
-    """Steps that are smaller."""
+    """Steps that are smaller; or other data, where that is what is not finite."""
+    if record.stats and not all(map(math.isfinite, record.latest.range_real)):
+        yield from of_data(finding, record, patient)
+        return
     both: dict[str, Any] = {}
     for name in NETWORKS:
         for change in slower(patient, name, 10, ""):
@@ -183,6 +187,11 @@ def of_imbalance(finding: Finding, record: Record, patient: Patient) -> Iterator
 def of_probabilities(finding: Finding, record: Record, patient: Patient) -> Iterator[Change]:
     """Logits."""
     part = patient.parts["discriminator"]
+    if record.latest.discriminator.ends == "softmax":  # which of one number is 1, whatever it is
+        text = f"a softmax has no place at the end of {part.place}: return the one number that goes into it"
+        yield from in_its_place(patient, "discriminator", f"{text}; in the meantime another discriminator")
+        yield Change({}, text)
+        return
     text = f"{part.place} must return logits, and not probabilities: return what goes into its sigmoid"
     yield wrapped("discriminator", part, "Logit", text)
 

@@ -451,6 +451,21 @@ def known(make_trainer, gan, data):
     return doctor.patient(trainer, gan)
 
 
+def test_a_healthy_run_pays_nothing_for_prescriptions(make_trainer, make_gan, data, monkeypatch):
+    """No parser, no copy of a network: these are for what is told, and once for all of that."""
+    tried = []
+    monkeypatch.setattr(doctor_module, "repairs_of", lambda network, _: tried.append(network) or frozenset())
+    monkeypatch.setattr(doctor_module, "diagnose", lambda record, _: [ILL] if record.stats[-1].step > 3 else [])
+    monkeypatch.setattr(doctor_module, "prescribe", lambda *_: CURES)
+    for steps, number in ((3, 0), (8, 2)):
+        doctor = GradientDoctor(patience=1)
+        gan = make_gan()
+        make_trainer(max_steps=steps, callbacks=[GradientMonitor(every=1, images=8), doctor]).fit(gan, data)
+        assert len(tried) == number
+    doctor.patient(gan.trainer, gan)
+    assert len(tried) == 2
+
+
 def test_knows_what_a_network_takes(make_trainer, make_gan, data):
     patient = known(make_trainer, GAN(make_gan().generator, OneLayer(SHAPE)), data)
     assert patient.parts["discriminator"].repairs == {"Logit", "Tanh"}

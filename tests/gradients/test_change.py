@@ -30,6 +30,11 @@ def test_of_two_repairs_of_a_network_the_second_is_around_the_first():
     assert both.settings == {"model.generator": class_of("gan.networks.repair.Normalized", network=inner)}
     assert both & repaired("Tanh", own) == both
     assert (repaired("Normalized", own) & repaired("Tanh", own)).settings == both.settings  # which the data tells more
+    chain = repaired("Unmixed", own) & both  # a chain keeps all of its links
+    assert chain.settings["model.generator"] == class_of(
+        "gan.networks.repair.Normalized",
+        network=class_of("gan.networks.repair.Tanh", network=class_of("gan.networks.repair.Unmixed", network=own)),
+    )
     other = Change({"model.generator": class_of("gan.networks.DCGANGenerator")})
     assert (other & repaired("Tanh", own)).settings == other.settings
 
