@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import Callback, Trainer
 from torch import nn
 
@@ -27,7 +28,7 @@ from gan.gradients.symptoms import SYMPTOM_NAMES
 from gan.loggers import log_text
 from gan.module import GAN
 from gan.networks import is_conditional
-from gan.networks.repair import Normalized, Unmixed
+from gan.networks.repair import Normalized, Unmixed, adds
 from gan.optim import OPTIMIZER_ORDER
 from gan.order import callbacks_of
 from gan.outbox import outbox
@@ -285,13 +286,16 @@ def repairs_of(network: nn.Module, shapes: Mapping[str, Any]) -> frozenset[str]:
     """The repairs that can be around a network: it is tried, on a copy."""
     if is_sharded(network):
         return frozenset(REPAIRS)  # a part of a network cannot be tried by one process
-    cannot = set()
+    able = {"Logit", "Tanh"}
     for repair, given in ((Normalized, shapes), (Unmixed, {})):
         try:
-            repair(deepcopy(uncompiled(network)).cpu().float(), **given)
+            repaired = repair(deepcopy(uncompiled(network)).cpu().float(), **given)
+            able.add(repair.__name__)
+            if isinstance(repaired, Normalized) and adds(repaired.network, repaired.random_inputs(torch.Generator())):
+                able.add("ScaledResiduals")
         except Exception:  # of a network of anyone's
-            cannot.add(repair.__name__)
-    return frozenset(REPAIRS) - cannot
+            continue
+    return frozenset(able)
 
 
 def refused(trainer: Trainer, pl_module: GAN) -> frozenset[str]:

@@ -30,7 +30,8 @@ class Part:
         base: The data module of this package that one's own derives from and that could be in its place; "" for none.
         told: What a network is told of an image: "classes", "images", or "" for nothing; or that it tells the class
             itself, "classifies".
-        repairs: Those of `gan.networks.repair` that can be around it; what its end is, these see for themselves.
+        repairs: Those of `gan.networks.repair` that can be around it, and would do something; what its end is, these
+            see for themselves.
     """
 
     spec: Spec

@@ -132,6 +132,9 @@ def normalized(patient: Patient, name: str, text: str, layers: int = 0) -> Itera
     if "Normalized" not in part.repairs:
         return
     change = wrapped(name, part, "Normalized", f"{text}: put some into {part.place}")
+    if "ScaledResiduals" in part.repairs:
+        text = f"{part.place} adds up its blocks whole: divide what each adds by the root of their number"
+        change = wrapped(name, part, "ScaledResiduals", text) & change
     if layers >= DEEP and kind_of(patient, name) in RATES and isinstance(now, float | int) and now > BORNE:
         change = change & Change(with_rate(patient, name, BORNE), f"a rate that {layers} layers bear", needed=True)
     yield change

@@ -346,6 +346,36 @@ def is_own(module: nn.Module) -> bool:
     return not type(module).__module__.startswith("torch.") and any(True for _ in module.parameters())
 
 
+@torch.no_grad()
+def adds(network: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
+    """Whether a network has blocks that ScaledResiduals can scale: all that keep the shape of what comes in add to it.
+
+    With weights of zero, such a block adds the same to whatever comes in.
+
+    Args:
+        network: A copy, which is of no use afterwards.
+        inputs: A batch of what it takes.
+    """
+    came: dict[nn.Module, tuple[Any, ...]] = {}
+
+    def look(block: nn.Module, given: tuple[Any, ...], output: Any) -> None:
+        if isinstance(output, Tensor) and output.shape == given[0].shape and output is not given[0]:
+            came[block] = given
+
+    hooks = [block.register_forward_hook(look) for block in blocks_of(network)]
+    with torch.random.fork_rng(devices=[]):
+        network(*inputs)
+        for hook in hooks:
+            hook.remove()
+        for block, given in came.items():
+            for parameter in block.parameters():
+                parameter.zero_()
+            added = block(*given) - given[0]
+            if not torch.allclose(added, added[:1].expand_as(added), atol=1e-4 * float(given[0].abs().max())):
+                return False
+    return len(came) > 1
+
+
 def scale_branch(block: nn.Module, inputs: tuple[Any, ...], output: Any, scale: float) -> Any:
     """The hook after a block: its input, and what it adds to it, scaled."""
     x = inputs[0]

@@ -19,6 +19,7 @@ from gan.callbacks import GradientDoctor, GradientMonitor, NonFiniteGuard, RunCh
 from gan.callbacks import gradient_doctor as doctor_module
 from gan.gradients.prescribe import Prescription
 from gan.gradients.rules import Finding, Thresholds
+from gan.lab.own_networks import PerceptronDiscriminator
 from gan.losses import NonSaturating, Wasserstein
 from gan.networks import DeepMLPDiscriminator, DeepMLPGenerator, Discriminator, MLPDiscriminator
 
@@ -470,6 +471,11 @@ def test_knows_what_a_network_takes(make_trainer, make_gan, data):
     patient = known(make_trainer, GAN(make_gan().generator, OneLayer(SHAPE)), data)
     assert patient.parts["discriminator"].repairs == {"Logit", "Tanh"}
     assert "Normalized" in patient.parts["generator"].repairs
+    assert "ScaledResiduals" not in patient.parts["generator"].repairs
+    for skip in (True, False):
+        judge = PerceptronDiscriminator(SHAPE, layers=4, hidden=16, skip=skip)
+        patient = known(make_trainer, GAN(make_gan().generator, judge), data)
+        assert ("ScaledResiduals" in patient.parts["discriminator"].repairs) == skip
     assert patient.refuses == frozenset()
 
 

@@ -152,6 +152,20 @@ def test_no_repair_where_there_is_nothing_to_repair():
     assert [*normalized(run, "generator", "text"), *unmixed(run, "text")] == []
 
 
+def test_sums_are_scaled_within_what_normalises_them():
+    adds = {name: replace(part, repairs=frozenset({"Normalized", "ScaledResiduals"})) for name, part in OWN.items()}
+    (change,) = normalized(patient(parts=adds), "discriminator", "deep")
+    network = change.settings["model.discriminator"]
+    assert network["class_path"] == "gan.networks.repair.Normalized"
+    inner = network["init_args"]["network"]
+    assert inner["class_path"] == "gan.networks.repair.ScaledResiduals"
+    assert inner["init_args"] == {"network": {"class_path": "mine.D", "init_args": {"width": 8}}}
+    assert "root of their number" in change.text
+    assert change.needed
+    (plain,) = normalized(patient(), "discriminator", "deep")
+    assert "ScaledResiduals" not in str(plain.settings)
+
+
 def test_a_discriminator_that_tells_classes_gives_way_to_one_that_does():
     parts = {**OWN, "discriminator": replace(OWN["discriminator"], told="classifies")}
     (change,) = in_its_place(patient(parts=parts), "discriminator", "text")

@@ -10,9 +10,10 @@ from torch.utils.checkpoint import checkpoint
 
 from gan import GAN
 from gan.errors import GANError
+from gan.lab.own_networks import PerceptronDiscriminator, PerceptronGenerator
 from gan.networks import first_layers, is_conditional
 from gan.networks.network import misses_condition
-from gan.networks.repair import Logit, Normalized, ScaledResiduals, Tanh, Unmixed
+from gan.networks.repair import Logit, Normalized, ScaledResiduals, Tanh, Unmixed, adds
 from gan.spec import described
 
 SHAPE = (1, 4, 4)
@@ -331,6 +332,33 @@ def test_residual_branches_are_divided_by_the_root_of_their_number():
     branch = F.relu(block.layer(x))
     ScaledResiduals(network)
     torch.testing.assert_close(block(x), x + branch / 4)
+
+
+@pytest.mark.parametrize("act", ["ReLU", "Sigmoid", "Tanh"])
+@pytest.mark.parametrize("skip", [True, False], ids=["sums", "layers"])
+def test_knows_blocks_that_add_to_their_input(skip, act):
+    """The sigmoid of nothing is added too, and is 1/2 whatever came in."""
+    images, latents = torch.randn(8, *SHAPE), torch.randn(8, 4)
+    judge = PerceptronDiscriminator(SHAPE, layers=4, hidden=16, act=act, skip=skip)
+    assert adds(judge, (images,)) == skip
+    maker = PerceptronGenerator(SHAPE, 4, layers=4, hidden=16, act=act, skip=skip)
+    assert adds(maker, (latents,)) == skip
+
+
+def test_draws_nothing_to_know_it():
+    judge = nn.Sequential(nn.Dropout(), PerceptronDiscriminator(SHAPE, layers=4, hidden=16, skip=True))
+    before = torch.get_rng_state()
+    adds(judge, (torch.ones(8, *SHAPE),))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_one_sum_is_no_row_of_them():
+    assert not adds(PerceptronDiscriminator(SHAPE, layers=2, hidden=8, skip=True), (torch.randn(8, *SHAPE),))
+
+
+def test_blocks_that_add_in_place_cannot_be_scaled():
+    assert adds(Added(), (IMAGES,))
+    assert not adds(Added(in_place=True), (IMAGES.clone(),))
 
 
 def test_residual_blocks_that_cannot_be_scaled_are_refused():
