@@ -51,7 +51,6 @@ FAILURES = {  # condition, and the FID that the cured run stays below
     "saturated_loss": ("vanished generator gradient", 12),
     "sorted_batches": ("batches that are not shuffled", 12),
     "steep_critic": ("exploding gradients", 12),
-    "sure_discriminator": ("vanished generator gradient", 16),
     "thrown_units": ("dead discriminator", 16),
     "timid_steps": ("no progress", 16),
     "unbounded_critic": ("exploding gradients", 16),
