@@ -168,7 +168,8 @@ def test_no_line_is_left_untested():
 SETTINGS = {
     words
     for text in PAGES.values()
-    for words in re.findall(r"`(--(?:data|model|trainer)[ .][^`]+)`", text)
+    # Not those of the table of failures, which are for these: tests/test_failures.py holds them.
+    for words in re.findall(r"`(--(?:data|model|trainer)[ .][^`]+)`", re.sub(r"(?m)^\| `\w+\.yaml`.*$", "", text))
     if not re.search(r"\.\.\.|NAME|FILE", words)
 }
 
