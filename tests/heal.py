@@ -214,12 +214,12 @@ def by_command(folder: Path) -> bool:
         environment = os.environ | {"GAN_CACHE": os.environ.get("SICK_CACHE", os.environ.get("GAN_CACHE", ""))}
         with (folder / "cure.txt").open("w", encoding="utf-8") as log:
             ended = subprocess.run([*map(str, words)], env=environment, stdout=log, stderr=subprocess.STDOUT)
-        table = folder / "run" / "cure" / "table.md"
-        if ended.returncode not in (0, 1) or not table.exists():
+        if ended.returncode not in (0, 1):
             raise RuntimeError(f"{folder / 'cure.txt'}: status {ended.returncode}")
-        shutil.copy(table, folder / "cure.md")
-        healed = ended.returncode == 0 and (folder / "run" / "cure" / "cured.yaml").exists()
-        shutil.rmtree(folder / "run" / "cure")
+        healed = (folder / "run" / "cure" / "cured.yaml").exists()  # none where it takes the run for well
+        if (table := folder / "run" / "cure" / "table.md").exists():
+            shutil.copy(table, folder / "cure.md")
+        shutil.rmtree(folder / "run" / "cure", ignore_errors=True)
         file.write_text(json.dumps(healed), encoding="utf-8")
     return json.loads(file.read_text(encoding="utf-8"))
 
