@@ -24,7 +24,7 @@ from gan.gradients.diagnose import can_be_over, diagnose
 from gan.gradients.patient import PENALTIES, REPAIRS, Patient, part
 from gan.gradients.prescribe import Prescription, prescribe, unrepeated
 from gan.gradients.rules import WINDOW, Finding, Record, Score, Thresholds
-from gan.gradients.symptoms import SYMPTOM_NAMES
+from gan.gradients.symptoms import SYMPTOM_NAMES, ended_badly
 from gan.loggers import log_text
 from gan.module import GAN
 from gan.networks import is_conditional
@@ -67,7 +67,7 @@ class GradientDoctor(Callback):
         self.patience = patience
         self.thresholds = thresholds or Thresholds()
         self.stats: list[GradientStats] = []  # the latest, without histograms
-        self.scores: list[Score] = []  # the latest
+        self.scores: list[Score] = []
         self.measured = 0
         self.non_finite = 0  # gradients, up to the latest measurement
         self.seen: dict[str, int] = {}  # by condition: measurements in a row that show it, or below 0 that do not
@@ -103,7 +103,8 @@ class GradientDoctor(Callback):
         self.measured += 1
         self.batch_size = len(batch[0]) * trainer.world_size
         self.stats = [*self.stats, without_histograms(stats)][-WINDOW:]
-        record = Record(self.stats, self.scores, conditional=(pl_module.num_classes or 0) > 1)
+        conditional = (pl_module.num_classes or 0) > 1
+        record = Record(self.stats, self.scores[-WINDOW:], conditional)
         self.note(trainer, pl_module, record, diagnose(record, self.thresholds) + self.found_by_guards())
 
     def on_train_end(self, trainer: Trainer, pl_module: GAN) -> None:
@@ -117,6 +118,10 @@ class GradientDoctor(Callback):
         past = sum(told["until"] is not None for told in self.told)
         past = f"; {counted(past, 'condition')} came and went" if past else ""
         say(trainer, f"doctor         {self.verdict}{past}, in {self.basis}{report}")
+        if self.ended_badly:
+            words = ["python", "-m", "gan.cli", "cure", "--run_dir", as_word(Path(trainer.default_root_dir))]
+            way = f": `{shlex.join(words)}` tries what was told last" if self.has_command(trainer) else ""
+            say(trainer, f"               but {self.ended_badly}{way}")
         if self.measured < FEW and trainer.global_step >= SHORT:
             every = f"--trainer.callbacks+=GradientMonitor --trainer.callbacks.every={trainer.global_step // 10}"
             say(trainer, f"               measured too seldom for so short a run: {every}")
@@ -151,7 +156,7 @@ class GradientDoctor(Callback):
             classes = tracker.evaluator.num_classes
             largest = tracker.evaluator.largest_class
             score = Score(int(latest["step"]), latest["fid"], latest["fid_floor"], covered, classes, largest)
-            self.scores = [*self.scores, score][-WINDOW:]
+            self.scores = [*self.scores, score]
 
     def found_by_guards(self, why: str = "") -> list[Finding]:
         """What a NonFiniteGuard has met since the measurement before."""
@@ -187,7 +192,7 @@ class GradientDoctor(Callback):
         """Tells of a condition that begins: on the terminal, in the report and by the loggers."""
         step, prescriptions = trainer.global_step, []
         if trainer.is_global_zero:  # the others tell nothing
-            record = Record(self.stats, self.scores)
+            record = Record(self.stats, self.scores[-WINDOW:])
             prescriptions = prescribe(finding, record, self.patient(trainer, pl_module), self.accepts)
         whole = {**asdict(finding), "prescriptions": [asdict(each) for each in prescriptions]}
         self.told.append({**whole, "since": step, "until": None})
@@ -228,10 +233,13 @@ class GradientDoctor(Callback):
         """What to type."""
         path = Path(trainer.default_root_dir, "config.yaml")
         words = ["python", "-m", "gan.cli", "fit", "--config", as_word(path), *prescription.settings]
-        # A trial keeps nothing, and in Python there is no command.
+        return shlex.join(words if self.has_command(trainer) else prescription.settings)
+
+    @staticmethod
+    def has_command(trainer: Trainer) -> bool:
+        """Whether there is a folder to name in a command: a trial keeps none, and in Python there is no command."""
         trial = trainer.fast_dev_run  # pyright: ignore[reportAttributeAccessIssue] # what Lightning's connectors give it
-        there = trainer.lightning_module.run_config is not None and not trial  # pyright: ignore[reportAttributeAccessIssue]
-        return shlex.join(words if there else prescription.settings)
+        return trainer.lightning_module.run_config is not None and not trial  # pyright: ignore[reportAttributeAccessIssue]
 
     def write(self, trainer: Trainer, ended: bool = False) -> None:
         """Writes `report.md` and `findings.json` anew."""
@@ -257,6 +265,11 @@ class GradientDoctor(Callback):
         return NOTHING if self.measured > 1 else TOO_LITTLE
 
     @property
+    def ended_badly(self) -> str:
+        """Why a run whose conditions are over is not well all the same; nothing if it is, or if there were none."""
+        return ended_badly([score.fid for score in self.scores]) if self.told and not self.present else ""
+
+    @property
     def basis(self) -> str:
         """How much that rests on."""
         return counted(self.measured, "measurement")
@@ -266,6 +279,7 @@ class GradientDoctor(Callback):
         step = self.stats[-1].step if self.stats else 0
         lines = ["# What the gradients say", ""]
         lines += [f"{self.basis} up to batch {step:,}: {self.verdict}.", ""]
+        lines += [sentence(f"but {self.ended_badly}"), ""] if ended and self.ended_badly else []
         for told in self.told:
             until = "now" if told["until"] is None else f"batch {told['until']:,}"
             lines += [f"## {told['name'].capitalize()}: batch {told['since']:,} to {until}", "", *paragraph(told), ""]

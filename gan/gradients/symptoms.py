@@ -158,5 +158,17 @@ def stalled(scores: Sequence[Score]) -> bool:
     return len(scores) > 1 and scores[-1].fid > 0.95 * min(score.fid for score in scores[:-1])
 
 
+def ended_badly(fids: Sequence[float]) -> str:
+    """Why a run whose conditions are all over has ended badly all the same, by its FIDs; nothing if it has not."""
+    if not fids:
+        return ""
+    first, last, best = fids[0], fids[-1], min(fids)
+    if last > 2 * best:
+        return f"FID {last:.3g} at the end is more than twice the best, {best:.3g}"
+    if len(fids) > 1 and last > first / 2:
+        return f"FID {last:.3g} at the end is more than half of the first, {first:.3g}"
+    return ""
+
+
 SYMPTOMS: tuple[Rule, ...] = (learnt_by_heart, mode_collapse, oscillation, imbalance, no_progress)
 SYMPTOM_NAMES = (BY_HEART, COLLAPSE, OSCILLATION, IMBALANCE, NO_PROGRESS)

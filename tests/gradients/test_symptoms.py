@@ -7,6 +7,7 @@ import pytest
 
 from gan.gradients.diagnose import diagnose
 from gan.gradients.rules import Record, Thresholds
+from gan.gradients.symptoms import ended_badly
 from gradients.records import (
     STALLED,
     SYMPTOMS_SHOWN,
@@ -188,3 +189,12 @@ def test_real_images_that_are_all_equal_have_no_spread_to_compare_with(everywher
     record = changed(good(), every=everywhere, spread_real=0.0, movement=1.0, logit_gap=-1.0)
     assert math.isnan(record.latest.spread)
     assert names(Record(record.stats, STALLED)) == (["constant data"] if everywhere else [])
+
+
+@pytest.mark.parametrize(
+    ("fids", "badly"),
+    [([], ""), ([40], ""), ([40, 4], ""), ([40, 10, 21], "twice the best, 10"), ([40, 21], "half of the first, 40")],
+)
+def test_a_bad_end(fids, badly):
+    assert ended_badly(fids).endswith(badly)
+    assert bool(ended_badly(fids)) == bool(badly)
