@@ -292,8 +292,8 @@ class GradientDoctor(Callback):
 
 
 def are_importable(words: Sequence[str]) -> bool:
-    """Whether words name no class that is made within a function."""
-    return not any("<locals>" in word for word in words)
+    """Whether words name no class that is made within a function, or in a script that another process would be."""
+    return not any("<locals>" in word or "class_path: __main__." in word for word in words)
 
 
 def repairs_of(network: nn.Module, shapes: Mapping[str, Any]) -> frozenset[str]:

@@ -68,7 +68,8 @@ def of_wrong_range(finding: Finding, record: Record, patient: Patient) -> Iterat
     text += f"`images = 2 * (images {'-' if low >= 0 else '+'} {abs(low):g}) / {high - low:g} - 1`"
     settings = class_of("gan.data.Rescaled", data=data.spec, low=float(f"{low:g}"), high=float(f"{high:g}"))
     brief = f"Rescaled around {named(data)}"
-    yield Change({"data": settings}, f"{text}, or leave that to Rescaled", needed=True, brief=brief)
+    if not data.unknown:
+        yield Change({"data": settings}, f"{text}, or leave that to Rescaled", needed=True, brief=brief)
     yield from its_base(patient, "")
     yield Change({}, text)
 
