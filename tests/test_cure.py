@@ -405,7 +405,9 @@ def test_a_run_that_is_well(config, capsys):
 def test_a_run_that_is_bad_without_a_word(config, capsys):
     sick(config, fid=90)
     assert cured() == 0
-    said = "run shows nothing that could be cured, but FID 90 at the end is more than half of the first, 100: its doctor "
+    said = (
+        "run shows nothing that could be cured, but FID 90 at the end is more than half of the first, 100: its doctor "
+    )
     assert capsys.readouterr().out == f"{said}found nothing wrong with the gradients\n"
 
 
