@@ -118,10 +118,13 @@ class GradientDoctor(Callback):
         past = sum(told["until"] is not None for told in self.told)
         past = f"; {counted(past, 'condition')} came and went" if past else ""
         say(trainer, f"doctor         {self.verdict}{past}, in {self.basis}{report}")
+        words = ["python", "-m", "gan.cli", "cure", "--run_dir", as_word(Path(trainer.default_root_dir))]
+        curable = any(each["settings"] for told in self.present.values() for each in told["prescriptions"])
+        tries = f"`{shlex.join(words)}` tries what " if self.has_command(trainer) else ""
         if self.ended_badly:
-            words = ["python", "-m", "gan.cli", "cure", "--run_dir", as_word(Path(trainer.default_root_dir))]
-            way = f": `{shlex.join(words)}` tries what was told last" if self.has_command(trainer) else ""
-            say(trainer, f"               but {self.ended_badly}{way}")
+            say(trainer, f"               but {self.ended_badly}{tries and f': {tries}was told last'}")
+        elif tries and curable:
+            say(trainer, f"               {tries}is prescribed, in short runs")
         if self.measured < FEW and trainer.global_step >= SHORT:
             every = f"--trainer.callbacks+=GradientMonitor --trainer.callbacks.every={trainer.global_step // 10}"
             say(trainer, f"               measured too seldom for so short a run: {every}")
@@ -199,9 +202,13 @@ class GradientDoctor(Callback):
         say(trainer, f"doctor         batch {step:,}: {finding.name}. {sentence(finding.why)}")
         if finding.symptoms:
             say(trainer, f"               and what follows from it: {', '.join(finding.symptoms)}")
+        of_told = [(told["since"], each) for told in self.told[:-1] for each in told["prescriptions"]]
+        before = {tuple(each["settings"]): since for since, each in of_told if each["settings"]}
         for number, each in enumerate(unrepeated(prescriptions)):
-            say(trainer, f"               {'or' if number else 'cure:'} {each.text}")
-            if each.settings:
+            since = before.get(each.settings)
+            again = "" if since is None else f", as told at batch {since:,}"
+            say(trainer, f"               {'or' if number else 'cure:'} {each.text}{again}")
+            if each.settings and since is None:
                 say(trainer, f"                   {self.command(trainer, each)}")
         self.write(trainer)
         log_text(trainer, "doctor", "\n".join(paragraph(self.told[-1])))

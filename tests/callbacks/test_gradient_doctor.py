@@ -54,7 +54,8 @@ def test_tells_a_condition_once_when_it_begins_and_again_when_it_comes_back(
         *told[1:],
         "doctor         batch 7: an illness is over",
         f"doctor         batch 9: {told[0]}",
-        *told[1:],
+        "cure: fewer steps, as told at batch 4",
+        "or rest",
         f"doctor         an illness; 1 condition came and went, in 9 measurements: {tmp_path / 'report.md'}",
     ]
     report = (tmp_path / "report.md").read_text(encoding="utf-8")
@@ -140,6 +141,10 @@ def test_a_run_whose_conditions_are_over_is_no_all_clear_where_it_ends_badly(
     fit(tmp_path / "a run", *words, "--trainer.callbacks+=GradientDoctor", "--trainer.callbacks.patience=1")
     way = f"python -m gan.cli cure --run_dir '{tmp_path}/a run'"
     assert f"but it is bad: `{way}` tries what was told last" in said(capsys)
+    schedule(monkeypatch, 1, 2, 3)
+    fit(tmp_path / "another run", *words, "--trainer.callbacks+=GradientDoctor")
+    way = way.replace("a run", "another run")
+    assert said(capsys)[-1] == f"`{way}` tries what is prescribed, in short runs"
 
 
 def test_rules_see_the_latest_measurements_without_histograms(make_trainer, make_gan, data, monkeypatch):
