@@ -141,7 +141,7 @@ def test_a_run_whose_conditions_are_over_is_no_all_clear_where_it_ends_badly(
     fit(tmp_path / "a run", *words, "--trainer.callbacks+=GradientDoctor", "--trainer.callbacks.patience=1")
     way = f"python -m gan.cli cure --run_dir '{tmp_path}/a run'"
     assert f"but it is bad: `{way}` tries what was told last" in said(capsys)
-    schedule(monkeypatch, 1, 2, 3)
+    schedule(monkeypatch, *range(1, 6))
     fit(tmp_path / "another run", *words, "--trainer.callbacks+=GradientDoctor")
     way = way.replace("a run", "another run")
     assert said(capsys)[-1] == f"`{way}` tries what is prescribed, in short runs"
@@ -317,7 +317,7 @@ class Dark(Callback):
 
 
 def test_a_condition_is_not_over_while_all_images_are_black(make_trainer, make_gan, data, monkeypatch):
-    schedule(monkeypatch, 1, 2, 3)
+    schedule(monkeypatch, *range(1, 6))
     doctor = GradientDoctor(patience=2)
     callbacks = [Dark(3, 8), GradientMonitor(every=1, images=8), doctor]
     make_trainer(max_steps=12, callbacks=callbacks).fit(make_gan(), data)
