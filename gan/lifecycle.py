@@ -364,10 +364,11 @@ class Lifecycle(L.LightningModule):
                 f"trainer.precision={self.trainer.precision} leaves no float32 weights to compute a penalty with: "
                 f"set it to {self.trainer.precision.replace('true', 'mixed')}, or model.penalties to []"
             )
-        if self.penalties and is_compiled(self.discriminator):
+        twice = [penalty for penalty in self.penalties if penalty.differentiates_twice]
+        if twice and is_compiled(self.discriminator):
             raise GANError(
-                f"{type(self.penalties[0]).__name__} takes derivatives of derivatives, which torch.compile does not "
-                "make: give the discriminator as it is, or model.penalties as []"
+                f"{type(twice[0]).__name__} takes derivatives of derivatives, which torch.compile does not make: give "
+                "the discriminator as it is, or take ApproximateR1 in model.penalties, which does not"
             )
         if mixing := mixing_layers(self.discriminator):
             for penalty in self.penalties:

@@ -48,7 +48,8 @@ class GAN(Lifecycle):
         generator: Latents (N, latent_dim) in, images (N, C, H, W) in [-1, 1] out; has an attribute `latent_dim`.
         discriminator: Images in, logits (N, ...) out: positive for real, never a probability.
         loss: The adversarial objective; `NonSaturating` if not given.
-        penalties: Regularisers added to the discriminator's loss, or one: R1, R2, GradientPenalty, DRAGAN.
+        penalties: Regularisers added to the discriminator's loss, or one: R1, R2, ApproximateR1,
+            ApproximateR2, GradientPenalty, DRAGAN.
         classification: For class-conditional training by an auxiliary classifier: its term of both losses.
         reconstruction: For training on pairs of images: its term of the generator's loss.
         augment: Of all that the discriminator judges in training, real and generated: DiffAugment, AdaptiveAugment.

@@ -4,7 +4,8 @@ D(x) is the logit of an image, or the mean of those of its patches.
 
 The penalty is computed in float32 or wider, with autocast off. Keep `backward` out of autocast too: within
 it, PyTorch 2.14 computes the second derivatives in the autocast type. They also need a discriminator that
-can be differentiated twice, which one that is compiled or sharded cannot.
+can be differentiated twice, which one that is compiled or sharded cannot: ApproximateR1 and ApproximateR2 do
+without.
 """
 
 import math
@@ -37,12 +38,14 @@ class Penalty(Described, ABC):
 
     Attributes:
         name: Its scalar on the dashboards is `loss/<name>`, the mean of the unweighted penalties.
+        differentiates_twice: Whether it needs second derivatives of the discriminator.
 
     Raises:
         ValueError: If `weight` is negative or not finite, or `every` is below 1.
     """
 
     name: str
+    differentiates_twice = True
 
     def __init__(self, weight: float, every: int = 1) -> None:
         if not (math.isfinite(weight) and weight >= 0):
@@ -145,6 +148,72 @@ class R2(Penalty):
 
     def __call__(self, discriminator: Critic, real: Tensor, fake: Tensor, noise: Tensor | None = None) -> Tensor:
         return 0.5 * _input_gradient(discriminator, _widen(fake)).square().sum(1)
+
+
+class ApproximateR1(Penalty):
+    """R1 without a second derivative: (D(x + sigma u) - D(x))^2 / (2 sigma^2) at real images.
+
+    From adversarial post-training (Lin et al. 2025, APT, arXiv:2501.08316), with signs u, each value -1 or 1, for
+    their normal noise: the mean over u is that of R1 as sigma goes to 0, and for a larger one R1 of a D that is
+    smoothed over so much. Of one u it is a guess with a deviation of about sqrt(2) times R1, which a batch averages.
+    It needs no more of a discriminator than training does, and so allows one that is compiled or in shards.
+
+    Args:
+        weight: The paper's gamma of R1, >= 0: the loss gets gamma / 2 * E||grad||^2, as of `R1`. 0 switches the
+            penalty off.
+        every: Batches from one application to the next, >= 1.
+        sigma: How far each value is moved, >= 1e-4, of images in [-1, 1]; the paper takes .01 for images. Below,
+            float32 rounds the difference of two logits away.
+
+    Raises:
+        ValueError: If `sigma` is below 1e-4 or not finite.
+    """
+
+    name = "approximate_r1"
+    differentiates_twice = False
+
+    def __init__(self, weight: float, every: int = 1, sigma: float = 0.01) -> None:
+        super().__init__(weight, every)
+        if not 1e-4 <= sigma < math.inf:
+            raise GANError(
+                f"{type(self).__name__}: sigma must be a finite number >= 1e-4, got {sigma}: float32 rounds the "
+                "difference of logits that are nearer away; the paper takes 0.01"
+            )
+        self.sigma = sigma
+
+    def noise_shape(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(image_shape)
+
+    def __call__(self, discriminator: Critic, real: Tensor, fake: Tensor, noise: Tensor | None = None) -> Tensor:
+        return self.at(discriminator, real, noise)
+
+    def at(self, discriminator: Critic, images: Tensor, noise: Tensor | None) -> Tensor:
+        """The penalties (N,) at images (N, ...), of noise as many numbers from U[0, 1)."""
+        assert noise is not None  # of `noise_shape`
+        images = _widen(images)
+        signs = 1 - 2 * (noise < 0.5).to(images.dtype)
+        of_device = [] if images.device.type == "cpu" else [images.device]
+        with torch.autocast(images.device.type, enabled=False):
+            # What layers draw, as dropout does, must be the same of both: over sigma^2 it would outweigh all else.
+            with torch.random.fork_rng(of_device, device_type=images.device.type if of_device else "cuda"):
+                moved = of_samples(discriminator(images + self.sigma * signs))
+            logits = of_samples(discriminator(images))
+        return 0.5 * ((moved - logits) / self.sigma).square()
+
+
+class ApproximateR2(ApproximateR1):
+    """R2 without a second derivative: `ApproximateR1` at generated images.
+
+    Args:
+        weight: As of `R2`, >= 0. 0 switches the penalty off.
+        every: Batches from one application to the next, >= 1.
+        sigma: How far each value is moved, >= 1e-4.
+    """
+
+    name = "approximate_r2"
+
+    def __call__(self, discriminator: Critic, real: Tensor, fake: Tensor, noise: Tensor | None = None) -> Tensor:
+        return self.at(discriminator, fake, noise)
 
 
 class GradientPenalty(Penalty):

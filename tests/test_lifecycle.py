@@ -30,7 +30,7 @@ from gan.networks import (
     UNetGenerator,
 )
 from gan.optim import WarmupCosine
-from gan.penalties import R1, GradientPenalty
+from gan.penalties import R1, ApproximateR1, ApproximateR2, GradientPenalty
 from gan.terms import Classification
 
 SHAPE = (1, 28, 28)
@@ -361,6 +361,18 @@ def test_penalties_of_a_compiled_discriminator_are_a_line(make_trainer, data, pe
     gan = GAN(MLPGenerator(image_shape=SHAPE, latent_dim=8), discriminator, penalties=[penalty])
     with pytest.raises(ValueError, match=f"{type(penalty).__name__} takes derivatives of derivatives, which"):
         make_trainer().fit(gan, data)
+
+
+def test_approximate_penalties_of_a_compiled_discriminator_train(make_trainer, make_gan, data):
+    """To the weights that they have of one that is not compiled."""
+    gans = [make_gan(penalties=[ApproximateR1(1.0), ApproximateR2(1.0, every=2)]) for _ in range(2)]
+    gans[1].discriminator.compile(backend="eager")
+    for gan in gans:
+        make_trainer(max_steps=3).fit(gan, data)
+    assert same_weights(*gans)
+    without = make_gan()
+    make_trainer(max_steps=3).fit(without, data)
+    assert not same_weights(gans[0], without)
 
 
 class WrongShape(Discriminator):

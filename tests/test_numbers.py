@@ -55,6 +55,8 @@ NAMES = {
     callbacks.RunProgress: ["refresh"],
     penalties.R1: ["weight", "every"],
     penalties.R2: ["weight", "every"],
+    penalties.ApproximateR1: ["weight", "every", "sigma"],
+    penalties.ApproximateR2: ["weight", "every", "sigma"],
     penalties.GradientPenalty: ["weight", "every"],
     penalties.DRAGAN: ["weight", "every"],
     augment.DiffAugment: ["color", "translation", "cutout"],
@@ -86,7 +88,8 @@ NAMES = {
     ids=lambda value: value if isinstance(value, str) else getattr(value, "__name__", None) or value.func.__name__,
 )
 def test_nan_is_refused_by_its_name(make, name):
-    others = {"weight": 1.0} if make in (penalties.R1, penalties.R2) else {}
+    no_default = (penalties.R1, penalties.R2, penalties.ApproximateR1, penalties.ApproximateR2)
+    others = {"weight": 1.0} if make in no_default else {}
     with pytest.raises(ValueError, match=f"{name}.* nan"):
         make(**others | {name: math.nan})
 

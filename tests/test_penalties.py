@@ -9,9 +9,21 @@ import torch
 from torch import Tensor, nn
 
 from gan.networks import MinibatchStd, PatchDiscriminator, given
-from gan.penalties import DRAGAN, R1, R2, GradientPenalty, Penalty, clip_weights, mixes_batch, mixing_layers
+from gan.penalties import (
+    DRAGAN,
+    R1,
+    R2,
+    ApproximateR1,
+    ApproximateR2,
+    GradientPenalty,
+    Penalty,
+    clip_weights,
+    mixes_batch,
+    mixing_layers,
+)
 
 PENALTIES = [R1, R2, GradientPenalty, DRAGAN]
+APPROXIMATE = [ApproximateR1, ApproximateR2]
 SHAPES = [(1, 8, 8), (3, 5, 4), (4, 2, 2), (6,), (2, 3, 4, 5)]
 
 
@@ -144,6 +156,79 @@ def test_quadratic_critic_gradient_of_the_penalty():
     torch.testing.assert_close(slope, (outer + outer.T) / 2)
 
 
+@pytest.mark.parametrize(("approximate", "exact"), zip(APPROXIMATE, (R1, R2), strict=True))
+def test_the_mean_over_all_signs_is_the_exact_penalty_and_what_sigma_adds(approximate, exact):
+    """Of D(x) = x'Ax / 2 with g = Ax, D moves by sigma g.u + sigma^2 u'Au / 2: in the mean of u only squares are left.
+
+    The mean of (u'Au)^2 is (trace A)^2 + 2 sum of the squares off the diagonal.
+    """
+    critic, sigma = Quadratic(6), 0.05
+    real, fake = images(3, 6, dtype=torch.float64)
+    points = torch.cartesian_prod(*[torch.tensor([0.25, 0.75], dtype=torch.float64)] * 6)  # the 64 signs
+    at = [approximate(1.0, sigma=sigma)(critic, real, fake, point.expand(3, 6)) for point in points]
+    a = critic.a.detach()
+    bias = sigma**2 / 8 * (a.trace() ** 2 + 2 * (a.square().sum() - a.diagonal().square().sum()))
+    torch.testing.assert_close(torch.stack(at).mean(0), exact(1.0)(critic, real, fake) + bias)
+
+
+def test_dropout_draws_the_same_at_both_points():
+    """Else its noise over sigma^2 would be the penalty; what it draws next is what it would after one pass."""
+    critic = nn.Sequential(nn.Linear(6, 64), nn.Dropout(0.5), nn.Linear(64, 1), nn.Flatten(0)).double()
+    real, fake = images(3, 6, dtype=torch.float64)
+    penalty = ApproximateR1(1.0)
+    torch.manual_seed(0)
+    values = penalty(critic, real, fake, noise(ApproximateR1, real))
+    after = torch.get_rng_state()
+    assert values.max() < 10
+    torch.manual_seed(0)
+    critic(real)
+    assert torch.equal(torch.get_rng_state(), after)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 9e-5, -1.0, float("nan"), float("inf")])
+def test_refuses_a_sigma_that_rounds_away(sigma):
+    with pytest.raises(ValueError, match=r"ApproximateR1: sigma must be a finite number >= 1e-4, got .*rounds"):
+        ApproximateR1(1.0, sigma=sigma)
+
+
+def test_the_least_sigma_is_within_what_float32_can_tell():
+    """To a tenth, of logits of size 1 and a slope of 1: what stands in the way of a smaller one."""
+    critic = Probe()
+    real, fake = images(64, 1, 6, 6)
+    u = noise(ApproximateR1, real)
+    near = ApproximateR1(1.0, sigma=1e-4)(critic, real, fake, u)
+    exact = ApproximateR1(1.0, sigma=1e-4)(critic.double(), real.double(), fake.double(), u.double())
+    torch.testing.assert_close(near.mean().double(), exact.mean(), rtol=0.1, atol=0)
+
+
+@pytest.mark.parametrize("cls", APPROXIMATE)
+def test_approximate_penalties_need_no_second_derivative(cls):
+    """And the exact ones do, which is what those are refused for."""
+
+    class Once(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return 2 * x
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(ctx, slope):
+            return 2 * slope
+
+    first, last = nn.Linear(6, 6), nn.Linear(6, 1)
+
+    def critic(x):
+        return last(Once.apply(first(x))).squeeze(1)
+
+    real, fake = images(3, 6)
+    torch.autograd.grad(cls(1.0)(critic, real, fake, noise(cls, real)).mean(), last.weight)
+    assert not cls.differentiates_twice
+    for exact in PENALTIES:
+        assert exact.differentiates_twice
+        with pytest.raises(RuntimeError):
+            torch.autograd.grad(exact(1.0)(critic, real, fake, noise(exact, real)).mean(), last.weight)
+
+
 class Patches(nn.Module):
     """D(x) = x'A_k x / 2 of patch k, (N, 1, 2, 3): six critics whose mean is a `Quadratic`."""
 
@@ -160,7 +245,7 @@ class Patches(nn.Module):
         return whole
 
 
-@pytest.mark.parametrize("cls", PENALTIES)
+@pytest.mark.parametrize("cls", [*PENALTIES, *APPROXIMATE])
 def test_of_patches_the_penalty_is_that_of_their_mean(cls):
     """Value, and what moves each patch's critic: a sixth of what would move one of the mean."""
     critic = Patches(12)
@@ -173,7 +258,7 @@ def test_of_patches_the_penalty_is_that_of_their_mean(cls):
         torch.testing.assert_close(slope, expected / 6)
 
 
-@pytest.mark.parametrize("cls", PENALTIES)
+@pytest.mark.parametrize("cls", [*PENALTIES, *APPROXIMATE])
 def test_penalties_of_a_patch_discriminator_are_per_sample(cls):
     """At (image, source): neither another image nor another image's source has a part."""
     critic = PatchDiscriminator((3, 8, 8), (2, 4, 4), base_channels=4).double()
@@ -191,7 +276,7 @@ def test_penalties_of_a_patch_discriminator_are_per_sample(cls):
     assert (penalty(slice(None)) != together).tolist() == [True] * 3 + [False] * 3
 
 
-@pytest.mark.parametrize("cls", PENALTIES)
+@pytest.mark.parametrize("cls", [*PENALTIES, *APPROXIMATE])
 def test_second_derivatives_against_finite_differences(cls):
     critic = Probe(channels=2).double()
     real, fake = images(3, 2, 6, 6, dtype=torch.float64)
@@ -252,7 +337,7 @@ def test_dragan_looks_around_the_data():
     assert torch.equal((critic.seen - real) / (0.5 * std), u)  # fakes play no part
 
 
-@pytest.mark.parametrize("cls", PENALTIES)
+@pytest.mark.parametrize("cls", [*PENALTIES, *APPROXIMATE])
 def test_randomness_comes_from_noise_alone(cls):
     critic = Quadratic(4)
     real, fake = images(8, 4, dtype=torch.float64)
@@ -320,7 +405,7 @@ def test_autocast_changes_nothing(cls):
             torch.testing.assert_close(slope, exact_slope, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("cls", PENALTIES)
+@pytest.mark.parametrize("cls", [*PENALTIES, *APPROXIMATE])
 def test_float64_stays_float64(cls):
     critic = Probe().double()
     real, fake = images(4, 1, 6, 6, dtype=torch.float64)

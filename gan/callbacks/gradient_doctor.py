@@ -21,7 +21,7 @@ from gan.errors import GANError, counted
 from gan.gradients import GradientStats
 from gan.gradients.causes import non_finite_gradients
 from gan.gradients.diagnose import can_be_over, diagnose
-from gan.gradients.patient import PENALTIES, REPAIRS, Patient, part
+from gan.gradients.patient import PENALTIES, REPAIRS, TWICE, Patient, part
 from gan.gradients.prescribe import Prescription, prescribe, unrepeated
 from gan.gradients.rules import WINDOW, Finding, Record, Score, Thresholds
 from gan.gradients.symptoms import SYMPTOM_NAMES, ended_badly
@@ -322,8 +322,10 @@ def repairs_of(network: nn.Module, shapes: Mapping[str, Any]) -> frozenset[str]:
 def refused(trainer: Trainer, pl_module: GAN) -> frozenset[str]:
     """What the run would refuse when it starts, as `gan.lifecycle` does and `gan.parallel`."""
     found, discriminator = set(), pl_module.discriminator
-    if is_compiled(discriminator) or is_sharded(discriminator) or trainer.precision in ("16-true", "bf16-true"):
+    if trainer.precision in ("16-true", "bf16-true"):
         found.add(PENALTIES)
+    if is_compiled(discriminator) or is_sharded(discriminator):
+        found.add(TWICE)
     if pl_module.condition_shape is not None and is_conditional(discriminator):
         found |= {"DiffAugment", "AdaptiveAugment"}
     if pl_module.loss.border is None:

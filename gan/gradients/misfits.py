@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from gan.gradients.change import Change, class_of
-from gan.gradients.patient import PENALTIES, Patient
+from gan.gradients.patient import PENALTIES, TWICE, Patient
 from gan.gradients.rules import Record
 from gan.gradients.treatments import (
     CLIPPING,
@@ -26,7 +26,10 @@ from gan.gradients.treatments import (
     wrapped,
 )
 
-WEIGHTS = {"R1": (100, 1), "R2": (100, 1), "GradientPenalty": (100, 10), "DRAGAN": (100, 10)}  # most, and a good one
+WEIGHTS = {  # most, and a good one
+    **dict.fromkeys(("R1", "R2", "ApproximateR1", "ApproximateR2"), (100, 1)),
+    **dict.fromkeys(("GradientPenalty", "DRAGAN"), (100, 10)),
+}
 CLIP_NORM, CLIP_VALUE, CLIP_RATIO = (0.01, 10.0), (1e-4, 0.1), (1e-4, 0.01)  # least, and a good one
 WEIGHT_CLIP, GOOD_CLIP = (0.005, 0.2), 0.01
 MOST_STEPS = 10  # of the discriminator, for each of the generator
@@ -161,7 +164,7 @@ def bounds(patient: Patient) -> Iterator[Change]:
 
 def bounded_slope(patient: Patient) -> tuple[dict[str, Any], str]:
     """What bounds the slope of a critic: a gradient penalty or, where there can be none, its weights clipped."""
-    if PENALTIES in patient.refuses:
+    if {PENALTIES, TWICE} & patient.refuses:
         return {"model.weight_clip": GOOD_CLIP}, f"{GOOD_CLIP:g}, as it was published, bounds it"
     clip = {} if patient.model.get("weight_clip") is None else {"model.weight_clip": None}
     return {**clip, "model.penalties": [gradient_penalty()]}, "a gradient penalty draws it to 1"

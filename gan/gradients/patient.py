@@ -14,7 +14,7 @@ from gan.spec import uncompiled
 PACKAGE = __name__.partition(".")[0]
 Spec = dict[str, Any]  # {"class_path": ..., "init_args": {...}}
 REPAIRS = ("Logit", "Tanh", "Normalized", "Unmixed")
-PENALTIES = "penalties"  # what not every run can have
+PENALTIES, TWICE = "penalties", "second derivatives"  # what not every run can have
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ class Patient:
         batch_size: Real images in one of them; 0 before the first.
         image_shape: Channels, height and width of an image.
         latent_dim: Size of a latent vector.
-        refuses: What it would refuse when it starts, though the command takes it: penalties, where the gradient of a
-            gradient cannot be computed, or an augmentation by its name.
+        refuses: What it would refuse when it starts, though the command takes it: all penalties, or those of them that
+            need the gradient of a gradient, or an augmentation by its name.
     """
 
     config: Mapping[str, Any]

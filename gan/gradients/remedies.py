@@ -30,6 +30,7 @@ from gan.gradients.treatments import (
     in_its_place,
     its_base,
     kind_of,
+    kind_of_r1,
     named,
     no_momentum,
     normalized,
@@ -286,7 +287,7 @@ def sound(record: Record, patient: Patient) -> Iterator[Change]:
     """What trains most networks, whatever they were trained with."""
     wanted: dict[str, Any] = {
         "loss": class_of("gan.losses.NonSaturating"),
-        "penalties": [class_of(PENALTIES + "R1", weight=1, every=4)],
+        "penalties": [class_of(PENALTIES + kind_of_r1(patient), weight=1, every=4)],
         **{f"{name}_optimizer": adam(patient) for name in NETWORKS},
         "weight_clip": None,
         "n_critic": 1,
@@ -297,7 +298,11 @@ def sound(record: Record, patient: Patient) -> Iterator[Change]:
         del wanted["penalties"]
     new = {name: value for name, value in wanted.items() if not has(patient.model.get(name), value)}
     if new:
-        kinds = {"loss": "NonSaturating", "penalties": "R1", **{f"{name}_optimizer": "Adam" for name in NETWORKS}}
+        kinds = {
+            "loss": "NonSaturating",
+            "penalties": kind_of_r1(patient),
+            **{f"{name}_optimizer": "Adam" for name in NETWORKS},
+        }
         briefs = [kinds.get(name, f"{name} {word(value)}") for name, value in new.items()]
         settings = {f"model.{name}": value for name, value in new.items()}
         yield Change(settings, f"{the} that train most networks", brief=", ".join(dict.fromkeys(briefs)))

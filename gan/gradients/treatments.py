@@ -5,7 +5,7 @@ from typing import Any
 
 from gan.gradients.change import REPAIR, Change, class_of
 from gan.gradients.patient import PENALTIES as ANY_PENALTY
-from gan.gradients.patient import Part, Patient
+from gan.gradients.patient import TWICE, Part, Patient
 
 NETWORKS = ("discriminator", "generator")
 ADAM = "torch.optim.Adam"
@@ -78,9 +78,10 @@ def rounded(value: float) -> float:
 
 
 def r1(patient: Patient, text: str) -> Iterator[Change]:
-    """R1, or a larger weight of it; a gradient penalty for a Wasserstein critic."""
-    if ANY_PENALTY in patient.refuses:
+    """R1, or a larger weight of it, in the form that the run can have; a gradient penalty for a Wasserstein critic."""
+    if ANY_PENALTY in patient.refuses or (patient.named("loss") == "Wasserstein" and TWICE in patient.refuses):
         return
+    kind = kind_of_r1(patient)
     penalties = list(patient.model.get("penalties") or [])
     if patient.parts["discriminator"].mixes:
         yield from unmixed(patient, f"{text}, which it takes to see them one by one")
@@ -90,14 +91,19 @@ def r1(patient: Patient, text: str) -> Iterator[Change]:
             yield Change({"model.penalties": [gradient_penalty()], **clip}, text)
         return
     present = {penalty["class_path"].rpartition(".")[2]: penalty for penalty in penalties}
-    if "R1" in present:
-        weight = (present["R1"].get("init_args") or {}).get("weight", 1)
-        raised = class_of(PENALTIES + "R1", weight=rounded(min(max(10 * weight, 1), 10)), every=1)
-        rest = [penalty for penalty in penalties if penalty is not present["R1"]]
+    if kind in present:
+        weight = (present[kind].get("init_args") or {}).get("weight", 1)
+        raised = class_of(PENALTIES + kind, weight=rounded(min(max(10 * weight, 1), 10)), every=1)
+        rest = [penalty for penalty in penalties if penalty is not present[kind]]
         if weight < 10:
             yield Change({"model.penalties": [*rest, raised]}, text)
     else:
-        yield Change({"model.penalties": [*penalties, class_of(PENALTIES + "R1", weight=1, every=1)]}, text)
+        yield Change({"model.penalties": [*penalties, class_of(PENALTIES + kind, weight=1, every=1)]}, text)
+
+
+def kind_of_r1(patient: Patient) -> str:
+    """The class of R1 that a run can have."""
+    return "ApproximateR1" if TWICE in patient.refuses else "R1"
 
 
 def no_momentum(patient: Patient, text: str) -> Iterator[Change]:

@@ -99,12 +99,12 @@ def check_strategy(trainer: Trainer, penalties: Iterable[Any]) -> None:
             "line, or Trainer(strategy=gan.parallel.DDP()) in Python"
         )
     if isinstance(strategy, FSDP2):
-        due = [type(penalty).__name__ for penalty in penalties if penalty.weight > 0]
+        due = [type(each).__name__ for each in penalties if each.weight > 0 and each.differentiates_twice]
         if trainer.state.fn == "fit" and due:
             raise GANError(
                 f"model.penalties=[{', '.join(due)}] differentiate twice, which fails under trainer.strategy=fsdp2: "
-                "set trainer.strategy to ddp, or model.penalties to []; --config hinge_sn (configs/hinge_sn.yaml) is a "
-                "recipe without"
+                "set trainer.strategy to ddp, or take ApproximateR1, which does not; --config hinge_sn "
+                "(configs/hinge_sn.yaml) is a recipe without"
             )
     elif getattr(strategy, "_layer_sync", None) and strategy.root_device.type == "cpu":
         raise GANError(

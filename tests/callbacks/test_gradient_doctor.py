@@ -507,7 +507,7 @@ def test_knows_what_a_network_takes(make_trainer, make_gan, data):
 
 @pytest.mark.parametrize(
     ("loss", "compiled", "refuses"),
-    [(NonSaturating, True, {"penalties"}), (Wasserstein, False, {"AdaptiveAugment"})],
+    [(NonSaturating, True, {"second derivatives"}), (Wasserstein, False, {"AdaptiveAugment"})],
 )
 def test_knows_what_the_run_would_refuse(loss, compiled, refuses, make_trainer, make_gan, data):
     own = make_gan()

@@ -3,7 +3,7 @@
 import pytest
 
 from gan.gradients.misfits import misfits
-from gan.gradients.patient import PENALTIES, Part
+from gan.gradients.patient import PENALTIES, TWICE, Part
 from gan.gradients.rules import Record
 from gradients.patients import adam, loss, patient, penalty
 from gradients.records import changed, good
@@ -48,6 +48,7 @@ def settings(record=None, **changes) -> dict:
         ({"n_critic": 8}, {"model.n_critic": 1}),  # 37 steps
         ({"batch_size": 4}, {"data.batch_size": 64}),
         ({**WGAN, "refuses": NO_PENALTY}, {"model.weight_clip": 0.01}),
+        ({**WGAN, "refuses": frozenset({TWICE})}, {"model.weight_clip": 0.01}),
         ({**WGAN, "weight_clip": 1e-4, "refuses": NO_PENALTY}, {"model.weight_clip": 0.01}),
         ({"loss": loss("Saturating")}, {"model.loss": "gan.losses.NonSaturating"}),
     ],

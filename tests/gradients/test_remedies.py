@@ -3,7 +3,7 @@
 import pytest
 
 from gan.gradients.diagnose import RULES
-from gan.gradients.patient import PENALTIES, Part
+from gan.gradients.patient import PENALTIES, TWICE, Part
 from gan.gradients.remedies import REMEDIES, has, sound
 from gan.gradients.rules import Finding
 from gradients.patients import OWN, adam, loss, patient, penalty
@@ -130,3 +130,6 @@ def test_what_a_run_would_refuse_when_it_starts_is_not_prescribed():
     assert [change.settings["model.augment"] for change in changes if "model.augment" in change.settings] == [
         "gan.augment.DiffAugment"
     ]
+    run = patient(penalties=[], refuses=frozenset({TWICE}))
+    (usual,) = [change for change in sound(good(), run) if "model.penalties" in change.settings]
+    assert usual.settings["model.penalties"] == [penalty("ApproximateR1", 1, every=4)]

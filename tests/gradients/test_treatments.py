@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from gan.gradients.patient import PENALTIES, Part
+from gan.gradients.patient import PENALTIES, TWICE, Part
 from gan.gradients.treatments import (
     catching_up,
     in_its_place,
@@ -144,6 +144,15 @@ def test_the_data_module_that_one_s_own_derives_from():
 def test_no_penalty_where_the_run_would_refuse_it():
     run = patient(penalties=[], refuses=frozenset({PENALTIES}), parts={**OWN, "discriminator": MIXING})
     assert list(r1(run, "text")) == []
+
+
+def test_r1_without_second_derivatives_where_the_run_has_none():
+    run = patient(penalties=[], refuses=frozenset({TWICE}))
+    assert settings(r1(run, "text")) == {"model.penalties": [penalty("ApproximateR1", 1)]}
+    run = patient(penalties=[penalty("ApproximateR1", 0.5)], refuses=frozenset({TWICE}))
+    assert settings(r1(run, "text")) == {"model.penalties": [penalty("ApproximateR1", 5)]}
+    critic = patient(penalties=[], loss=loss("Wasserstein"), refuses=frozenset({TWICE}))
+    assert list(r1(critic, "text")) == []  # whose penalty has no such form
 
 
 def test_no_repair_where_there_is_nothing_to_repair():

@@ -34,7 +34,7 @@ from gan.networks import (
     UNetGenerator,
 )
 from gan.parallel import FSDP2, replace_lightnings
-from gan.penalties import R1
+from gan.penalties import R1, ApproximateR1, ApproximateR2
 from gan.terms import Reconstruction
 
 SHAPE = (1, 28, 28)
@@ -48,6 +48,8 @@ SETTINGS = {
     "relativistic": {"loss": RelativisticPaired()},
     "n_critic": {"loss": NonSaturating(), "n_critic": 2},
     "accumulate": {"loss": NonSaturating(), "accumulate": 2},
+    # Far apart, as the difference of two logits over sigma enlarges what differs by rounding.
+    "approximate": {"loss": NonSaturating(), "penalties": [ApproximateR1(0.5, every=2, sigma=0.5), ApproximateR2(0.5)]},
     "labels": {"loss": NonSaturating(), "networks": "labels", "rule": "adam"},
     "sources": {"loss": Hinge(), "networks": "sources", "reconstruction": Reconstruction(2.0)},
 }

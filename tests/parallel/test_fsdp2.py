@@ -18,7 +18,9 @@ from gan.checkpoints import read
 from gan.generate import sample
 from gan.losses import Hinge
 from gan.networks import given
+from gan.noise import Noise
 from gan.parallel import replace_lightnings
+from gan.penalties import due
 from parallel.sharded import BATCHES, SETTINGS, SHAPE, make_data, make_gan, make_trainer
 
 
@@ -60,7 +62,12 @@ def by_hand(gan: GAN, real: list, condition: list, latents: list, half_life: flo
             fake = generate(next(latents))
         logits = judge(images), judge(fake)
         optimizers[0].zero_grad()
-        gan.loss.discriminator(*logits).mean().backward()
+        loss = gan.loss.discriminator(*logits).mean()
+        noise, penalties = Noise(gan.rng("batch", batch - 1), gan.latent_dim), due(gan.penalties, batch - 1)
+        noise.latents(len(images))  # which come first
+        for penalty, part in zip(penalties, noise.for_penalties(penalties, images), strict=True):
+            loss = loss + penalty.contribution(penalty(judge, images, fake, part))
+        loss.backward()
         optimizers[0].step()
         if gan.weight_clip:
             for parameter in gan.discriminator.parameters():
