@@ -1,6 +1,6 @@
 """Measures this project: `python scripts/benchmark.py NAME`.
 
-NAME is augment|data|step|monitor|ddp|failures|fid|folder|init|recipes|score|sizes|startup|stream. Prints the
+NAME is augment|data|step|monitor|ddp|failures|fid|folder|games|init|recipes|score|sizes|startup|stream. Prints the
 machine and the versions first: a figure means nothing without them. Each measurement is a file of `scripts/benchmarks`,
 whose first line says what it measures.
 """
@@ -15,6 +15,7 @@ from benchmarks import (
     failures,
     fid,
     folder,
+    games,
     init,
     monitor,
     recipes,
@@ -35,6 +36,7 @@ MEASUREMENTS = {
     "failures": failures,
     "fid": fid,
     "folder": folder,
+    "games": games,
     "init": init,
     "recipes": recipes,
     "score": score,
