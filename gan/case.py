@@ -22,7 +22,6 @@ from gan.words import given_by, read
 BUDGET = 1000  # batches of a trial, if not given and the run has more
 MEASUREMENTS = 12  # that a trial takes at least
 SCORES = 4  # likewise
-SHORT = 80  # letters of words that are shown as they are
 HEALED = 0.5  # of the FID as it was
 
 
@@ -54,11 +53,11 @@ class Treatment:
 
     @property
     def brief(self) -> str:
-        """Its words as they are where they are few, else in short, to be read and not to be typed."""
-        if len(typed := shlex.join(self.settings)) <= SHORT:
-            return typed
+        """Its words in short, to be read and not to be typed."""
         settings = ((words[0].removeprefix("--").partition("=")[0], key) for key, words in self.parts.items())
-        return ", ".join(f"{name} {brief(read(' '.join(value)))}" for name, (_, *value) in settings)
+        return ", ".join(
+            f"{name.removeprefix('model.')} {brief(read(' '.join(value)))}" for name, (_, *value) in settings
+        )
 
     @property
     def options(self) -> set[str]:

@@ -96,7 +96,7 @@ def test_settings_that_a_checkpoint_does_not_fit(words, changes):
 @pytest.mark.parametrize(
     ("words", "brief"),
     [
-        (["--model.n_critic", "1"], "--model.n_critic 1"),
+        (["--model.n_critic", "1"], "n_critic 1"),
         (
             [
                 "--model.penalties",
@@ -105,7 +105,7 @@ def test_settings_that_a_checkpoint_does_not_fit(words, changes):
                 "--model.n_critic",
                 "1",
             ],
-            "model.penalties [R1(weight=1, every=4)], model.weight_clip null, model.n_critic 1",
+            "penalties [R1(weight=1, every=4)], weight_clip null, n_critic 1",
         ),
         (
             [
@@ -113,7 +113,7 @@ def test_settings_that_a_checkpoint_does_not_fit(words, changes):
                 "{class_path: r.Normalized, init_args: {network: {class_path: r.Logit, init_args: {network: "
                 "{class_path: own.Critic, init_args: {a: 1, b: 2, c: 3, d: 4}}}}}}",
             ],
-            "model.discriminator Normalized(Logit(Critic))",
+            "discriminator Normalized(Logit(Critic))",
         ),
     ],
 )

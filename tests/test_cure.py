@@ -256,7 +256,7 @@ def test_nothing_heals(config, forks, capsys):
     Path("run/cure/cured.yaml").touch()
     assert cured() == 1
     said = capsys.readouterr().out
-    assert f"nothing heals  {SICK}; the nearest: {shlex.join(HELPS)}: {SICK}, FID 30" in said
+    assert f"nothing heals  {SICK}; the nearest: discriminator_optimizer.lr 0.003: {SICK}, FID 30" in said
     assert "to change      write Tanh() behind it" in said
     assert not Path("run/cure/cured.yaml").exists()
 
