@@ -98,8 +98,8 @@ def best_rate(settings: argparse.Namespace, method: str, costs: dict[str, list[f
 
 def words_of(method: str, rate: float) -> list[object]:
     """What a method is on the command line."""
-    optimizer, words = METHODS[method]
-    words = [*words]
+    optimizer, given = METHODS[method]
+    words: list[object] = [*given]
     for network in OPTIMIZERS:
         words += [f"--model.{network}_optimizer", optimizer, f"--model.{network}_optimizer.lr", rate]
         words += [f"--model.{network}_optimizer.betas", "[0.0, 0.9]"]
