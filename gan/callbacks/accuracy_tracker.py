@@ -55,19 +55,24 @@ class AccuracyTracker(Callback):
         pl_module.scores = {*pl_module.scores, ACCURACY}
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: GAN, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if trainer.global_step % self.every == 0:
+        if trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps:
             self.track(trainer, pl_module)
 
-    def on_train_end(self, trainer: Trainer, pl_module: GAN) -> None:
-        accuracy, num = self.track(trainer, pl_module)
-        say(trainer, f"accuracy       {accuracy:.2%} of {counted(num, 'test image')}, by the discriminator")
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: GAN) -> None:
+        if trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs:
+            self.track(trainer, pl_module)
 
-    def track(self, trainer: Trainer, pl_module: GAN) -> tuple[float, int]:
-        """Measures the accuracy of this batch and logs it, unless that is done; and of how many images it is."""
+    def track(self, trainer: Trainer, pl_module: GAN) -> None:
+        """Measures the accuracy of this batch and logs it, unless that is done."""
         if self.measured_at != trainer.global_step:
             self.latest, self.measured_at = self.measure(trainer, pl_module), trainer.global_step
             pl_module.log_scores({ACCURACY: self.latest[0]})
-        return self.latest
+
+    def on_train_end(self, trainer: Trainer, pl_module: GAN) -> None:
+        if self.measured_at != trainer.global_step:  # a run that goes on, and was over
+            self.latest = self.measure(trainer, pl_module)
+        accuracy, num = self.latest
+        say(trainer, f"accuracy       {accuracy:.2%} of {counted(num, 'test image')}, by the discriminator")
 
     def on_validation_end(self, trainer: Trainer, pl_module: GAN) -> None:
         if trainer.state.fn == "fit":

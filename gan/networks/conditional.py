@@ -16,6 +16,7 @@ and weights of the classifier N(0, 0.02).
 """
 
 from collections.abc import Callable
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -358,7 +359,7 @@ class ClassifierDCGANDiscriminator(DCGANDiscriminator):
         max_channels: int | None = None,
     ) -> None:
         super().__init__(image_shape, base_channels, norm, max_channels)
-        self.output = Classes(num_classes, self.output.in_features, norm)
+        self.output = Classes(num_classes, cast(nn.Linear, self.output).in_features, norm)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.classify(images).logsumexp(1)  # (N,)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
+from typing import cast
 
 import torch
 from lightning import Trainer
@@ -27,7 +28,7 @@ from gan import GAN
 from gan.augment import DiffAugment
 from gan.callbacks import GeneratorEMA
 from gan.callbacks.accuracy_tracker import ACCURACY
-from gan.data import InMemoryDataModule, MNISTDataModule
+from gan.data import InMemoryDataModule, InMemoryLoader, MNISTDataModule
 from gan.data.memory import UNLABELLED
 from gan.images import to_float, to_uint8
 from gan.networks import ClassifierDCGANDiscriminator, ConditionalDCGANGenerator, ProjectionDCGANDiscriminator
@@ -94,7 +95,7 @@ def labelled(labels: int, seed: int) -> Images:
     """The training images that `data.labels` keeps the labels of."""
     data = MNISTDataModule(labels=labels, seed=seed)
     data.setup("fit")
-    loader = data.train_dataloader()
+    loader = cast(InMemoryLoader, data.train_dataloader())
     known = loader.labels != UNLABELLED
     return loader.images[known], loader.labels[known]
 
@@ -133,7 +134,7 @@ def plain(settings: argparse.Namespace, labels: int, seed: int, augment: bool = 
     batches = settings.batches or 1500
     optimizer = Adam(network.parameters(), lr=1e-3, fused=True)
     schedule = OneCycleLR(optimizer, max_lr=1e-3, total_steps=batches)
-    around = RandomAffine(10, (0.1, 0.1), (0.9, 1.1), interpolation=InterpolationMode.BILINEAR)
+    around = RandomAffine([-10, 10], (0.1, 0.1), (0.9, 1.1), interpolation=InterpolationMode.BILINEAR)
     for _ in range(batches):
         drawn = [torch.randint(len(known), (BATCH_SIZE // len(sources),)) for _, known in sources]
         images = torch.cat([images[some] for (images, _), some in zip(sources, drawn, strict=True)])
