@@ -131,7 +131,7 @@ def plain(settings: argparse.Namespace, labels: int, seed: int, augment: bool = 
         sources.append(generated(settings, labels, seed))
     torch.manual_seed(seed)
     network = ClassifierDCGANDiscriminator(SHAPE, CLASSES)
-    batches = settings.batches or 1500
+    batches = settings.batches or 1000
     optimizer = Adam(network.parameters(), lr=1e-3, fused=True)
     schedule = OneCycleLR(optimizer, max_lr=1e-3, total_steps=batches)
     around = RandomAffine([-10, 10], (0.1, 0.1), (0.9, 1.1), interpolation=InterpolationMode.BILINEAR)
@@ -179,7 +179,7 @@ def generated(settings: argparse.Namespace, labels: int, seed: int) -> Images:
             seed=seed,
         )
         trainer = Trainer(
-            max_steps=settings.batches or 1000,
+            max_steps=settings.batches or 500,
             accelerator="cpu",
             callbacks=[GeneratorEMA()],
             logger=False,
