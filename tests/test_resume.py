@@ -15,6 +15,7 @@ import torch
 import yaml
 from commands import (
     AUXILIARY,
+    FEW_LABELS,
     PROJECTION,
     SHORT,
     SMALL,
@@ -156,7 +157,9 @@ def test_killed_and_resumed_equals_uninterrupted(batch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", [PROJECTION, AUXILIARY, SOURCES], ids=["projection", "auxiliary", "sources"])
+@pytest.mark.parametrize(
+    "words", [PROJECTION, AUXILIARY, SOURCES, FEW_LABELS], ids=["projection", "auxiliary", "sources", "few labels"]
+)
 def test_killed_in_mid_epoch_with_a_condition(words):
     """Each batch's labels, or sources, belong to its images again; the averages of the norms go on.
 
