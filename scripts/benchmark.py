@@ -1,8 +1,8 @@
 """Measures this project: `python scripts/benchmark.py NAME`.
 
-NAME is augment|data|step|monitor|ddp|failures|fid|folder|games|init|recipes|score|sizes|startup|stream. Prints the
-machine and the versions first: a figure means nothing without them. Each measurement is a file of `scripts/benchmarks`,
-whose first line says what it measures.
+NAME is augment|classify|data|step|monitor|ddp|failures|fid|folder|games|init|recipes|score|sizes|startup|stream.
+Prints the machine and the versions first: a figure means nothing without them. Each measurement is a file of
+`scripts/benchmarks`, whose first line says what it measures.
 """
 
 import argparse
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from benchmarks import (
     augment,
+    classify,
     data,
     ddp,
     failures,
@@ -29,6 +30,7 @@ from benchmarks import (
 
 MEASUREMENTS = {
     "augment": augment,
+    "classify": classify,
     "data": data,
     "step": step,
     "monitor": monitor,
