@@ -31,6 +31,7 @@ from commands import (
 from conftest import ROOT, SmallMNIST
 from lightning import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from texts import TEXT, small_text
 
 from gan.callbacks import FIDTracker, GradientDoctor, GradientMonitor, ImageLogger, RunCheckpoint
 from gan.checkpoints import newest_whole
@@ -123,7 +124,7 @@ def check_same(whole, parts, pictures=True) -> None:
 
 def drawn(run_dir) -> dict[str, bytes]:
     """The pictures and the report of a run."""
-    paths = (path for path in Path(run_dir).rglob("*") if path.suffix in (".png", ".gif", ".md"))
+    paths = (path for path in Path(run_dir).rglob("*") if path.suffix in (".png", ".gif", ".md", ".txt"))
     return {str(path.relative_to(run_dir)): path.read_bytes() for path in paths}
 
 
@@ -131,7 +132,7 @@ def charts(run_dir, pictures) -> dict[str, list]:
     events = EventAccumulator(str(Path(run_dir, "tensorboard")), size_guidance={"scalars": 0, "images": 0})
     events.Reload()
     tags = events.Tags()
-    points = {tag: [(point.step, point.value) for point in events.Scalars(tag)] for tag in tags["scalars"]}
+    points = {tag: [(point.step, str(point.value)) for point in events.Scalars(tag)] for tag in tags["scalars"]}
     points["images_per_second"] = [step for step, _ in points["images_per_second"]]
     return points | {tag: [point.step for point in events.Images(tag)] for tag in tags["images"] if pictures}
 
@@ -169,6 +170,19 @@ def test_killed_in_mid_epoch_with_a_condition(words):
     age("parts")
     resume("parts")
     check_same("whole", "parts")
+
+
+def test_killed_and_resumed_with_texts(here):
+    """The sequences of each batch, the texts of the samples, and the scores."""
+    small_text(here)
+    words = ["fit", *TEXT, "--trainer.max_steps", "11", "--trainer.log_every_n_steps", "1", *every(5)]
+    words += ["--trainer.callbacks+", "GradientMonitor", "--trainer.callbacks.every", "3"]
+    command(*words, "--run_dir", "whole")
+    killed(lambda: command(*words, "--run_dir", "parts", callbacks=[KillAt(START, 7)]))
+    age("parts")
+    resume("parts")
+    check_same("whole", "parts")
+    assert "samples/fixed_000011.txt" in drawn("parts")
 
 
 class Dropout(MLPDiscriminator):
