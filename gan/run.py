@@ -22,7 +22,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from gan.callbacks import FIDTracker, GradientDoctor, NGramTracker
+from gan.callbacks import FIDTracker, GradientDoctor, NgramTracker
 from gan.callbacks.fid_tracker import active_trackers
 from gan.checkpoints import AtomicCheckpointIO, sync
 from gan.config import OF_COMMAND, as_text, remember_own
@@ -389,9 +389,9 @@ class GANCLI(LightningCLI):
                 f"there is nothing to {self.command} on: {data} gives no batches for it, or trainer.{limit} is 0; "
                 f"change that, or use `{'test' if self.command == 'validate' else 'validate'}`"
             )
-        trackers = [*callbacks_of(self.trainer, FIDTracker), *callbacks_of(self.trainer, NGramTracker)]
+        trackers = [*callbacks_of(self.trainer, FIDTracker), *callbacks_of(self.trainer, NgramTracker)]
         if not trackers and arguments["verbose"] and self.trainer.is_global_zero:
-            tracker = "FIDTracker" if characters(self.datamodule) is None else "NGramTracker"
+            tracker = "FIDTracker" if characters(self.datamodule) is None else "NgramTracker"
             print(f"No scores: there is no {tracker} among trainer.callbacks, which takes them")
 
 
@@ -451,7 +451,7 @@ ONE_OF_A_KIND = (
     "GradientDoctor",
     "GradientMonitor",
     "ImageLogger",
-    "NGramTracker",
+    "NgramTracker",
     "NonFiniteGuard",
     "RunCheckpoint",
     "TextLogger",

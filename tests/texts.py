@@ -13,7 +13,7 @@ from gan.penalties import GradientPenalty
 SENTENCE = "the quick brown fox jumps over the lazy dog, and the dog sleeps. "
 TEXT = ["--config", "text", "--data.file", "small.txt", "--data.length", "12", "--data.batch_size", "8"]
 TEXT += ["--model.generator.channels", "8", "--model.discriminator.channels", "8"]
-TEXT += ["--trainer.callbacks+", "NGramTracker", "--trainer.callbacks.every", "4"]
+TEXT += ["--trainer.callbacks+", "NgramTracker", "--trainer.callbacks.every", "4"]
 TEXT += ["--trainer.callbacks.num_samples", "60", "--trainer.callbacks.final_samples", "70"]
 TEXT += ["--trainer.callbacks+", "TextLogger", "--trainer.callbacks.every", "4"]
 

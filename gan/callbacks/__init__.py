@@ -8,7 +8,7 @@ from gan.callbacks.gradient_clipping import GradientClipping
 from gan.callbacks.gradient_doctor import GradientDoctor
 from gan.callbacks.gradient_monitor import GradientMonitor
 from gan.callbacks.image_logger import ImageLogger
-from gan.callbacks.ngram_tracker import NGramTracker
+from gan.callbacks.ngram_tracker import NgramTracker
 from gan.callbacks.non_finite_guard import NonFiniteGuard
 from gan.callbacks.run_checkpoint import RunCheckpoint
 from gan.callbacks.run_progress import RunProgress
@@ -23,7 +23,7 @@ __all__ = [
     "GradientDoctor",
     "GradientMonitor",
     "ImageLogger",
-    "NGramTracker",
+    "NgramTracker",
     "NonFiniteGuard",
     "RunCheckpoint",
     "RunProgress",

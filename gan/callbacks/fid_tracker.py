@@ -121,7 +121,7 @@ class FIDTracker(Callback):
     def setup(self, trainer: Trainer, pl_module: GAN, stage: str) -> None:
         if stage not in ("fit", "validate", "test"):
             return
-        check_makes_images(pl_module, "FIDTracker scores images", "NGramTracker")
+        check_makes_images(pl_module, "FIDTracker scores images", "NgramTracker")
         if trainer is not self._trainer:
             self._trainer, self.best, self.best_step, self._scored_at, self.latest = trainer, None, -1, -1, {}
         choice, data = self.extractor, trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere

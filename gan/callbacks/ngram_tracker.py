@@ -12,7 +12,7 @@ from torchmetrics import MetricCollection
 from gan.callbacks.run_progress import say
 from gan.callbacks.text_logger import characters_of
 from gan.errors import GANError, counted
-from gan.metrics import NGramDistance
+from gan.metrics import NgramDistance
 from gan.module import GAN
 from gan.noise import keyed
 
@@ -20,10 +20,10 @@ CHUNK = 500  # texts made at a time, over all processes
 SIZES = (1, 2, 3, 4)  # characters of an n-gram
 
 
-class NGramTracker(Callback):
+class NgramTracker(Callback):
     """Scores a generator of texts during training and in `validate`, by n-grams of 1 to 4 characters in held-out text.
 
-    A score is the Jensen-Shannon divergence in bits, see `gan.metrics.NGramDistance`; its floor is that of as many
+    A score is the Jensen-Shannon divergence in bits, see `gan.metrics.NgramDistance`; its floor is that of as many
     sequences of the text that is trained on. The averaged generator is scored where there is one. During training all
     scores are of the same latents, so that a curve shows the weights and not the draw; the last one, and `validate`,
     are of others and of more. Nothing here touches training.
@@ -42,10 +42,10 @@ class NGramTracker(Callback):
 
     def __init__(self, every: int = 500, num_samples: int = 2000, final_samples: int = 10_000):
         if not every >= 1:
-            raise GANError(f"NGramTracker's every must be at least 1 training batch, got {every}")
+            raise GANError(f"NgramTracker's every must be at least 1 training batch, got {every}")
         for name, number in (("num_samples", num_samples), ("final_samples", final_samples)):
             if not number >= 1:
-                raise GANError(f"NGramTracker's {name} must be at least 1 text, got {number}")
+                raise GANError(f"NgramTracker's {name} must be at least 1 text, got {number}")
         self.every = every
         self.num_samples = num_samples
         self.final_samples = final_samples
@@ -118,13 +118,13 @@ class NGramTracker(Callback):
 
     def prepare(self, trainer: Trainer, pl_module: GAN) -> None:
         """Takes the text that is held out, and checks that it is what the generator makes."""
-        characters = characters_of(pl_module, "NGramTracker", "use FIDTracker")
+        characters = characters_of(pl_module, "NgramTracker", "use FIDTracker")
         data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere
         if getattr(data, "characters", None) != characters:
-            raise GANError("NGramTracker needs text that is held out: give the trainer the generator's TextDataModule")
+            raise GANError("NgramTracker needs text that is held out: give the trainer the generator's TextDataModule")
         self.train, self.real, self.floors = data.sequences("train"), data.sequences("held_out"), {}
         length = self.real.shape[1]
-        metrics: dict[str, Any] = {f"ngram/{n}": NGramDistance(n, length) for n in SIZES if n <= length}
+        metrics: dict[str, Any] = {f"ngram/{n}": NgramDistance(n, length) for n in SIZES if n <= length}
         self.names = [*metrics]
         self.metrics = MetricCollection(metrics, compute_groups=[self.names]).to(pl_module.device)
 

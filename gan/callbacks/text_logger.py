@@ -1,6 +1,7 @@
 """Texts of a run, for the terminal, its loggers and the eye."""
 
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 from lightning import Callback, Trainer
@@ -73,7 +74,7 @@ class TextLogger(Callback):
             number = "" if name == "real" else f"_{trainer.global_step:06d}"
             lines = in_lines(texts)
             outbox(trainer).write(Path(trainer.default_root_dir, "samples", f"{name}{number}.txt"), lines.encode())
-            log_text(trainer, f"samples/{name}", f"```\n{lines}```")
+            log_text(trainer, f"samples/{name}", indent(lines, "    "))  # code, in Markdown
         return texts
 
 

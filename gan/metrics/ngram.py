@@ -24,7 +24,7 @@ def jensen_shannon(first: Tensor, second: Tensor) -> float:
     return min(max(bits.item(), 0.0), 1.0)  # round-off, of two that are alike
 
 
-class NGramDistance(Float64Metric):
+class NgramDistance(Float64Metric):
     """The Jensen-Shannon divergence of character n-grams between generated and real texts, in bits, from 0 to 1.
 
     Gulrajani et al. 2017, arXiv:1704.00028, judge language models by it. Real texts against others of their kind have

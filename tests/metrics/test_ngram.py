@@ -9,7 +9,7 @@ from scipy.spatial.distance import jensenshannon
 from torch.nn.functional import one_hot
 from torchmetrics import MetricCollection
 
-from gan.metrics import NGramDistance
+from gan.metrics import NgramDistance
 
 
 def texts(seed, num=40, characters=7, length=12):
@@ -18,7 +18,7 @@ def texts(seed, num=40, characters=7, length=12):
 
 
 def distance(n, real, fake):
-    metric = NGramDistance(n, real.shape[1])
+    metric = NgramDistance(n, real.shape[1])
     metric.update(real, real=True)
     metric.update(fake, real=False)
     return metric.compute()
@@ -59,7 +59,7 @@ def test_samples_count_by_their_largest_channel():
 
 
 def test_a_collection_shares_the_texts_and_batches_do_not_matter():
-    metrics = {f"ngram/{n}": NGramDistance(n, 12) for n in (1, 2, 3)}
+    metrics = {f"ngram/{n}": NgramDistance(n, 12) for n in (1, 2, 3)}
     collection = MetricCollection(metrics, compute_groups=[[*metrics]])
     for _ in range(2):
         for part in texts(2).split(7):
@@ -72,7 +72,7 @@ def test_a_collection_shares_the_texts_and_batches_do_not_matter():
 
 
 def test_processes_put_their_texts_together():
-    whole, parts = NGramDistance(2, 12), [NGramDistance(2, 12) for _ in range(2)]
+    whole, parts = NgramDistance(2, 12), [NgramDistance(2, 12) for _ in range(2)]
     for real, rows in ((True, texts(1)), (False, texts(2))):
         whole.update(rows, real=real)
         for metric, part in zip(parts, rows.tensor_split(2), strict=True):
@@ -84,8 +84,8 @@ def test_processes_put_their_texts_together():
 def test_bad_input_is_one_line():
     for n in (0, 13):
         with pytest.raises(ValueError, match=f"n must be at least 1 and at most the 12 characters of a text, got {n}"):
-            NGramDistance(n, 12)
-    metric = NGramDistance(2, 12)
+            NgramDistance(n, 12)
+    metric = NgramDistance(2, 12)
     for bad in (texts(1)[:, :5], texts(1).float(), texts(1)[0]):
         with pytest.raises(ValueError, match=r"texts must be integers \(N, 12\) or samples \(N, V, 12\), got"):
             metric.update(bad, real=True)
