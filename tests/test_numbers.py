@@ -9,13 +9,15 @@ import torch
 from commands import fit
 from conftest import Halves
 from test_house import MODULES
-from torch.optim import SGD
+from torch.optim import SGD, Optimizer
 
 from gan import GAN, augment, callbacks, networks, penalties
+from gan.games import OptimisticAdam, PastExtraAdam
 from gan.generate import sample
 from gan.gradients import clip
 from gan.gradients.rules import Thresholds
 from gan.metrics import CAS, FID, KID, PRDC, CNNFeatures, InceptionScore
+from gan.muon import Muon
 from gan.networks import MLPDiscriminator, MLPGenerator
 from gan.optim import WarmupCosine
 from gan.parallel import DDP, FSDP2
@@ -31,9 +33,18 @@ def schedule(**settings) -> WarmupCosine:
     return WarmupCosine(SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1), **settings)
 
 
+def of_a_weight(cls: type[Optimizer], **settings) -> Optimizer:
+    return cls([torch.nn.Parameter(torch.zeros(1))], **settings)
+
+
+optimistic, past, muon = (partial(of_a_weight, cls) for cls in (OptimisticAdam, PastExtraAdam, Muon))
+
 NAMES = {
     gan: ["num_fixed_latents", "n_critic", "accumulate", "weight_clip"],
     schedule: ["warmup", "total"],
+    optimistic: ["lr", "eps"],
+    past: ["lr", "eps"],
+    muon: ["lr", "momentum", "eps"],
     callbacks.FIDTracker: ["every", "num_samples", "final_samples"],
     callbacks.GeneratorEMA: ["half_life"],
     callbacks.GradientDoctor: ["patience"],
