@@ -13,9 +13,11 @@ from gan.checkpoints import steps
 from gan.config import config_in, is_own
 from gan.errors import GANError
 from gan.folder import RunFolder
+from gan.gradients.change import brief
+from gan.gradients.symptoms import ended_badly
 from gan.trials import FINDINGS, Outcome, Trial, fids_in, findings_in, rows_of, told_at
 from gan.trust import PACKAGE, check_names, named_in, packages, resolve
-from gan.words import given_by
+from gan.words import given_by, read
 
 BUDGET = 1000  # batches of a trial, if not given and the run has more
 MEASUREMENTS = 12  # that a trial takes at least
@@ -48,6 +50,14 @@ class Treatment:
             name, sign, value = first.removeprefix("--").partition("=")
             found[name.replace(".init_args", ""), *([value] if sign else []), *rest] = [first, *rest]
         return found
+
+    @property
+    def brief(self) -> str:
+        """Its words in short, to be read and not to be typed."""
+        settings = ((words[0].removeprefix("--").partition("=")[0], key) for key, words in self.parts.items())
+        return ", ".join(
+            f"{name.removeprefix('model.')} {brief(read(' '.join(value)))}" for name, (_, *value) in settings
+        )
 
     @property
     def options(self) -> set[str]:
@@ -121,7 +131,7 @@ def read_case(folder: Path, trust: Sequence[str]) -> Case:
     case = Case(folder, config, trusted, read_findings(folder, config))
     open_ones = [found for found in case.findings if found["until"] is None]
     if not open_ones and case.findings:
-        case.late = ended_badly(fids_in(folder))
+        case.late = ended_badly(by_batch(fids_in(folder)))
     last = max((found["since"] for found in case.findings), default=0)
     told_last = [found for found in case.findings if found["since"] == last]
     case.targets = open_ones or (told_last if case.late else [])
@@ -138,7 +148,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / "config.yaml"
     if not folder.is_dir():
-        raise GANError(f"--run_dir {folder} is not there: give the folder of a run")
+        what = "is a file" if folder.exists() else "is not there"
+        raise GANError(f"--run_dir {folder} {what}: give the folder of a run")
     try:
         config = yaml.safe_load(path.read_text("utf-8"))
     except FileNotFoundError:
@@ -150,7 +161,10 @@ def read_config(folder: Path) -> dict[str, Any]:
         isinstance(config.get(key), dict) for key in ("data", "model", "trainer")
     ):
         raise GANError(f"{path} is not as a run writes it: it must give data, model and trainer")
-    return config_in({"config": config}, str(path)) or {}
+    config = config_in({"config": config}, str(path)) or {}
+    if "seed_everything" not in config:
+        raise GANError(f"{path} is not as a run writes it: it must give seed_everything, by which trials are alike")
+    return config
 
 
 def read_findings(folder: Path, config: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -170,16 +184,9 @@ def read_findings(folder: Path, config: Mapping[str, Any]) -> list[dict[str, Any
     )
 
 
-def ended_badly(fids: Mapping[int, float]) -> str:
-    """Why a run whose conditions are all over has ended badly all the same, by its FID; nothing if it has not."""
-    if not fids:
-        return ""
-    first, last, best = fids[min(fids)], fids[max(fids)], min(fids.values())
-    if last > 2 * best:
-        return f"FID {last:.3g} at the end is more than twice the best, {best:.3g}"
-    if len(fids) > 1 and last > HEALED * first:
-        return f"FID {last:.3g} at the end is more than half of the first, {first:.3g}"
-    return ""
+def by_batch(fids: Mapping[int, float]) -> list[float]:
+    """FIDs in the order of their batches."""
+    return [fids[batch] for batch in sorted(fids)]
 
 
 def check_words(words: Sequence[str], trust: Sequence[str], source: Path) -> None:

@@ -24,6 +24,7 @@ from gan.case import (
     HEALED,
     Case,
     Treatment,
+    by_batch,
     default_budget,
     plan,
     read_case,
@@ -34,12 +35,14 @@ from gan.case import (
 from gan.config import as_text
 from gan.errors import GANError, counted
 from gan.folder import RunFolder
+from gan.gradients.symptoms import ended_badly
 from gan.paths import as_word, local_path
 from gan.suggestions import Parser
 from gan.trials import (
     OUTPUT,
     Outcome,
     Trial,
+    fids_in,
     folder_of,
     is_over,
     side_by_side,
@@ -62,7 +65,7 @@ def cure(words: list[str]) -> None:
     parser = Parser(prog="gan cure", description="Tries what the doctor of a run prescribes.", exit_on_error=False)
     parser.add_argument("--run_dir", required=True, help="folder of the run, which has ended")
     text = f"batches of each trial; if not given those of the run, at most {BUDGET:,} or twice what its doctor needed"
-    parser.add_argument("--budget", type=int | None, help=text)
+    parser.add_argument("--budget", type=int, help=text)
     parser.add_argument("--jobs", type=int, default=1, help="trials at a time, which share the cores")
     text = "a package whose classes the run's config may import, besides this one's and torch's"
     parser.add_argument("--trust", action="append", help=text)
@@ -79,7 +82,9 @@ def cure(words: list[str]) -> None:
         )
     if not case.targets:
         over = f"; {counted(len(case.findings), 'condition')} came and went" if case.findings else ""
-        console.print(f"{case.folder} is well: nothing wrong with the gradients{over}", markup=False)
+        bad = ended_badly(by_batch(fids_in(case.folder)))
+        well = f"shows nothing that could be cured, but {bad}: its doctor found" if bad else "is well:"
+        console.print(f"{case.folder} {well} nothing wrong with the gradients{over}", markup=False)
         return
     if not case.treatments:
         no_cure(case, console, "none of the prescriptions is a setting")
@@ -312,8 +317,8 @@ def command_for(case: Case, row: Row, cured: Path) -> str:
 
 
 def title(outcome: Outcome) -> str:
-    """What a trial did otherwise."""
-    return shlex.join(outcome.settings) if outcome.settings else AS_IT_WAS
+    """What a trial did otherwise, in short; its command is in `output.txt`."""
+    return Treatment(outcome.settings).brief if outcome.settings else AS_IT_WAS
 
 
 def too_little(folder: Path) -> str:
@@ -386,8 +391,10 @@ def markdown(rows: Sequence[Row], bases: Sequence[Outcome], caption: str) -> str
     """The table as Markdown."""
     lines = [COLUMNS, ("---",) * len(COLUMNS)]
     lines += [
-        (number, f"`{words}`" if words.startswith("--") else words, *rest)
-        for number, words, *rest in all_cells(rows, bases)
+        (number, f"`{shlex.join(outcome.settings)}`" if outcome.settings else shown, *rest)
+        for outcome, (number, shown, *rest) in zip(
+            (*bases, *(row.outcome for row in rows)), all_cells(rows, bases), strict=True
+        )
     ]
     shown = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines]
     return "\n".join([*shown, "", caption, ""])

@@ -14,13 +14,14 @@ import json
 import math
 import os
 import shutil
+import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,7 @@ class Judged:
     sound: Result
     result: Result
     tried: list[Tried]
+    cured: bool | None = None  # by `cure`; None if it was not asked
 
     @property
     def bad(self) -> bool:
@@ -204,8 +206,34 @@ def heals(condition: str, new: Result, old: Result, sound: Result) -> bool:
     return not new.refused and not new.ended and out and (new.fid <= before / 2 or new.fid <= 2 * sound.fid)
 
 
-def judge(seed: int, out: Path, every: bool = False, cures: bool = True) -> Judged:
-    """Runs a case and its sound form, and where it fails the first prescriptions until one heals, or every one."""
+def by_command(folder: Path) -> bool:
+    """Whether `cure` of a run finds what heals it; from the folder, if it has been asked before."""
+    file = folder / "cure.json"
+    if not file.exists():
+        words = [sys.executable, "-m", "gan.cli", "cure", "--run_dir", folder / "run", "--trust", "strangers"]
+        environment = os.environ | {"GAN_CACHE": os.environ.get("SICK_CACHE", os.environ.get("GAN_CACHE", ""))}
+        with (folder / "cure.txt").open("w", encoding="utf-8") as log:
+            ended = subprocess.run([*map(str, words)], env=environment, stdout=log, stderr=subprocess.STDOUT)
+        if ended.returncode not in (0, 1):
+            raise RuntimeError(f"{folder / 'cure.txt'}: status {ended.returncode}")
+        healed = (folder / "run" / "cure" / "cured.yaml").exists()  # none where it takes the run for well
+        if (table := folder / "run" / "cure" / "table.md").exists():
+            shutil.copy(table, folder / "cure.md")
+        shutil.rmtree(folder / "run" / "cure", ignore_errors=True)
+        file.write_text(json.dumps(healed), encoding="utf-8")
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def judge(seed: int, out: Path, every: bool = False, cures: bool = True, command: bool = False) -> Judged:
+    """Runs a case and its sound form, and where it fails the first prescriptions until one heals, or every one.
+
+    Args:
+        seed: Of the case.
+        out: The folder of all runs.
+        every: Whether to try all of them.
+        cures: Whether to try any.
+        command: Whether to let `cure` look for what heals, too.
+    """
     case = draw(seed)
     folder = out / f"seed-{seed:04}"
     with alone(out / "sound" / f"{digest(case.sound)}.lock"):  # many cases have the same
@@ -218,11 +246,17 @@ def judge(seed: int, out: Path, every: bool = False, cures: bool = True) -> Judg
         judged.tried.append(Tried(condition, words, new, heals(condition, new, judged.result, sound)))
         if judged.by_one and not every:
             break
-    return judged
+    return replace(judged, cured=by_command(folder / "failure")) if command else judged
 
 
 def failures(
-    count: int, first_seed: int, out: Path, every: bool = False, cures: bool = True, parallel: int = PARALLEL
+    count: int,
+    first_seed: int,
+    out: Path,
+    every: bool = False,
+    cures: bool = True,
+    command: bool = False,
+    parallel: int = PARALLEL,
 ) -> Iterator[Judged]:
     """All cases from a seed on, in their order, until so many of them have failed; some runs side by side."""
     done: dict[int, Judged] = {}
@@ -231,7 +265,7 @@ def failures(
     with ProcessPoolExecutor(parallel, get_context("spawn")) as pool:
         while failed < count:
             while len(waiting) < parallel:
-                waiting[pool.submit(judge, next_seed, out, every, cures)] = next_seed
+                waiting[pool.submit(judge, next_seed, out, every, cures, command)] = next_seed
                 next_seed += 1
             for future in wait(waiting, return_when=FIRST_COMPLETED).done:
                 done[waiting.pop(future)] = future.result()
@@ -257,6 +291,7 @@ def row(judged: Judged) -> str:
         for each in judged.tried
     ]
     healed = "first" if judged.by_first else "one of three" if judged.by_one else "no"
+    healed += {None: "", True: ", cure", False: ", not by cure"}[judged.cured]
     cells = [str(judged.case.seed), "; ".join(judged.case.wrong), said, f"{result.fid:.3g}", f"{judged.sound.fid:.3g}"]
     return f"| {' | '.join([*cells, '<br>'.join(tried) or '-', healed])} |"
 
@@ -283,6 +318,8 @@ def totals(all_judged: Sequence[Judged]) -> str:
         f"{sum(not each.tried for each in failed)}; refused {sum(bool(each.result.refused) for each in tried)} of "
         f"{len(tried)}",
     ]
+    if asked := [judged for judged in failed if judged.cured is not None]:
+        lines.append(f"`cure` heals {sum(bool(judged.cured) for judged in asked) / len(asked):.0%} of {len(asked)}")
     return "\n".join(lines)
 
 
@@ -294,6 +331,7 @@ def main(words: list[str] | None = None) -> None:
     heal.add_argument("--seeds", type=int, nargs="*", help="these alone, in this process")
     heal.add_argument("--all", action="store_true", help="all three prescriptions, though one has healed")
     heal.add_argument("--no-cures", action="store_true", help="failures and their sound forms alone")
+    heal.add_argument("--cure", action="store_true", help="let `cure` look for what heals each failure, too")
     heal.add_argument(
         "--fresh", action="store_true", help="run them again, but the sound forms: the doctor has changed"
     )
@@ -307,13 +345,14 @@ def main(words: list[str] | None = None) -> None:
             (out / f"seed-{seed:04}" / "failure" / "result.json").unlink(missing_ok=True)
             for path in out.glob(f"seed-{seed:04}/cure-*/result.json"):
                 path.unlink()
+            (out / f"seed-{seed:04}" / "failure" / "cure.json").unlink(missing_ok=True)
     start = time.perf_counter()
     print(HEAD, flush=True)
     every, cures = given.all, not given.no_cures
     if given.seeds:
-        found = (judge(seed, out, every, cures) for seed in given.seeds)
+        found = (judge(seed, out, every, cures, given.cure) for seed in given.seeds)
     else:
-        found = failures(given.count, given.first_seed, out, every, cures, given.parallel)
+        found = failures(given.count, given.first_seed, out, every, cures, given.cure, given.parallel)
     all_judged = []
     for judged in found:
         all_judged.append(judged)

@@ -12,7 +12,6 @@ from gan.case import (
     changes_what_is_saved,
     cut,
     default_budget,
-    ended_badly,
     name_of,
     often,
     plan,
@@ -95,17 +94,31 @@ def test_settings_that_a_checkpoint_does_not_fit(words, changes):
 
 
 @pytest.mark.parametrize(
-    ("fids", "badly"),
+    ("words", "brief"),
     [
-        ({}, False),
-        ({100: 40.0}, False),
-        ({100: 40.0, 200: 4.0}, False),
-        ({100: 40.0, 200: 10.0, 300: 21.0}, True),
-        ({1: 40.0, 300: 21.0}, True),
+        (["--model.n_critic", "1"], "n_critic 1"),
+        (
+            [
+                "--model.penalties",
+                "[{class_path: gan.penalties.R1, init_args: {weight: 1, every: 4}}]",
+                "--model.weight_clip=null",
+                "--model.n_critic",
+                "1",
+            ],
+            "penalties [R1(weight=1, every=4)], weight_clip null, n_critic 1",
+        ),
+        (
+            [
+                "--model.discriminator",
+                "{class_path: r.Normalized, init_args: {network: {class_path: r.Logit, init_args: {network: "
+                "{class_path: own.Critic, init_args: {a: 1, b: 2, c: 3, d: 4}}}}}}",
+            ],
+            "discriminator Normalized(Logit(Critic))",
+        ),
     ],
 )
-def test_a_bad_end(fids, badly):
-    assert bool(ended_badly(fids)) == badly
+def test_words_in_short(words, brief):
+    assert Treatment(tuple(words)).brief == brief
 
 
 def test_a_short_run_is_measured_often_enough(tmp_path):

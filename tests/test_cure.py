@@ -256,7 +256,7 @@ def test_nothing_heals(config, forks, capsys):
     Path("run/cure/cured.yaml").touch()
     assert cured() == 1
     said = capsys.readouterr().out
-    assert f"nothing heals  {SICK}; the nearest: {shlex.join(HELPS)}: {SICK}, FID 30" in said
+    assert f"nothing heals  {SICK}; the nearest: discriminator_optimizer.lr 0.003: {SICK}, FID 30" in said
     assert "to change      write Tanh() behind it" in said
     assert not Path("run/cure/cured.yaml").exists()
 
@@ -402,6 +402,15 @@ def test_a_run_that_is_well(config, capsys):
     assert not Path("run/cure").exists()
 
 
+def test_a_run_that_is_bad_without_a_word(config, capsys):
+    sick(config, fid=90)
+    assert cured() == 0
+    said = (
+        "run shows nothing that could be cured, but FID 90 at the end is more than half of the first, 100: its doctor "
+    )
+    assert capsys.readouterr().out == f"{said}found nothing wrong with the gradients\n"
+
+
 def test_a_run_whose_conditions_are_over(config, forks, capsys):
     """Well if its FID is; else what was told last is treated."""
     folder = sick(config, finding(HELPS, until=2, since=1), finding(HEALS, until=3, since=2), fid=40)
@@ -423,6 +432,8 @@ def test_a_run_whose_conditions_are_over(config, forks, capsys):
         (["--budget", "nan"], "budget"),
         (["--jobs", "0"], "--jobs must be at least 1 trial at a time, got 0"),
         (["--trust", "a b"], "--trust must be the name of a package"),
+        (["--budget", "1.5"], '"budget" must be'),
+        (["--run_dir", "run/config.yaml"], "--run_dir run/config.yaml is a file: give the folder of a run"),
         (["--run_dir", "nowhere"], "--run_dir nowhere is not there: give the folder of a run"),
         (["--run_dir", "empty"], "--run_dir empty is no run's folder: it has no config.yaml"),
         (["--run_dir", "s3://bucket/run"], "--run_dir s3://bucket/run is a URL"),
@@ -457,6 +468,7 @@ def told(**changed) -> str:
         ("config.yaml", None, "is no run's folder: it has no config.yaml"),
         ("config.yaml", "a: [", "run/config.yaml cannot be read: it is no YAML in UTF-8"),
         ("config.yaml", "a: 1", "run/config.yaml is not as a run writes it: it must give data, model and trainer"),
+        ("config.yaml", "{data: {}, model: {}, trainer: {}}", "as a run writes it: it must give seed_everything"),
         ("config.yaml", "{data: {}, model: {}, trainer: {}, trust: os}", "its config gives trust"),
     ],
 )

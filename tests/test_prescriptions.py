@@ -161,7 +161,7 @@ def test_a_run_that_ends_early_says_so(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_prescriptions_heal_random_failures(tmp_path, capsys):
-    cases = list(failures(FAILED, 0, tmp_path))
+    cases = list(failures(FAILED, 0, tmp_path, command=True))
     failed = [judged for judged in cases if judged.failed]
     table = "\n".join([heal.HEAD, *map(heal.row, failed), totals(cases)])
     with capsys.disabled():
@@ -169,6 +169,7 @@ def test_prescriptions_heal_random_failures(tmp_path, capsys):
     assert [each.result.refused for judged in failed for each in judged.tried if each.result.refused] == [], table
     assert sum(judged.by_first for judged in failed) >= 0.7 * FAILED, table
     assert sum(judged.by_one for judged in failed) >= 0.9 * FAILED, table
+    assert sum(bool(judged.cured) for judged in failed) >= 0.9 * FAILED, table
 
 
 @pytest.mark.slow

@@ -208,7 +208,7 @@ def test_a_config_may_be_a_text(capsys):
         ("Resnet", "did you mean resnet?"),
         (
             "mine.yaml",
-            "there are acgan, article, conditional, dcgan, default, hinge_sn, inpaint, r3gan, resnet, superres, "
+            "there are acgan, article, conditional, dcgan, default, hinge_sn, inpaint, r3gan, resnet, superres, text, "
             "wgan_gp",
         ),
         ("../pyproject", "there are acgan, article"),

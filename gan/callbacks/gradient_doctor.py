@@ -24,7 +24,7 @@ from gan.gradients.diagnose import can_be_over, diagnose
 from gan.gradients.patient import PENALTIES, REPAIRS, Patient, part
 from gan.gradients.prescribe import Prescription, prescribe, unrepeated
 from gan.gradients.rules import WINDOW, Finding, Record, Score, Thresholds
-from gan.gradients.symptoms import SYMPTOM_NAMES
+from gan.gradients.symptoms import SYMPTOM_NAMES, ended_badly
 from gan.loggers import log_text
 from gan.module import GAN
 from gan.networks import is_conditional
@@ -67,7 +67,7 @@ class GradientDoctor(Callback):
         self.patience = patience
         self.thresholds = thresholds or Thresholds()
         self.stats: list[GradientStats] = []  # the latest, without histograms
-        self.scores: list[Score] = []  # the latest
+        self.scores: list[Score] = []
         self.measured = 0
         self.non_finite = 0  # gradients, up to the latest measurement
         self.seen: dict[str, int] = {}  # by condition: measurements in a row that show it, or below 0 that do not
@@ -103,8 +103,8 @@ class GradientDoctor(Callback):
         self.measured += 1
         self.batch_size = len(batch[0]) * trainer.world_size
         self.stats = [*self.stats, without_histograms(stats)][-WINDOW:]
-        several = (pl_module.num_classes or 0) > 1
-        record = Record(self.stats, self.scores, conditional=several, images=batch[0].ndim == 4)
+        conditional = (pl_module.num_classes or 0) > 1
+        record = Record(self.stats, self.scores[-WINDOW:], conditional, images=batch[0].ndim == 4)
         self.note(trainer, pl_module, record, diagnose(record, self.thresholds) + self.found_by_guards())
 
     def on_train_end(self, trainer: Trainer, pl_module: GAN) -> None:
@@ -118,6 +118,13 @@ class GradientDoctor(Callback):
         past = sum(told["until"] is not None for told in self.told)
         past = f"; {counted(past, 'condition')} came and went" if past else ""
         say(trainer, f"doctor         {self.verdict}{past}, in {self.basis}{report}")
+        words = ["python", "-m", "gan.cli", "cure", "--run_dir", as_word(Path(trainer.default_root_dir))]
+        curable = any(each["settings"] for told in self.present.values() for each in told["prescriptions"])
+        tries = f"`{shlex.join(words)}` tries what " if self.has_command(trainer) else ""
+        if self.ended_badly:
+            say(trainer, f"               but {self.ended_badly}{tries and f': {tries}was told last'}")
+        elif tries and curable:
+            say(trainer, f"               {tries}is prescribed, in short runs")
         if self.measured < FEW and trainer.global_step >= SHORT:
             every = f"--trainer.callbacks+=GradientMonitor --trainer.callbacks.every={trainer.global_step // 10}"
             say(trainer, f"               measured too seldom for so short a run: {every}")
@@ -152,7 +159,7 @@ class GradientDoctor(Callback):
             classes = tracker.evaluator.num_classes
             largest = tracker.evaluator.largest_class
             score = Score(int(latest["step"]), latest["fid"], latest["fid_floor"], covered, classes, largest)
-            self.scores = [*self.scores, score][-WINDOW:]
+            self.scores = [*self.scores, score]
 
     def found_by_guards(self, why: str = "") -> list[Finding]:
         """What a NonFiniteGuard has met since the measurement before."""
@@ -188,16 +195,20 @@ class GradientDoctor(Callback):
         """Tells of a condition that begins: on the terminal, in the report and by the loggers."""
         step, prescriptions = trainer.global_step, []
         if trainer.is_global_zero:  # the others tell nothing
-            record = Record(self.stats, self.scores)
+            record = Record(self.stats, self.scores[-WINDOW:])
             prescriptions = prescribe(finding, record, self.patient(trainer, pl_module), self.accepts)
         whole = {**asdict(finding), "prescriptions": [asdict(each) for each in prescriptions]}
         self.told.append({**whole, "since": step, "until": None})
         say(trainer, f"doctor         batch {step:,}: {finding.name}. {sentence(finding.why)}")
         if finding.symptoms:
             say(trainer, f"               and what follows from it: {', '.join(finding.symptoms)}")
+        of_told = [(told["since"], each) for told in self.told[:-1] for each in told["prescriptions"]]
+        before = {tuple(each["settings"]): since for since, each in of_told if each["settings"]}
         for number, each in enumerate(unrepeated(prescriptions)):
-            say(trainer, f"               {'or' if number else 'cure:'} {each.text}")
-            if each.settings:
+            since = before.get(each.settings)
+            again = "" if since is None else f", as told at batch {since:,}"
+            say(trainer, f"               {'or' if number else 'cure:'} {each.text}{again}")
+            if each.settings and since is None:
                 say(trainer, f"                   {self.command(trainer, each)}")
         self.write(trainer)
         log_text(trainer, "doctor", "\n".join(paragraph(self.told[-1])))
@@ -229,10 +240,13 @@ class GradientDoctor(Callback):
         """What to type."""
         path = Path(trainer.default_root_dir, "config.yaml")
         words = ["python", "-m", "gan.cli", "fit", "--config", as_word(path), *prescription.settings]
-        # A trial keeps nothing, and in Python there is no command.
+        return shlex.join(words if self.has_command(trainer) else prescription.settings)
+
+    @staticmethod
+    def has_command(trainer: Trainer) -> bool:
+        """Whether there is a folder to name in a command: a trial keeps none, and in Python there is no command."""
         trial = trainer.fast_dev_run  # pyright: ignore[reportAttributeAccessIssue] # what Lightning's connectors give it
-        there = trainer.lightning_module.run_config is not None and not trial  # pyright: ignore[reportAttributeAccessIssue]
-        return shlex.join(words if there else prescription.settings)
+        return trainer.lightning_module.run_config is not None and not trial  # pyright: ignore[reportAttributeAccessIssue]
 
     def write(self, trainer: Trainer, ended: bool = False) -> None:
         """Writes `report.md` and `findings.json` anew."""
@@ -258,6 +272,11 @@ class GradientDoctor(Callback):
         return NOTHING if self.measured > 1 else TOO_LITTLE
 
     @property
+    def ended_badly(self) -> str:
+        """Why a run whose conditions are over is not well all the same; nothing if it is, or if there were none."""
+        return ended_badly([score.fid for score in self.scores]) if self.told and not self.present else ""
+
+    @property
     def basis(self) -> str:
         """How much that rests on."""
         return counted(self.measured, "measurement")
@@ -267,6 +286,7 @@ class GradientDoctor(Callback):
         step = self.stats[-1].step if self.stats else 0
         lines = ["# What the gradients say", ""]
         lines += [f"{self.basis} up to batch {step:,}: {self.verdict}.", ""]
+        lines += [sentence(f"but {self.ended_badly}"), ""] if ended and self.ended_badly else []
         for told in self.told:
             until = "now" if told["until"] is None else f"batch {told['until']:,}"
             lines += [f"## {told['name'].capitalize()}: batch {told['since']:,} to {until}", "", *paragraph(told), ""]
@@ -279,8 +299,8 @@ class GradientDoctor(Callback):
 
 
 def are_importable(words: Sequence[str]) -> bool:
-    """Whether words name no class that is made within a function."""
-    return not any("<locals>" in word for word in words)
+    """Whether words name no class that is made within a function, or in a script that another process would be."""
+    return not any("<locals>" in word or "class_path: __main__." in word for word in words)
 
 
 def repairs_of(network: nn.Module, shapes: Mapping[str, Any]) -> frozenset[str]:

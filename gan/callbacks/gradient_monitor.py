@@ -142,6 +142,7 @@ class GradientMonitor(Callback):
                 judge=judge,
                 held_out=held_out,
                 judge_held_out=judge_held_out,
+                told=bool(generate.others),
                 respond=pl_module.condition_shape is None,
             )
         except RuntimeError as error:

@@ -48,6 +48,7 @@ class Change:
 NO_CHANGE = Change()
 REPAIR = "gan.networks.repair."
 OUTERMOST = f"{REPAIR}Normalized"
+FEW = 3  # arguments that are shown in brief
 
 
 def wraps(value: Any) -> bool:
@@ -97,6 +98,20 @@ def word(value: Any) -> str:
         case int():
             return str(value)
     return yaml.safe_dump(plain(value), default_flow_style=True, sort_keys=False, width=10**6).strip()
+
+
+def brief(value: Any) -> str:
+    """A value in a few words, for a table: of a class its name, with what is within it or its arguments, if few."""
+    match value:
+        case {"class_path": str(path)}:
+            arguments = value.get("init_args") or {}
+            within = [brief(each) for each in arguments.values() if isinstance(each, dict) and "class_path" in each]
+            few = [f"{name}={word(each)}" for name, each in arguments.items()] if len(arguments) <= FEW else []
+            inner = ", ".join(within or few)
+            return path.rpartition(".")[2] + (f"({inner})" if inner else "")
+        case list():
+            return f"[{', '.join(map(brief, value))}]"
+    return word(value)
 
 
 def plain(value: Any) -> Any:

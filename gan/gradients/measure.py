@@ -44,6 +44,7 @@ def measure(
     judge: Network | None = None,
     held_out: Tensor | None = None,
     judge_held_out: Network | None = None,
+    told: bool = False,
     respond: bool = True,
 ) -> GradientStats:
     """Measures two networks, in the mode that they are in, and leaves all as it was.
@@ -67,13 +68,14 @@ def measure(
         judge: Calls the discriminator with its images, likewise.
         held_out: Real images (M, C, H, W) that are not trained on, as many on each process; None for none.
         judge_held_out: Calls the discriminator with these.
+        told: Whether `generate` tells each image more than its latents, as a class.
         respond: Whether images should depend on latents, so that it is measured how far they do.
     """
     networks = generator, discriminator
     generate, judge = generate or generator, judge or discriminator
     autocast_off = torch.autocast(real.device.type, enabled=False)
     with state_restored(networks, real.device, seed), autocast_off, torch.enable_grad():
-        of_generator, fake, at_images = measure_generator(
+        of_generator, fake, at_images, draws = measure_generator(
             *networks, generate, judge, loss, real, latents, over_processes
         )
         of_discriminator, logits = measure_discriminator(*networks, judge, loss, real, fake, penalties, over_processes)
@@ -83,9 +85,12 @@ def measure(
         if held_out is not None:
             of_images |= measure_held_out(judge_held_out or judge, held_out, over_processes)
     if respond:
-        with state_restored([generator], real.device, seed), autocast_off, torch.no_grad():
-            # Each image again with the latents of another, and all else as it was.
-            of_images["response"] = distance(fake, generate(latents.roll(1, 0)), over_processes)
+        # Each image with the latents of another, and all else as it was: one that is there, where nothing else is.
+        other = fake.roll(1, 0)
+        if told or draws:
+            with state_restored([generator], real.device, seed), autocast_off, torch.no_grad():
+                other = generate(latents.roll(1, 0))
+        of_images["response"] = distance(fake, other, over_processes)
     return GradientStats(step=step, generator=of_generator, discriminator=of_discriminator, **of_images)
 
 
@@ -98,10 +103,15 @@ def measure_generator(
     real: Tensor,
     latents: Tensor,
     over_processes: OverProcesses,
-) -> tuple[NetworkStats, Tensor, Tensor]:
-    """The generator's loss: what flows back, the images (N, C, H, W), and N norms ||dl/dx|| of what comes to them."""
+) -> tuple[NetworkStats, Tensor, Tensor, bool]:
+    """The generator's loss: what flows back, the images (N, C, H, W), and N norms ||dl/dx|| of what comes to them.
+
+    Last, whether the generator draws random numbers itself.
+    """
+    before = random_states(real.device)
     with Probe(generator, len(real)) as probe:
         fake = generate(latents)
+    draws = not all(map(torch.equal, before, random_states(real.device)))
     attached = fake.requires_grad
     images = fake if attached else fake.detach().requires_grad_()
     at_images = torch.zeros(len(real)).double()  # where the discriminator does not look at images
@@ -118,7 +128,7 @@ def measure_generator(
         torch.autograd.grad(objective, images, allow_unused=True)  # for the hook
         gradients = [torch.zeros_like(local(parameter.detach())) for parameter in trainable(generator).values()]
     stats = network_stats(generator, probe, {"adversarial": gradients}, over_processes)
-    return replace(stats, ends=ends(fake), activations=activations(fake)), fake.detach(), at_images
+    return replace(stats, ends=ends(fake), activations=activations(fake)), fake.detach(), at_images, draws
 
 
 def measure_discriminator(
@@ -308,7 +318,7 @@ def state_restored(networks: Iterable[nn.Module], device: torch.device, seed: in
     """Puts buffers and the random state back; within, random numbers come from the seed."""
     buffers = Places(networks, parameters=False).keep()
     accelerator = None if device.type == "cpu" else torch.get_device_module(device)
-    states = torch.get_rng_state(), None if accelerator is None else accelerator.get_rng_state()
+    states = random_states(device)
     torch.default_generator.manual_seed(seed)
     if accelerator is not None:
         accelerator.manual_seed(seed)
@@ -319,3 +329,9 @@ def state_restored(networks: Iterable[nn.Module], device: torch.device, seed: in
         torch.set_rng_state(states[0])
         if accelerator is not None:
             accelerator.set_rng_state(states[1])
+
+
+def random_states(device: torch.device) -> list[Tensor]:
+    """The random state of the CPU and of the device, where that is another."""
+    states = [torch.get_rng_state()]
+    return states if device.type == "cpu" else [*states, torch.get_device_module(device).get_rng_state()]

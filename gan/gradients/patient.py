@@ -32,6 +32,7 @@ class Part:
             itself, "classifies".
         repairs: Those of `gan.networks.repair` that can be around it, and would do something; what its end is, these
             see for themselves.
+        unknown: Whether its arguments are not known: made in Python, and not kept as attributes of their names.
     """
 
     spec: Spec
@@ -42,6 +43,7 @@ class Part:
     base: str = ""
     told: str = ""
     repairs: frozenset[str] = frozenset(REPAIRS)
+    unknown: bool = False
 
     @property
     def name(self) -> str:
@@ -120,6 +122,7 @@ def part(thing: Any, spec: Spec | None, shapes: Mapping[str, Any], told: str = "
     arguments = dict((spec or {}).get("init_args") or {})
     arguments |= {name: shapes[name] for name in sorted(shapes.keys() & takes.keys()) if shapes[name] is not None}
     known = {"takes": takes, "place": place_of(kind), "ours": is_ours(kind), "told": told}
+    known["unknown"] = spec is None and bool(takes.keys() - arguments.keys())
     if isinstance(thing, nn.Module):
         known["layers"] = frozenset(type(module).__name__ for module in thing.modules())
     else:

@@ -92,6 +92,9 @@ class Thresholds:
         crawl: No progress: they cover as few classes, and the FID does not fall, and images of the same latents have
             moved by at most this part of the distance between two real ones in the last eight measurements. 1 or more
             in good runs.
+        far_from_floor: Or the FID is above this many times the floor,
+        no_better: and in two scores in a row above this part of what it was in the score before them. Good runs are
+            nearer, or get better.
         by_heart: Training images learnt by heart: to the discriminator, held-out images lie at least this part of the
             way from training images to generated ones, on average over the last eight measurements,
         by_chance: and by more than this many times what chance makes of it: the standard error of that average, with
@@ -135,6 +138,8 @@ class Thresholds:
     logit_flips: float = 0.25
     fid_over_floor: float = 50.0
     crawl: float = 0.5
+    far_from_floor: float = 200.0
+    no_better: float = 0.9
     by_heart: float = 0.4
     by_chance: float = 3.0
     imbalance: float = 100.0

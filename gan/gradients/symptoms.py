@@ -45,8 +45,8 @@ def mode_collapse(record: Record, limits: Thresholds) -> Finding | None:
     latest = record.stats[-1:] if len(record.stats) >= WINDOW else record.stats[-2:]
     alike = len(record.stats) >= 3 and all(stats.spread < limits.spread for stats in latest)
     classes = few_classes(record, limits)
-    if classes and not alike and (finding := no_progress(record, limits, classes)):
-        return finding
+    if classes and not alike and hardly_moved(record, limits):
+        return None
     classes = classes if is_collapsing(record, limits) else ""
     if not (alike or classes):
         return None
@@ -82,18 +82,30 @@ def is_collapsing(record: Record, limits: Thresholds) -> bool:
     return nearer or lost or stalled(record.scores[:-1])
 
 
-def no_progress(record: Record, limits: Thresholds, classes: str) -> Finding | None:
-    """A generator whose images hardly change, though they cover few `classes`."""
+def no_progress(record: Record, limits: Thresholds) -> Finding | None:
+    """A generator that gets nowhere: its images hardly change, or they do, and are no better in three scores."""
+    if mode_collapse(record, limits) or oscillation(record, limits):
+        return None
+    fids, floor = [score.fid for score in record.scores[-3:]], record.scores[-1].floor if record.scores else 0.0
+    stuck = len(fids) == 3 and fids[-1] > limits.far_from_floor * floor and min(fids[1:]) > limits.no_better * fids[0]
+    classes, moved = few_classes(record, limits), hardly_moved(record, limits)
+    if stuck:
+        scores = ", ".join(f"{fid:.3g}" for fid in fids)
+        why = f"in three scores the FID is {scores}: no better, and far from that of real images, {floor:.2g}"
+    elif classes and moved:
+        why = f"{moved}{classes}"
+    else:
+        return None
+    return Finding(NO_PROGRESS, why, "Salimans et al. 2016, arXiv:1606.03498", network="generator", certain=stuck)
+
+
+def hardly_moved(record: Record, limits: Thresholds) -> str:
+    """How a sentence begins on images that hardly change; "" where they do."""
     moved = [stats.movement / stats.spread_real for stats in record.stats if stats.movement and stats.spread_real]
     if len(record.stats) < WINDOW or sum(moved) > limits.crawl:
-        return None
-    return Finding(
-        NO_PROGRESS,
-        f"in {len(moved)} measurements images of the same latents have moved by {sum(moved):.2f} of the distance "
-        f"between two real images in all{classes}",
-        "Salimans et al. 2016, arXiv:1606.03498",
-        network="generator",
-    )
+        return ""
+    way = f"by {sum(moved):.2f} of the distance between two real images in all"
+    return f"in {len(moved)} measurements images of the same latents have moved {way}"
 
 
 def oscillation(record: Record, limits: Thresholds) -> Finding | None:
@@ -146,5 +158,17 @@ def stalled(scores: Sequence[Score]) -> bool:
     return len(scores) > 1 and scores[-1].fid > 0.95 * min(score.fid for score in scores[:-1])
 
 
-SYMPTOMS: tuple[Rule, ...] = (learnt_by_heart, mode_collapse, oscillation, imbalance)
+def ended_badly(fids: Sequence[float]) -> str:
+    """Why a run whose conditions are all over has ended badly all the same, by its FIDs; nothing if it has not."""
+    if not fids:
+        return ""
+    first, last, best = fids[0], fids[-1], min(fids)
+    if last > 2 * best:
+        return f"FID {last:.3g} at the end is more than twice the best, {best:.3g}"
+    if len(fids) > 1 and last > first / 2:
+        return f"FID {last:.3g} at the end is more than half of the first, {first:.3g}"
+    return ""
+
+
+SYMPTOMS: tuple[Rule, ...] = (learnt_by_heart, mode_collapse, oscillation, imbalance, no_progress)
 SYMPTOM_NAMES = (BY_HEART, COLLAPSE, OSCILLATION, IMBALANCE, NO_PROGRESS)

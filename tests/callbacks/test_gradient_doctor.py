@@ -18,7 +18,7 @@ from gan import GAN
 from gan.callbacks import GradientDoctor, GradientMonitor, NonFiniteGuard, RunCheckpoint, RunProgress
 from gan.callbacks import gradient_doctor as doctor_module
 from gan.gradients.prescribe import Prescription
-from gan.gradients.rules import Finding, Thresholds
+from gan.gradients.rules import Finding, Score, Thresholds
 from gan.lab.own_networks import PerceptronDiscriminator
 from gan.losses import NonSaturating, Wasserstein
 from gan.networks import DeepMLPDiscriminator, DeepMLPGenerator, Discriminator, MLPDiscriminator
@@ -54,7 +54,8 @@ def test_tells_a_condition_once_when_it_begins_and_again_when_it_comes_back(
         *told[1:],
         "doctor         batch 7: an illness is over",
         f"doctor         batch 9: {told[0]}",
-        *told[1:],
+        "cure: fewer steps, as told at batch 4",
+        "or rest",
         f"doctor         an illness; 1 condition came and went, in 9 measurements: {tmp_path / 'report.md'}",
     ]
     report = (tmp_path / "report.md").read_text(encoding="utf-8")
@@ -119,6 +120,31 @@ def test_a_run_with_nothing_wrong_says_so(make_trainer, make_gan, data, tmp_path
     assert "3 measurements up to batch 4: nothing wrong with the gradients." in (tmp_path / "report.md").read_text(
         encoding="utf-8"
     )
+
+
+def test_a_run_whose_conditions_are_over_is_no_all_clear_where_it_ends_badly(
+    make_trainer, make_gan, data, tmp_path, capsys, monkeypatch
+):
+    schedule(monkeypatch, 1, 2)
+    for fids, badly in (([40.0, 30.0], "FID 30 at the end is more than half of the first, 40"), ([40.0, 3.0], "")):
+        doctor = GradientDoctor(patience=1)
+        doctor.scores = [Score(step, fid, floor=0.1) for step, fid in enumerate(fids, start=1)]
+        callbacks = [GradientMonitor(every=1, images=8), doctor, RunProgress()]
+        trainer = make_trainer(max_steps=5, callbacks=callbacks, enable_progress_bar=True)
+        trainer.fit(make_gan(), data)
+        report = (tmp_path / "report.md").read_text("utf-8").splitlines()
+        assert report[2] == "5 measurements up to batch 5: nothing wrong with the gradients."
+        assert said(capsys)[-1].startswith(f"but {badly}" if badly else "doctor         nothing wrong")
+        assert (report[4] == f"But {badly}.") == bool(badly)
+    monkeypatch.setattr(doctor_module, "ended_badly", lambda fids: "it is bad")
+    words = ["--trainer.callbacks+=GradientMonitor", "--trainer.callbacks.every=1", "--trainer.max_steps=5"]
+    fit(tmp_path / "a run", *words, "--trainer.callbacks+=GradientDoctor", "--trainer.callbacks.patience=1")
+    way = f"python -m gan.cli cure --run_dir '{tmp_path}/a run'"
+    assert f"but it is bad: `{way}` tries what was told last" in said(capsys)
+    schedule(monkeypatch, *range(1, 6))
+    fit(tmp_path / "another run", *words, "--trainer.callbacks+=GradientDoctor")
+    way = way.replace("a run", "another run")
+    assert said(capsys)[-1] == f"`{way}` tries what is prescribed, in short runs"
 
 
 def test_rules_see_the_latest_measurements_without_histograms(make_trainer, make_gan, data, monkeypatch):
@@ -291,7 +317,7 @@ class Dark(Callback):
 
 
 def test_a_condition_is_not_over_while_all_images_are_black(make_trainer, make_gan, data, monkeypatch):
-    schedule(monkeypatch, 1, 2, 3)
+    schedule(monkeypatch, *range(1, 6))
     doctor = GradientDoctor(patience=2)
     callbacks = [Dark(3, 8), GradientMonitor(every=1, images=8), doctor]
     make_trainer(max_steps=12, callbacks=callbacks).fit(make_gan(), data)

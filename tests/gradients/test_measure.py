@@ -116,6 +116,34 @@ def test_what_layers_draw_is_no_response_to_latents():
     assert replace(stats, response=None) == silent
 
 
+class Counting(nn.Linear):
+    """Counts how often it makes images; `told`, which class moves them by."""
+
+    def __init__(self, of=()):
+        super().__init__(3, math.prod(SHAPE), dtype=torch.float64)
+        self.calls, self.of = 0, of
+
+    def forward(self, latents: Tensor) -> Tensor:
+        self.calls += 1
+        images = super().forward(latents)
+        images = images + torch.tensor(self.of)[:, None] if self.of else images
+        return images.unflatten(1, SHAPE)
+
+
+def test_other_latents_make_images_that_are_there_where_nothing_else_does():
+    """No second pass; a class that stays with its place needs one, else it is taken for a response to latents."""
+    _, discriminator = linear_pair()
+    given = batch()
+    plain, deaf = Counting(), Counting(of=[float(10 * number) for number in range(len(given["real"]))])
+    stats = measure(plain, discriminator, NonSaturating(), **given)
+    assert plain.calls == 1
+    close(stats.response, measure(plain, discriminator, NonSaturating(), told=True, **given).response)
+    assert plain.calls == 3
+    nn.init.zeros_(deaf.weight)
+    assert measure(deaf, discriminator, NonSaturating(), told=True, **given).response == 0
+    assert measure(deaf, discriminator, NonSaturating(), **given).response > 1  # what told is for
+
+
 class Detached(Pipe):
     """A generator whose images have lost their graph."""
 

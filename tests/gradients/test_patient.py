@@ -31,6 +31,19 @@ def test_a_network_of_ones_own():
     assert not known.ours
 
 
+class Bare(nn.Module):
+    def __init__(self, image_shape=(1, 28, 28)):
+        super().__init__()
+
+
+def test_whose_arguments_are_not_known():
+    """Those of a network made in Python that does not keep them; the command line knows what it has given."""
+    network = Mine((1, 28, 28), 16)
+    assert part(network, None, SHAPES).unknown
+    assert not part(network, {"class_path": "", "init_args": {}}, SHAPES).unknown
+    assert not part(Bare(), None, SHAPES).unknown  # there are none
+
+
 class Derived(Mine):
     def __init__(self, depth: int = 2, **others):
         super().__init__(**others)

@@ -5,7 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from gan.gradients.diagnose import diagnose
 from gan.gradients.rules import Record, Thresholds
+from gan.gradients.symptoms import ended_badly
 from gradients.records import (
     STALLED,
     SYMPTOMS_SHOWN,
@@ -105,6 +107,27 @@ def test_no_progress():
     assert names(Record([replace(each, movement=0.07) for each in stats], STALLED)) == []
 
 
+def test_no_progress_of_three_scores():
+    """Scores that are no better and far from real images', of images that move and cover many classes; told at once."""
+    stats, base = good().stats, replace(STALLED[0], covered=10, classes=10, floor=0.2)
+    stuck = [replace(base, step=step, fid=fid) for step, fid in ((100, 48.0), (200, 44.0), (300, 43.5))]
+    (finding,) = diagnose(Record(stats, stuck), Thresholds())
+    assert (finding.name, finding.certain, finding.network) == ("no progress", True, "generator")
+    assert finding.why == "in three scores the FID is 48, 44, 43.5: no better, and far from that of real images, 0.2"
+    assert names(Record(stats, [replace(base, fid=300.0), *stuck])) == ["no progress"]  # the latest three
+    assert names(Record(stats, stuck[1:])) == []
+    for threshold in ({"far_from_floor": 220.0}, {"no_better": 0.92}):
+        assert names(Record(stats, stuck), replace(Thresholds(), **threshold)) == []
+    better = [(48, 43, 43.5), (48, 44, 43), (80, 44, 48)]
+    for scores in (*better, (42, 41, 39.9)):  # the last is near
+        assert names(Record(stats, [replace(base, fid=fid) for fid in scores])) == []
+    alike = changed(good(), every=True, spread_fake=0.05, spread_real=1.0).stats
+    assert names(Record(alike, stuck)) == ["mode collapse"]  # which says why
+    assert names(Record(oscillating(), [replace(score, covered=1) for score in stuck])) == [
+        "oscillation without progress"
+    ]
+
+
 @pytest.mark.parametrize("threshold", [{"classes": 0.4}, {"classes_spread": 0.6}])
 def test_thresholds_of_mode_collapse_by_its_classes(threshold):
     record = Record(changed(good(), spread_fake=0.7, spread_real=1.0).stats, STALLED)
@@ -166,3 +189,12 @@ def test_real_images_that_are_all_equal_have_no_spread_to_compare_with(everywher
     record = changed(good(), every=everywhere, spread_real=0.0, movement=1.0, logit_gap=-1.0)
     assert math.isnan(record.latest.spread)
     assert names(Record(record.stats, STALLED)) == (["constant data"] if everywhere else [])
+
+
+@pytest.mark.parametrize(
+    ("fids", "badly"),
+    [([], ""), ([40], ""), ([40, 4], ""), ([40, 10, 21], "twice the best, 10"), ([40, 21], "half of the first, 40")],
+)
+def test_a_bad_end(fids, badly):
+    assert ended_badly(fids).endswith(badly)
+    assert bool(ended_badly(fids)) == bool(badly)

@@ -187,3 +187,15 @@ def test_an_adam_of_python_has_torch_s_momentum():
     assert settings(no_momentum(patient(generator_optimizer=python), "text")) == {
         "model.generator_optimizer.betas": [0.0, 0.9]
     }
+
+
+def test_what_is_not_known_is_not_made_again():
+    """A network made in Python is put within a repair there: words would give it its defaults."""
+    run = patient(parts={**OWN, "discriminator": replace(OWN["discriminator"], unknown=True)})
+    (change,) = normalized(run, "discriminator", "the reason")
+    assert change.settings == {}
+    assert change.text.endswith("or put it within gan.networks.repair.Normalized")
+    data = replace(MIXING, base="gan.data.MNISTDataModule")
+    run = replace(run, parts={**run.parts, "data": data})
+    assert len(list(its_base(run, ""))) == 1
+    assert list(its_base(replace(run, parts={**run.parts, "data": replace(data, unknown=True)}), "")) == []
