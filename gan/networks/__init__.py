@@ -4,6 +4,7 @@ from gan.networks.checks import check_characters, check_pair
 from gan.networks.conditional import (
     AuxiliaryDCGANDiscriminator,
     AuxiliaryResNetDiscriminator,
+    ClassifierDCGANDiscriminator,
     ClassNorm,
     ConditionalDCGANGenerator,
     ConditionalResNetGenerator,
@@ -35,6 +36,7 @@ __all__ = [
     "AuxiliaryDCGANDiscriminator",
     "AuxiliaryResNetDiscriminator",
     "ClassNorm",
+    "ClassifierDCGANDiscriminator",
     "ConditionalDCGANGenerator",
     "ConditionalResNetGenerator",
     "DCGANDiscriminator",

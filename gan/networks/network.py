@@ -100,7 +100,10 @@ class Discriminator(ImageNetwork):
         raise NotImplementedError
 
 
-CONTRACT = ("latent_dim", "num_classes", "condition_shape", "image_shape", "sample_shape", "characters", "classify")
+CONTRACT = (
+    *("latent_dim", "num_classes", "condition_shape", "image_shape", "sample_shape", "characters"),
+    *("classify", "features"),
+)
 
 
 class Wrapper(Described, nn.Module):
@@ -222,6 +225,11 @@ class Told:
         """Logits (N, K) of the classes of images, by a discriminator that tells them."""
         classify: Callable[[Tensor], Tensor] = cast(Any, self.network).classify
         return classify(self.prepared(images))
+
+    def features(self, images: Tensor) -> Tensor:
+        """Features (N, F) of images, by a discriminator that has some to show."""
+        features: Callable[[Tensor], Tensor] = cast(Any, self.network).features
+        return features(self.prepared(images))
 
     def prepared(self, inputs: Tensor) -> Tensor:
         """Inputs after what is done to them first."""
