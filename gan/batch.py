@@ -138,6 +138,11 @@ def check_labels(labels: Any, num_classes: int, whose: str) -> None:
     if labels.dtype != torch.int64:
         raise GANError(f"{whose} has labels of {labels.dtype}: give {wanted}, as labels.long() makes them")
     low, high = labels.min().item(), labels.max().item()
+    if low == -1:
+        raise GANError(
+            f"{whose} has images without a label (-1), and the networks are told the class of each: leave data.labels "
+            "out, or take networks that are not told"
+        )
     if low < 0 or high >= num_classes:
         raise GANError(
             f"{whose} has labels from {low} to {high}, and the networks have {num_classes} classes: 0 comes first"

@@ -21,7 +21,7 @@ from gan.noise import Noise
 from gan.optim import OPTIMIZER_ORDER, Resumed, make_optimizers, mean, with_names
 from gan.penalties import Penalty, add_penalties, clip_weights_after, due
 from gan.spec import save_hparams, without_parser
-from gan.terms import Classification, Reconstruction, Terms
+from gan.terms import Classification, FeatureMatching, Reconstruction, Terms
 
 Batch = tuple[Tensor, Tensor | None]  # images (N, C, H, W), and what they are of: their condition
 Scalars = dict[str, Tensor]  # each ()
@@ -49,7 +49,9 @@ class GAN(Lifecycle):
         discriminator: Images in, logits (N, ...) out: positive for real, never a probability.
         loss: The adversarial objective; `NonSaturating` if not given.
         penalties: Regularisers added to the discriminator's loss, or one: R1, R2, GradientPenalty, DRAGAN.
-        classification: For class-conditional training by an auxiliary classifier: its term of both losses.
+        classification: For class-conditional training by an auxiliary classifier: its term of both losses. For few
+            labels, `SemiSupervised`.
+        feature_matching: A term of the generator's loss in the place of the adversarial part, or beside it.
         reconstruction: For training on pairs of images: its term of the generator's loss.
         augment: Of all that the discriminator judges in training, real and generated: DiffAugment, AdaptiveAugment.
         weight_clip: Clamp every discriminator weight to [-weight_clip, weight_clip] after its step (WGAN).
@@ -78,6 +80,7 @@ class GAN(Lifecycle):
         loss: Loss | None = None,
         penalties: list[Penalty] | Penalty | None = None,
         classification: Classification | None = None,
+        feature_matching: FeatureMatching | None = None,
         reconstruction: Reconstruction | None = None,
         augment: Augment | None = None,
         weight_clip: float | None = None,
@@ -113,7 +116,7 @@ class GAN(Lifecycle):
         self.num_classes, self.condition_shape = classes_of(generator), sources_of(generator)
         self.loss = loss or NonSaturating()
         self.penalties = [penalties] if isinstance(penalties, Penalty) else penalties or []
-        self.terms = Terms(classification, reconstruction)
+        self.terms = Terms(classification, feature_matching, reconstruction)
         self.augment = augment
         self.weight_clip = weight_clip
         self.freeze_discriminator = freeze_discriminator

@@ -1,6 +1,6 @@
 """Measures this project: `python scripts/benchmark.py NAME`.
 
-NAME is augment|data|step|monitor|ddp|failures|fid|folder|init|recipes|score|sizes|startup|stream. Prints the
+NAME is augment|classify|data|step|monitor|ddp|failures|fid|folder|init|recipes|score|sizes|startup|stream. Prints the
 machine and the versions first: a figure means nothing without them. Each measurement is a file of `scripts/benchmarks`,
 whose first line says what it measures.
 """
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from benchmarks import (
     augment,
+    classify,
     data,
     ddp,
     failures,
@@ -28,6 +29,7 @@ from benchmarks import (
 
 MEASUREMENTS = {
     "augment": augment,
+    "classify": classify,
     "data": data,
     "step": step,
     "monitor": monitor,

@@ -36,6 +36,12 @@ CLASSES += ["--model.generator.latent_dim", "8", "--model.discriminator.base_cha
 PROJECTION = ["--model.discriminator", "gan.networks.ProjectionDCGANDiscriminator", *CLASSES]
 AUXILIARY = ["--model.discriminator", "gan.networks.AuxiliaryDCGANDiscriminator", *CLASSES]
 AUXILIARY += ["--model.classification", "gan.terms.Classification"]
+FEW_LABELS = ["--data", "conftest.SmallMNIST", "--data.labels", "20"]
+FEW_LABELS += ["--model.discriminator", "gan.networks.ClassifierDCGANDiscriminator"]
+FEW_LABELS += ["--model.generator", "gan.networks.DCGANGenerator", *CLASSES[2:]]
+FEW_LABELS += ["--model.classification", "gan.terms.SemiSupervised"]
+FEW_LABELS += ["--model.feature_matching", "gan.terms.FeatureMatching", "--trainer.callbacks+=AccuracyTracker"]
+FEW_LABELS += ["--trainer.callbacks.every=4"]
 PAIRS = ["--data", "gan.data.DegradedDataModule", "--data.of", "conftest.SmallMNIST", "--data.batch_size", "8"]
 PAIRS += ["--data.validation_size", "16", "--data.degradation"]  # and which
 TRANSLATION = ["--model.generator", "gan.networks.UNetGenerator", "--model.generator.base_channels", "4"]

@@ -32,6 +32,7 @@ def test_all_are_there():
         "inpaint.yaml",
         "r3gan.yaml",
         "resnet.yaml",
+        "semisupervised.yaml",
         "superres.yaml",
         "wgan_gp.yaml",
     }

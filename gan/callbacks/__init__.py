@@ -2,6 +2,7 @@
 
 from lightning import Callback
 
+from gan.callbacks.accuracy_tracker import AccuracyTracker
 from gan.callbacks.fid_tracker import FIDTracker
 from gan.callbacks.generator_ema import GeneratorEMA
 from gan.callbacks.gradient_clipping import GradientClipping
@@ -14,6 +15,7 @@ from gan.callbacks.run_progress import RunProgress
 from gan.checkpoints import AtomicCheckpointIO
 
 __all__ = [
+    "AccuracyTracker",
     "AtomicCheckpointIO",
     "FIDTracker",
     "GeneratorEMA",

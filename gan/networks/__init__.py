@@ -4,6 +4,7 @@ from gan.networks.checks import check_pair
 from gan.networks.conditional import (
     AuxiliaryDCGANDiscriminator,
     AuxiliaryResNetDiscriminator,
+    ClassifierDCGANDiscriminator,
     ClassNorm,
     ConditionalDCGANGenerator,
     ConditionalResNetGenerator,
@@ -34,6 +35,7 @@ __all__ = [
     "AuxiliaryDCGANDiscriminator",
     "AuxiliaryResNetDiscriminator",
     "ClassNorm",
+    "ClassifierDCGANDiscriminator",
     "ConditionalDCGANGenerator",
     "ConditionalResNetGenerator",
     "DCGANDiscriminator",

@@ -93,7 +93,7 @@ class Discriminator(Network):
         raise NotImplementedError
 
 
-CONTRACT = ("latent_dim", "num_classes", "condition_shape", "image_shape", "classify")
+CONTRACT = ("latent_dim", "num_classes", "condition_shape", "image_shape", "classify", "features")
 
 
 class Wrapper(Described, nn.Module):
@@ -215,6 +215,11 @@ class Told:
         """Logits (N, K) of the classes of images, by a discriminator that tells them."""
         classify: Callable[[Tensor], Tensor] = cast(Any, self.network).classify
         return classify(self.prepared(images))
+
+    def features(self, images: Tensor) -> Tensor:
+        """Features (N, F) of images, by a discriminator that has some to show."""
+        features: Callable[[Tensor], Tensor] = cast(Any, self.network).features
+        return features(self.prepared(images))
 
     def prepared(self, inputs: Tensor) -> Tensor:
         """Inputs after what is done to them first."""

@@ -22,6 +22,7 @@ from gan.callbacks import GeneratorEMA
 from gan.cli import keep_memory
 from gan.networks import (
     AuxiliaryDCGANDiscriminator,
+    ClassifierDCGANDiscriminator,
     ConditionalDCGANGenerator,
     DCGANDiscriminator,
     DCGANGenerator,
@@ -32,7 +33,7 @@ from gan.networks import (
     UNetGenerator,
 )
 from gan.parallel import DDP
-from gan.terms import Classification, Reconstruction
+from gan.terms import Classification, FeatureMatching, Reconstruction, SemiSupervised
 
 SHAPE = (1, 28, 28)
 BATCH = 16  # images over all processes
@@ -59,6 +60,10 @@ def groups() -> tuple[torch.nn.Module, torch.nn.Module]:
 
 def conditional(judge: type[torch.nn.Module]) -> tuple[torch.nn.Module, torch.nn.Module]:
     return ConditionalDCGANGenerator(SHAPE, 10, 8, 4, norm="layer"), judge(SHAPE, 10, 4)
+
+
+def few_labels() -> tuple[torch.nn.Module, torch.nn.Module]:
+    return DCGANGenerator(SHAPE, 8, 4, norm="layer"), ClassifierDCGANDiscriminator(SHAPE, 10, 4)
 
 
 def translation() -> tuple[torch.nn.Module, torch.nn.Module]:
@@ -104,6 +109,13 @@ CASES |= {
         "networks": partial(conditional, AuxiliaryDCGANDiscriminator),
         "classification": Classification(),
     },
+    "few labels": {
+        "networks": few_labels,
+        "classification": SemiSupervised(0.7),
+        "penalties": [penalties.R1(1.0, every=2)],
+        "accumulate": 2,
+        "data": partial(SmallMNIST, labels=20),
+    },
     "translation": {
         "networks": translation,
         "penalties": [penalties.R1(1.0, every=2), penalties.GradientPenalty(0.5)],
@@ -115,6 +127,7 @@ CASES |= {
 
 # What cannot equal one process: batch norm sees one process's images, and bfloat16 rounds.
 OTHERS: dict[str, dict[str, Any]] = {
+    "feature matching": {"feature_matching": FeatureMatching()},  # of the means of each process
     "batch norm": {"networks": partial(convolutions, "batch"), "steps": 28, "validation_size": 64},  # an epoch of 28
     "bfloat16": {"precision": "bf16-mixed", "penalties": [penalties.R1(1.0, every=4)]},
 }
