@@ -26,7 +26,7 @@ from gan.games import Extragradient, Lookahead
 from gan.loader import KeyedLoaders, held_out, key_loaders, place_in
 from gan.loggers import number_by_batches
 from gan.losses import Loss
-from gan.networks import check_pair, first_layers, given, is_conditional, trial_condition
+from gan.networks import check_characters, check_pair, first_layers, given, is_conditional, trial_condition
 from gan.noise import Noise, keyed, seed_all, seed_layers
 from gan.optim import (
     OPTIMIZER_ORDER,
@@ -397,8 +397,9 @@ class Lifecycle(L.LightningModule):
             self.condition_shape = sources
             self.num_classes = getattr(data, "num_classes", None) if sources is None else None
         classes = getattr(data, "num_classes", None) if sources is None else None
-        image_shape = getattr(data, "image_shape", None)
-        check_pair(self.generator, self.discriminator, image_shape, self.num_classes, sources, classes)
+        shape = getattr(data, "image_shape", None) or getattr(data, "sample_shape", None)
+        check_pair(self.generator, self.discriminator, shape, self.num_classes, sources, classes)
+        check_characters(self.generator, getattr(data, "characters", None))
         self.terms.check(self.discriminator, self.num_classes, self.condition_shape)
         self.check_augment()
         if self.num_classes is not None and not is_conditional(self.discriminator) and not self.terms.terms:
@@ -427,7 +428,12 @@ class Lifecycle(L.LightningModule):
             self.freeze_layers()
 
     def check_augment(self) -> None:
-        """Refuses an augmentation that the discriminator or the loss does not allow."""
+        """Refuses an augmentation that the samples, the discriminator or the loss do not allow."""
+        if self.augment is not None and hasattr(self.generator, "sample_shape"):
+            raise GANError(
+                f"model.augment={type(self.augment).__name__} changes images, and generator "
+                f"{type(self.generator).__name__} makes none: leave model.augment out"
+            )
         if self.augment is not None and self.condition_shape is not None and is_conditional(self.discriminator):
             raise GANError(
                 f"model.augment={type(self.augment).__name__} changes images and not the sources that discriminator "

@@ -32,6 +32,7 @@ from commands import (
 from conftest import ROOT, SmallMNIST
 from lightning import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from texts import TEXT, small_text
 
 from gan.callbacks import FIDTracker, GradientDoctor, GradientMonitor, ImageLogger, RunCheckpoint
 from gan.checkpoints import newest_whole
@@ -124,7 +125,7 @@ def check_same(whole, parts, pictures=True) -> None:
 
 def drawn(run_dir) -> dict[str, bytes]:
     """The pictures and the report of a run."""
-    paths = (path for path in Path(run_dir).rglob("*") if path.suffix in (".png", ".gif", ".md"))
+    paths = (path for path in Path(run_dir).rglob("*") if path.suffix in (".png", ".gif", ".md", ".txt"))
     return {str(path.relative_to(run_dir)): path.read_bytes() for path in paths}
 
 
@@ -188,6 +189,19 @@ def test_killed_where_both_networks_step_at_once(hook):
     age("parts")
     resume("parts")
     check_same("whole", "parts")
+
+
+def test_killed_and_resumed_with_texts(here):
+    """The sequences of each batch, the texts of the samples, and the scores."""
+    small_text(here)
+    words = ["fit", *TEXT, "--trainer.max_steps", "11", "--trainer.log_every_n_steps", "1", *every(5)]
+    words += ["--trainer.callbacks+", "GradientMonitor", "--trainer.callbacks.every", "3"]
+    command(*words, "--run_dir", "whole")
+    killed(lambda: command(*words, "--run_dir", "parts", callbacks=[KillAt(START, 7)]))
+    age("parts")
+    resume("parts")
+    check_same("whole", "parts")
+    assert "samples/fixed_000011.txt" in drawn("parts")
 
 
 class Dropout(MLPDiscriminator):
