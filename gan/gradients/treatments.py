@@ -166,7 +166,9 @@ def gradient_penalty() -> dict[str, Any]:
 def wrapped(name: str, part: Part, wrapper: str, text: str, **arguments: Any) -> Change:
     """A network within one of `gan.networks.repair`, which makes it right as it stands."""
     if part.unknown:
-        return Change({}, f"{text}, or put it within {REPAIR}{wrapper}")
+        by_hand = f"{text}, or put it within {REPAIR}{wrapper}"
+        brief = f"by hand {wrapper} around {named(part)}"
+        return Change({}, by_hand, needed=True, brief=brief, wrappers=frozenset({f"{name} {wrapper}"}))
     spec = {"class_path": part.spec["class_path"], "init_args": part.arguments}
     settings = {f"model.{name}": class_of(REPAIR + wrapper, network=spec, **arguments)}
     brief = f"{wrapper} around {named(part)}"
