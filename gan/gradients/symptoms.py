@@ -101,8 +101,9 @@ def no_progress(record: Record, limits: Thresholds) -> Finding | None:
 def is_stuck(record: Record, limits: Thresholds) -> str:
     """How a sentence begins on scores that are bad and have been no worse for long; "" on others."""
     begin = record.stats[0].step if len(record.stats) >= WINDOW else 0
-    before, since = ([score for score in record.scores if (score.step <= begin) == early] for early in (True, False))
-    if not before or len(since) < 2 or not since[-1].fid > limits.far * since[-1].variance:
+    before = [score for score in record.scores[:-2] if score.step <= begin]
+    since = record.scores[len(before) :]
+    if not before or not since[-1].fid > limits.far * since[-1].variance:
         return ""
     scores = [before[-1], *since]
     if not min(score.fid for score in since) > limits.no_better * before[-1].fid:
