@@ -1,8 +1,8 @@
 """Measures this project: `python scripts/benchmark.py NAME`.
 
-NAME is augment|classify|data|step|monitor|ddp|failures|fid|folder|init|recipes|score|sizes|startup|stream. Prints the
-machine and the versions first: a figure means nothing without them. Each measurement is a file of `scripts/benchmarks`,
-whose first line says what it measures.
+NAME is augment|classify|data|step|monitor|ddp|failures|fid|folder|init|recipes|score|sizes|startup|stream|text. Prints
+the machine and the versions first: a figure means nothing without them. Each measurement is a file of
+`scripts/benchmarks`, whose first line says what it measures.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from benchmarks import (
     startup,
     step,
     stream,
+    text,
 )
 
 MEASUREMENTS = {
@@ -43,6 +44,7 @@ MEASUREMENTS = {
     "sizes": sizes,
     "startup": startup,
     "stream": stream,
+    "text": text,
 }
 
 
