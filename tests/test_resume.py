@@ -176,6 +176,21 @@ def test_killed_in_mid_epoch_with_a_condition(words):
     check_same("whole", "parts")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("hook", [START, "on_before_optimizer_step"])
+def test_killed_where_both_networks_step_at_once(hook):
+    """In the midst of a batch too; what the steps look back to is in the optimizers' states."""
+    words = [*RUN, *every(6), "--trainer.max_steps", "9", "--trainer.log_every_n_steps", "1", "--model.n_critic", "1"]
+    words += ["--model.extragradient", "true", "--model.lookahead", "gan.games.Lookahead", "--model.lookahead.every"]
+    words += ["4", "--model.generator_optimizer", "gan.games.OptimisticAdam"]
+    words += ["--model.discriminator_optimizer", "gan.muon.Muon", "--model.discriminator_optimizer.momentum", "0.5"]
+    fit("whole", *words)
+    killed(lambda: fit("parts", *words, callbacks=[KillAt(hook, 7)]))
+    age("parts")
+    resume("parts")
+    check_same("whole", "parts")
+
+
 def test_killed_and_resumed_with_texts(here):
     """The sequences of each batch, the texts of the samples, and the scores."""
     small_text(here)
