@@ -1,8 +1,8 @@
 """Measures this project: `python scripts/benchmark.py NAME`.
 
-NAME is augment|classify|data|step|monitor|ddp|failures|fid|folder|init|recipes|score|sizes|startup|stream. Prints the
-machine and the versions first: a figure means nothing without them. Each measurement is a file of `scripts/benchmarks`,
-whose first line says what it measures.
+NAME is augment|classify|data|step|monitor|ddp|failures|fid|folder|games|init|recipes|score|sizes|startup|stream.
+Prints the machine and the versions first: a figure means nothing without them. Each measurement is a file of
+`scripts/benchmarks`, whose first line says what it measures.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from benchmarks import (
     failures,
     fid,
     folder,
+    games,
     init,
     monitor,
     recipes,
@@ -37,6 +38,7 @@ MEASUREMENTS = {
     "failures": failures,
     "fid": fid,
     "folder": folder,
+    "games": games,
     "init": init,
     "recipes": recipes,
     "score": score,

@@ -30,6 +30,7 @@ MLPS += ["--model.discriminator", "gan.networks.MLPDiscriminator"]  # short name
 SMALL = ["--data", "conftest.SmallMNIST", "--data.batch_size", "8", "--data.validation_size", "16"]
 FEW_SCORES = ["--trainer.callbacks+=gan.callbacks.FIDTracker"]
 FEW_SCORES += ["--trainer.callbacks.num_samples=100", "--trainer.callbacks.final_samples=100"]
+FEW_TEXTS = [word.replace("FIDTracker", "NgramTracker") for word in FEW_SCORES]
 TRUSTED = ["--trust", "commands", "--trust", "conftest"]  # what a checkpoint of the tests' own parts needs
 CLASSES = ["--model.generator", "gan.networks.ConditionalDCGANGenerator", "--model.generator.base_channels", "4"]
 CLASSES += ["--model.generator.latent_dim", "8", "--model.discriminator.base_channels", "4"]

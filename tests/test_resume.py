@@ -32,6 +32,7 @@ from commands import (
 from conftest import ROOT, SmallMNIST
 from lightning import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from texts import TEXT, small_text
 
 from gan.callbacks import FIDTracker, GradientDoctor, GradientMonitor, ImageLogger, RunCheckpoint
 from gan.checkpoints import newest_whole
@@ -124,7 +125,7 @@ def check_same(whole, parts, pictures=True) -> None:
 
 def drawn(run_dir) -> dict[str, bytes]:
     """The pictures and the report of a run."""
-    paths = (path for path in Path(run_dir).rglob("*") if path.suffix in (".png", ".gif", ".md"))
+    paths = (path for path in Path(run_dir).rglob("*") if path.suffix in (".png", ".gif", ".md", ".txt"))
     return {str(path.relative_to(run_dir)): path.read_bytes() for path in paths}
 
 
@@ -173,6 +174,34 @@ def test_killed_in_mid_epoch_with_a_condition(words):
     age("parts")
     resume("parts")
     check_same("whole", "parts")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hook", [START, "on_before_optimizer_step"])
+def test_killed_where_both_networks_step_at_once(hook):
+    """In the midst of a batch too; what the steps look back to is in the optimizers' states."""
+    words = [*RUN, *every(6), "--trainer.max_steps", "9", "--trainer.log_every_n_steps", "1", "--model.n_critic", "1"]
+    words += ["--model.extragradient", "true", "--model.lookahead", "gan.games.Lookahead", "--model.lookahead.every"]
+    words += ["4", "--model.generator_optimizer", "gan.games.OptimisticAdam"]
+    words += ["--model.discriminator_optimizer", "gan.muon.Muon", "--model.discriminator_optimizer.momentum", "0.5"]
+    fit("whole", *words)
+    killed(lambda: fit("parts", *words, callbacks=[KillAt(hook, 7)]))
+    age("parts")
+    resume("parts")
+    check_same("whole", "parts")
+
+
+def test_killed_and_resumed_with_texts(here):
+    """The sequences of each batch, the texts of the samples, and the scores."""
+    small_text(here)
+    words = ["fit", *TEXT, "--trainer.max_steps", "11", "--trainer.log_every_n_steps", "1", *every(5)]
+    words += ["--trainer.callbacks+", "GradientMonitor", "--trainer.callbacks.every", "3"]
+    command(*words, "--run_dir", "whole")
+    killed(lambda: command(*words, "--run_dir", "parts", callbacks=[KillAt(START, 7)]))
+    age("parts")
+    resume("parts")
+    check_same("whole", "parts")
+    assert "samples/fixed_000011.txt" in drawn("parts")
 
 
 class Dropout(MLPDiscriminator):

@@ -209,7 +209,7 @@ def test_a_config_may_be_a_text(capsys):
         (
             "mine.yaml",
             "there are acgan, article, conditional, dcgan, default, hinge_sn, inpaint, r3gan, resnet, "
-            "semisupervised, superres, wgan_gp",
+            "semisupervised, superres, text, wgan_gp",
         ),
         ("../pyproject", "there are acgan, article"),
     ],

@@ -104,7 +104,7 @@ class GradientDoctor(Callback):
         self.batch_size = len(batch[0]) * trainer.world_size
         self.stats = [*self.stats, without_histograms(stats)][-WINDOW:]
         conditional = (pl_module.num_classes or 0) > 1
-        record = Record(self.stats, self.scores[-WINDOW:], conditional)
+        record = Record(self.stats, self.scores[-WINDOW:], conditional, images=batch[0].ndim == 4)
         self.note(trainer, pl_module, record, diagnose(record, self.thresholds) + self.found_by_guards())
 
     def on_train_end(self, trainer: Trainer, pl_module: GAN) -> None:
@@ -308,7 +308,8 @@ def repairs_of(network: nn.Module, shapes: Mapping[str, Any]) -> frozenset[str]:
     if is_sharded(network):
         return frozenset(REPAIRS)  # a part of a network cannot be tried by one process
     able = {"Logit", "Tanh"}
-    for repair, given in ((Normalized, shapes), (Unmixed, {})):
+    of_images = {name: shapes[name] for name in ("image_shape", "num_classes", "condition_shape")}
+    for repair, given in ((Normalized, of_images), (Unmixed, {})):
         try:
             repaired = repair(deepcopy(uncompiled(network)).cpu().float(), **given)
             able.add(repair.__name__)

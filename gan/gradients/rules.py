@@ -41,11 +41,13 @@ class Record:
         stats: The latest measurements, the oldest first; one at least.
         scores: The latest scores, the oldest first.
         conditional: Whether the generator is told one of several classes.
+        images: Whether samples are images, which fill [-1, 1]; of others, nothing is known of their range.
     """
 
     stats: Sequence[GradientStats]
     scores: Sequence[Score] = ()
     conditional: bool = False
+    images: bool = True
 
     @property
     def latest(self) -> GradientStats:

@@ -20,6 +20,7 @@ from gan import GAN, losses, penalties
 from gan.augment import AdaptiveAugment, DiffAugment
 from gan.callbacks import GeneratorEMA
 from gan.cli import keep_memory
+from gan.games import Lookahead
 from gan.networks import (
     AuxiliaryDCGANDiscriminator,
     ClassifierDCGANDiscriminator,
@@ -88,6 +89,12 @@ CASES |= {
     "accumulate": {"accumulate": 2, "penalties": [penalties.DRAGAN(1.0), penalties.R1(1.0, every=3)]},
     "accumulate pairs": {"accumulate": 4, "loss": losses.RelativisticPaired()},
     "weight clip": {"loss": losses.Wasserstein(), "weight_clip": 0.05},
+    "extragradient": {
+        "extragradient": True,
+        "lookahead": Lookahead(every=3),
+        "penalties": [penalties.R1(1.0, every=2)],
+        "accumulate": 2,
+    },
     "layer norm": {"networks": partial(convolutions, "layer")},
     "spectral norm": {"networks": partial(convolutions, "spectral"), "loss": losses.Hinge()},
     "all at once": {

@@ -20,6 +20,7 @@ from torch.optim import SGD, Adafactor, Adam
 
 from gan import GAN
 from gan.callbacks import GeneratorEMA, ImageLogger, RunProgress
+from gan.games import Lookahead
 from gan.losses import Hinge, NonSaturating, RelativisticPaired, Wasserstein
 from gan.networks import (
     ConditionalDCGANGenerator,
@@ -48,6 +49,7 @@ SETTINGS = {
     "relativistic": {"loss": RelativisticPaired()},
     "n_critic": {"loss": NonSaturating(), "n_critic": 2},
     "accumulate": {"loss": NonSaturating(), "accumulate": 2},
+    "extragradient": {"loss": NonSaturating(), "extragradient": True, "lookahead": Lookahead(every=2)},
     "labels": {"loss": NonSaturating(), "networks": "labels", "rule": "adam"},
     "sources": {"loss": Hinge(), "networks": "sources", "reconstruction": Reconstruction(2.0)},
 }
