@@ -1,6 +1,6 @@
 """Measures this project: `python scripts/benchmark.py NAME`.
 
-NAME is augment|classify|data|step|monitor|ddp|failures|fid|folder|games|init|recipes|score|sizes|startup|stream.
+NAME is augment|classify|data|step|monitor|ddp|failures|fid|folder|games|init|recipes|score|sizes|startup|stream|text.
 Prints the machine and the versions first: a figure means nothing without them. Each measurement is a file of
 `scripts/benchmarks`, whose first line says what it measures.
 """
@@ -26,6 +26,7 @@ from benchmarks import (
     startup,
     step,
     stream,
+    text,
 )
 
 MEASUREMENTS = {
@@ -45,6 +46,7 @@ MEASUREMENTS = {
     "sizes": sizes,
     "startup": startup,
     "stream": stream,
+    "text": text,
 }
 
 

@@ -62,6 +62,7 @@ WIDER = {
     "parallel/test_parallel_gradients": "the callbacks that clip and guard, on several processes",
     "parallel/test_parallel_monitor": "the callback that measures, on several processes",
     "parallel/test_parallel_scores": "the callback that scores, on several processes",
+    "parallel/test_parallel_texts": "the data and the scores of texts, on several processes",
     "torture/test_disks": "disks that fill for a while at each kind of write",
     "torture/test_files": "checkpoints that are damaged or malicious, by hundreds",
     "torture/test_groups": "groups of processes that are killed",

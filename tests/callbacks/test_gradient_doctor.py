@@ -12,10 +12,12 @@ from conftest import SmallDisk, SmallMNIST, same_weights
 from lightning import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from texts import make_data
+from texts import make_gan as make_gan_of_texts
 from torch.utils.checkpoint import checkpoint
 
 from gan import GAN
-from gan.callbacks import GradientDoctor, GradientMonitor, NonFiniteGuard, RunCheckpoint, RunProgress
+from gan.callbacks import GeneratorEMA, GradientDoctor, GradientMonitor, NonFiniteGuard, RunCheckpoint, RunProgress
 from gan.callbacks import gradient_doctor as doctor_module
 from gan.gradients.prescribe import Prescription
 from gan.gradients.rules import Finding, Score, Thresholds
@@ -527,3 +529,17 @@ class AsksTheDoctor(Callback):
     def on_train_batch_end(self, trainer, pl_module, *_):
         (doctor,) = [each for each in trainer.callbacks if isinstance(each, GradientDoctor)]
         self.answers = [doctor.accepts(["--model.n_critic", "2"]), doctor.accepts(["--model.nothing", "2"])]
+
+
+def test_texts_are_watched_and_healthy(make_trainer, tmp_path):
+    """Softmax outputs are neither in a wrong range nor saturated, and windows of a text no unshuffled batches."""
+    data = make_data(tmp_path)
+    monitor, doctor = GradientMonitor(every=10), GradientDoctor()
+    gan = make_gan_of_texts(data)
+    make_trainer(max_steps=120, callbacks=[GeneratorEMA(half_life=100), monitor, doctor]).fit(gan, data)
+    assert doctor.measured == 13
+    assert doctor.told == []
+    assert monitor.stats.generator.ends == "softmax"
+    assert monitor.stats.logit_held_out is not None
+    assert monitor.stats.batch.distinct > 8
+    assert monitor.stats.moved_average > 0

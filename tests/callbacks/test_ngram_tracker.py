@@ -2,11 +2,15 @@
 
 import pytest
 import torch
+import yaml
+from commands import command
 from conftest import TableLogger, same_weights
 from lightning.pytorch.callbacks import ModelCheckpoint
-from texts import make_data, make_gan
+from texts import TEXT, make_data, make_gan, small_text
 
 from gan.callbacks import FIDTracker, GeneratorEMA, ImageLogger, NgramTracker
+from gan.cli import main
+from gan.data import TextDataModule
 from gan.metrics import NgramDistance
 
 NAMES = [f"ngram/{n}" for n in (1, 2, 3, 4)]
@@ -92,3 +96,24 @@ def test_what_makes_no_sense_is_refused_with_the_way_out(make_trainer, make_gan_
 @pytest.fixture
 def make_gan_of_images(request):
     return request.getfixturevalue("make_gan")
+
+
+def test_a_checkpoint_brings_its_characters_to_another_text(tmp_path, monkeypatch, capsys):
+    """So that no letter is taken for another one, and one that the model never saw is a line."""
+    monkeypatch.chdir(tmp_path)
+    small_text(tmp_path)
+    command("fit", *TEXT, "--trainer.max_steps", "2", "--run_dir", "run")
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text(encoding="utf-8"))
+    assert config["data"]["init_args"]["characters"] == TextDataModule("small.txt").characters
+    (tmp_path / "other.txt").write_text("the dog and the fox. " * 20, encoding="utf-8")
+    ckpt = ["--ckpt_path", "run/checkpoints/last.ckpt", "--data.file"]
+    command("validate", *ckpt, "other.txt")
+    assert "70 texts of 12 against 84 characters held out" in capsys.readouterr().out
+    (tmp_path / "strange.txt").write_text("the dog ate £5. " * 20, encoding="utf-8")
+    with pytest.raises(SystemExit):
+        main(["validate", *ckpt, "strange.txt"])
+    error = capsys.readouterr().err
+    assert error.startswith(
+        "error: the text strange.txt has 2 characters that the model never saw, '£', '5': take them"
+    )
+    assert error.count("\n") == 1
