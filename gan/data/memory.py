@@ -101,23 +101,29 @@ class InMemoryLoader(EpochLoader):
 
 
 class FewLabelsLoader(InMemoryLoader):
-    """Batches of which every fourth image is one of the few that have a label.
+    """Batches of which every fourth image is one of the few that have a label, each in its turn.
 
-    The others are any images, those with a label among them. An epoch has as many batches as it would have without, so
-    a quarter of all images have no turn in it; which ones, depends on its order.
+    The others have none, so that each pass of each process has as many with a label, if its images come by fours. An
+    epoch has as many batches as it would have without: what has no turn in it, depends on its order.
     """
 
     def _order(self, epoch: int) -> Tensor:
         order = super()._order(epoch)
-        labelled = (self.labels != UNLABELLED).nonzero().flatten().cpu()
-        places = order[::LABELLED_EVERY]
-        generator = self._generator(f"{self.seed} {epoch} labelled")
-        rounds = [
-            labelled[torch.randperm(len(labelled), generator=generator)]
-            for _ in range(-(-len(places) // len(labelled)))
-        ]
-        places.copy_(torch.cat(rounds)[: len(places)])
-        return order
+        has_label = (self.labels != UNLABELLED).cpu()[order]
+        if has_label.all():
+            return order
+        generator = self._generator(f"{self.seed} {epoch if self.shuffle else 0} labels")
+        places = torch.arange(len(order)) % LABELLED_EVERY == 0
+        mixed = torch.empty_like(order)
+        mixed[places] = in_turn(order[has_label], int(places.sum()), generator)
+        mixed[~places] = in_turn(order[~has_label], int((~places).sum()), generator)
+        return mixed
+
+
+def in_turn(index: Tensor, num: int, generator: torch.Generator) -> Tensor:
+    """`num` of an index, int64 `(N,)`: all of it in one random order after the other."""
+    rounds = [index[torch.randperm(len(index), generator=generator)] for _ in range(-(-num // len(index)))]
+    return torch.cat(rounds)[:num]
 
 
 class InMemoryDataModule(EpochDataModule):
