@@ -196,6 +196,6 @@ def in_its_place(patient: Patient, name: str, text: str) -> Iterator[Change]:
 def its_base(patient: Patient, text: str) -> Iterator[Change]:
     """The data module of this package that the run's own derives from."""
     if (data := patient.parts.get("data")) is not None and data.base and not data.unknown:
-        settings = class_of(data.base, **data.arguments)
+        settings = class_of(data.base, **data.given)
         meantime = f"in the meantime {data.base.rpartition('.')[2]}, which {named(data)} derives from"
         yield Change({"data": settings}, f"{text}; {meantime}" if text else meantime)
