@@ -77,7 +77,7 @@ def check_images(images: Tensor, image_shape: tuple[int, ...], whose: str, what:
         ValueError: If they are not floating (N, *image_shape), finite and about in [-1, 1].
     """
     shape = f"(N, {', '.join(map(str, image_shape))})"
-    if images.ndim != 4 or tuple(images.shape[1:]) != tuple(image_shape):
+    if images.ndim != 1 + len(image_shape) or tuple(images.shape[1:]) != tuple(image_shape):
         raise GANError(f"{whose} must have {what} of shape {shape}, and has {tuple(images.shape)}")
     if len(images) == 0:
         raise GANError(f"{whose} has no {what}")
@@ -85,11 +85,13 @@ def check_images(images: Tensor, image_shape: tuple[int, ...], whose: str, what:
         raise GANError(
             f"{whose} has {what} of {images.dtype}: scale them to floating values in [-1, 1], as {what} / 127.5 - 1 "
             "does from 0 to 255"
+            if len(image_shape) == 3
+            else f"{whose} has {what} of {images.dtype}: give floating values, as the generator makes"
         )
     low, high = images.min().item(), images.max().item()
     if not abs(low) < float("inf") or not abs(high) < float("inf"):
         raise GANError(f"{whose} has {what} that are not finite")
-    if low < -FAR or high > FAR:
+    if len(image_shape) == 3 and (low < -FAR or high > FAR):
         raise GANError(
             f"{whose} has {what} from {low:.4g} to {high:.4g}: scale them to [-1, 1], as {what} / 127.5 - 1 does from "
             "0 to 255"
@@ -138,6 +140,11 @@ def check_labels(labels: Any, num_classes: int, whose: str) -> None:
     if labels.dtype != torch.int64:
         raise GANError(f"{whose} has labels of {labels.dtype}: give {wanted}, as labels.long() makes them")
     low, high = labels.min().item(), labels.max().item()
+    if low == -1:
+        raise GANError(
+            f"{whose} has images without a label (-1), and the networks are told the class of each: leave data.labels "
+            "out, or take networks that are not told"
+        )
     if low < 0 or high >= num_classes:
         raise GANError(
             f"{whose} has labels from {low} to {high}, and the networks have {num_classes} classes: 0 comes first"

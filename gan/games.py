@@ -1,9 +1,10 @@
 """Steps made for games, where two networks that descend in turn circle each other: each looks ahead.
 
-One evaluation of a batch is enough for `OptimisticAdam` and `PastExtraAdam`, which are torch optimizers.
+One evaluation of a batch is enough for `OptimisticAdam` and `PastExtraAdam`, which are torch optimizers. Of both
+networks' optimizers at once, whatever they are, are the extragradient method and Lookahead: see `gan.GAN`.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, overload
 
 import torch
@@ -11,6 +12,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gan.errors import GANError
+from gan.spec import Described
+
+SLOW = "slow"  # in the state of an optimizer: the weights that Lookahead goes back to
 
 
 class OptimisticAdam(Optimizer):
@@ -79,6 +83,147 @@ class PastExtraAdam(OptimisticAdam):
     def ahead(self, update: Tensor, state: dict[str, Any], gradient: Tensor, group: dict[str, Any]) -> Tensor:
         """Another step of Adam, by the same gradient."""
         return group["lr"] * direction(state, gradient, group["betas"], group["eps"])
+
+
+# ---------------------------------------------------------------------- of both networks at once
+
+
+class Extragradient:
+    """A batch by the extragradient method (Korpelevich 1976; Gidel et al. 2019, arXiv:1802.10551).
+
+    Both networks look at the batch and step ahead, by any optimizer; there they look at it again, and from where they
+    were they step by what they have seen there. So each optimizer steps twice. With Adam, whose averages take both
+    gradients in, this is ExtraAdam. The same images and noise in both looks are what lets it converge (Mishchenko et
+    al. 2020, arXiv:1905.11373).
+
+    The networks still step in turn, as hooks are used to: who has stepped waits where it was until the other has too.
+
+    Args:
+        optimizers: Those of both networks, where the batch begins.
+
+    Attributes:
+        ahead: Whether this is the second look.
+    """
+
+    def __init__(self, optimizers: Sequence[Optimizer]):
+        self.starts = {optimizer: copies(optimizer) for optimizer in optimizers}
+        self.here: dict[Optimizer, list[Tensor]] = {}
+        self.ends: dict[Optimizer, list[Tensor]] = {}
+        self.ahead = False
+        self.given_up = False
+
+    def begin(self, optimizer: Optimizer) -> None:
+        """Puts a network where the batch began, right before its step."""
+        if self.given_up:
+            for parameter in parameters(optimizer):
+                parameter.grad = None  # which every optimizer passes over
+            return
+        self.here[optimizer] = copies(optimizer)
+        put(self.starts[optimizer], optimizer)
+
+    def wait(self, optimizer: Optimizer) -> None:
+        """Takes note of where a step has led, and puts the network back to where it has looked from.
+
+        Raises:
+            GANError: If the step has not begun where the batch did.
+        """
+        if self.given_up:
+            return
+        if optimizer not in self.here:
+            raise GANError(
+                "model.extragradient: an on_before_optimizer_step of your own in the module must call super()'s"
+            )
+        self.ends[optimizer] = copies(optimizer)
+        put(self.here.pop(optimizer), optimizer)
+
+    def move(self) -> None:
+        """Puts both networks where their steps have led.
+
+        Raises:
+            GANError: If one has not stepped.
+        """
+        for optimizer in self.starts:
+            if not self.given_up:
+                if optimizer not in self.ends:
+                    raise GANError(
+                        "model.extragradient: a training step of your own must update each network once, by "
+                        "self.update(optimizer)"
+                    )
+                put(self.ends.pop(optimizer), optimizer)
+
+    def give_up(self) -> None:
+        """Leaves the weights where they are now: nothing of this batch moves them."""
+        self.given_up = True
+
+
+class Lookahead(Described):
+    """Both networks go back part of their way at the same moment (Chavdarova et al. 2021, arXiv:2006.14567).
+
+    Every so many batches, their weights become w + alpha (w now - w), with w those of the time before.
+
+    Args:
+        every: Training batches from one time to the next; the paper's k.
+        alpha: The share of the way that is kept, above 0 and at most 1.
+
+    Raises:
+        GANError: If a setting is out of range.
+    """
+
+    def __init__(self, every: int = 5, alpha: float = 0.5):
+        if not every >= 1:
+            raise GANError(f"Lookahead's every must be at least 1 batch, got {every}")
+        if not 0 < alpha <= 1:
+            raise GANError(f"Lookahead's alpha must be above 0 and at most 1, got {alpha}")
+        self.every = every
+        self.alpha = alpha
+
+    def watch(self, optimizer: Optimizer) -> None:
+        """Lets an optimizer keep, beside its state of each parameter, the weights that come before its first step."""
+        starts: dict[Tensor, Tensor] = {}
+
+        def before(*_: Any) -> None:
+            starts.clear()
+            for parameter in parameters(optimizer):
+                if parameter.grad is not None and SLOW not in optimizer.state.get(parameter, {}):
+                    starts[parameter] = parameter.detach().clone()
+
+        def after(*_: Any) -> None:  # not earlier: optimizers set up a state that is empty, and no other
+            for parameter, start in starts.items():
+                if parameter.grad is not None:  # it has not been skipped
+                    optimizer.state[parameter][SLOW] = start
+
+        optimizer.register_step_pre_hook(before)
+        optimizer.register_step_post_hook(after)
+
+    @torch.no_grad()
+    def go_back(self, optimizers: Sequence[Optimizer]) -> None:
+        """Goes back with the weights of all optimizers."""
+        for optimizer in optimizers:
+            for parameter in parameters(optimizer):
+                slow = optimizer.state.get(parameter, {}).get(SLOW)
+                if slow is not None:
+                    slow.add_(parameter - slow, alpha=self.alpha)
+                    parameter.copy_(slow)
+
+
+def parameters(optimizer: Optimizer) -> Iterator[Tensor]:
+    """All parameters of an optimizer."""
+    return (parameter for group in optimizer.param_groups for parameter in group["params"])
+
+
+def copies(optimizer: Optimizer) -> list[Tensor]:
+    """Copies of an optimizer's parameters."""
+    return [parameter.detach().clone() for parameter in parameters(optimizer)]
+
+
+@torch.no_grad()
+def put(values: Iterable[Tensor], optimizer: Optimizer) -> None:
+    """Gives values to an optimizer's parameters."""
+    for parameter, value in zip(parameters(optimizer), values, strict=True):
+        parameter.copy_(value)
+
+
+# ---------------------------------------------------------------------- Adam
 
 
 def direction(state: dict[str, Any], gradient: Tensor, betas: tuple[float, float], eps: float) -> Tensor:

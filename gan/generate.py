@@ -16,6 +16,7 @@ from gan.images import image_grid, to_float, to_pil, to_uint8
 from gan.module import GAN, SAMPLE_BATCH
 from gan.noise import keyed
 from gan.paths import local_path
+from gan.text import decoded, in_lines
 
 
 def sample(
@@ -26,14 +27,15 @@ def sample(
     classes: int | str | list[int] | None = None,
     trust: str | list[str] | None = None,
 ) -> None:
-    """Writes images that the generator of a checkpoint makes.
+    """Writes images, or texts, that the generator of a checkpoint makes.
 
     Args:
         ckpt: A checkpoint of a run, such as runs/default/TIME/checkpoints/last.ckpt; or the folder of the run, or that
             of its checkpoints, for the best or, where nothing was scored, the last.
         out: FILE.png for one grid, FILE.npy for a uint8 array (N, H, W) or (N, H, W, C), a folder for one PNG each. Of
             classes, the grid has a column for each, FILE.labels.npy has the int64 labels (N,), and names end in them.
-        num: How many images.
+            FILE.txt for texts, one a line.
+        num: How many images, or texts.
         seed: Seeds the latents: the same seed gives the same images, and a larger num the same ones and more.
         classes: What a conditional generator draws, in turn: a class, or several as 0,1,2; all if not given.
         trust: Packages whose classes the checkpoint may import, besides this one and torch's: my_package, or a list.
@@ -44,8 +46,10 @@ def sample(
     if not num >= 1:
         raise GANError(f"--num must be at least 1 image, got {num}")
     path = local_path(out, "--out")
-    if path.suffix not in (".png", ".npy", ""):
-        raise GANError(f"--out {out}: give a file that ends in .png or .npy, or a folder")
+    if path.suffix not in (".png", ".npy", ".txt", ""):
+        raise GANError(
+            f"--out {out}: give a file that ends in .png or .npy, or a folder; of texts, one that ends in .txt"
+        )
     ckpt = str(checkpoint_in(ckpt))
     gan = load(ckpt, trust)
     if gan.condition_shape is not None:
@@ -53,11 +57,18 @@ def sample(
             f"the generator of {ckpt} makes images of others, which `sample` has none of: use `translate --ckpt {ckpt} "
             "--images FOLDER --out FOLDER`"
         )
+    characters = getattr(gan.generator, "characters", None)
+    if (path.suffix == ".txt") != (characters is not None):
+        makes, ends = ("images", ".png or .npy, or a folder") if characters is None else ("texts", ".txt")
+        raise GANError(f"--out {out}: the generator of {ckpt} makes {makes}: give a file that ends in {ends}")
     wanted = wanted_classes(classes, gan)
     labels = torch.tensor(wanted)[torch.arange(num) % len(wanted)] if wanted else None
     images = gan.sample(num, seed, labels)
     try:
-        if path.suffix == ".png":
+        if characters is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(in_lines(decoded(images, characters)), "utf-8")
+        elif path.suffix == ".png":
             path.parent.mkdir(parents=True, exist_ok=True)
             columns = len(wanted) if len(wanted) > 1 else None
             to_pil(image_grid(images, columns)).save(path)
@@ -75,7 +86,8 @@ def sample(
         raise GANError(f"cannot write --out {out}: {error}") from error
     many = len(wanted) > 1
     of_classes = f", class{'es' * many} {', '.join(map(str, wanted))}{' in turn' * many}" if wanted else ""
-    print(f"{counted(num, 'image')} of {ckpt} (seed {seed}{of_classes}): {path}")
+    what = "image" if characters is None else "text"
+    print(f"{counted(num, what)} of {ckpt} (seed {seed}{of_classes}): {path}")
 
 
 def wanted_classes(classes: int | str | list[int] | None, gan: GAN) -> list[int]:
@@ -221,6 +233,9 @@ def export(ckpt: str, out: str, trust: str | list[str] | None = None) -> None:
         of_source = ", ".join(map(str, gan.condition_shape))
         about["sources"] = f"float32 (batch, {of_source}), what to make the images of, from -1 (black) to 1 (white)"
     about["images"] = f"float32 (batch, {shape}), from -1 (black) to 1 (white)"
+    if (characters := getattr(gan.generator, "characters", None)) is not None:
+        del about["images"]
+        about["texts"] = f"float32 (batch, {shape}), the probability at each place of each character of {characters!r}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".pt2":
@@ -286,8 +301,8 @@ def to_onnx(program: torch.export.ExportedProgram, path: Path, about: dict[str, 
         raise GANError('ONNX needs two more packages: pip install "gan[onnx]"') from error
     exported = torch.onnx.export(
         program,
-        input_names=[name for name in about if name != "images"],
-        output_names=["images"],
+        input_names=[*about][:-1],
+        output_names=[*about][-1:],
         external_data=False,
         verbose=False,
     )

@@ -15,16 +15,19 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from gan.augment import PROBABILITY, REAL_SIGN, AdaptiveAugment, Augment, Augmentation, real_sign
 from gan.batch import as_pair, check_batch, check_labels, check_sources
 from gan.checkpoints import check_checkpoint
 from gan.config import KEY as CONFIG
 from gan.errors import GANError, counted
+from gan.games import Extragradient, Lookahead
+from gan.gradients.norms import unscale
 from gan.loader import KeyedLoaders, held_out, key_loaders, place_in
 from gan.loggers import number_by_batches
 from gan.losses import Loss
-from gan.networks import check_pair, first_layers, given, is_conditional, trial_condition
+from gan.networks import check_characters, check_pair, first_layers, given, is_conditional, trial_condition
 from gan.noise import Noise, keyed, seed_all, seed_layers
 from gan.optim import (
     OPTIMIZER_ORDER,
@@ -71,6 +74,8 @@ class Lifecycle(L.LightningModule):
         terms: Terms of both losses, of what images show.
         augment: What is done to images before they are judged in training; None for nothing.
         accumulate: Passes that a batch is worked through in.
+        extragradient: Whether batches are evaluated twice, see `gan.games.Extragradient`.
+        lookahead: How both networks go back part of their way every so often; None where they do not.
         freeze_discriminator: The first layers of the discriminator, so many, stay as they are.
         frozen_layers: These, by name, each with its modules; from the setup of a fit on.
         num_classes: Classes that a generator is told of; None for one that is told none.
@@ -98,6 +103,8 @@ class Lifecycle(L.LightningModule):
     terms: Terms
     augment: Augment | None
     accumulate: int
+    extragradient: bool
+    lookahead: Lookahead | None
     freeze_discriminator: int
     frozen_layers: Mapping[str, Sequence[nn.Module]] = MappingProxyType({})
     num_classes: int | None
@@ -113,6 +120,7 @@ class Lifecycle(L.LightningModule):
     looked_at: set[str | None]  # the stages whose first batch has been
     scores: Collection[str] = ()  # the names of the scores that this run measures
     scored_at = -1  # the batches completed when they were measured last
+    looks: Extragradient | None = None  # of the present batch, by the extragradient method
 
     # ------------------------------------------------------------------ what the steps call
 
@@ -228,6 +236,48 @@ class Lifecycle(L.LightningModule):
         if not isinstance(self.augment, AdaptiveAugment):
             return {}
         return {REAL_SIGN: real_sign(real_logits, cast(float, self.loss.border))}  # since `check_augment`
+
+    def evaluations(self) -> Iterator[Noise]:
+        """The noise of each time that a batch's losses are evaluated: once, or twice by the extragradient method.
+
+        After the last one, both networks go back part of their way if it is Lookahead's time.
+        """
+        optimizers, step = self.trainer.optimizers, self.global_step
+        if self.extragradient:
+            self.looks = Extragradient(optimizers)
+            yield self.noise("batch", step)
+            self.looks.move()
+            self.looks.ahead = True
+            self.seed_layers(step)
+            yield self.noise("batch", step)
+            self.looks.move()
+            self.looks = None
+        else:
+            yield self.noise("batch", step)
+        if self.lookahead is not None and self.global_step % self.lookahead.every == 0:
+            self.lookahead.go_back(optimizers)
+
+    def update(self, optimizer: LightningOptimizer) -> None:
+        """Steps the optimizer of a network. All hooks see it, and `trainer.global_step` counts the discriminator's."""
+        first = optimizer is self.optimizer(OPTIMIZER_ORDER[0])
+        if first and (self.looks is None or self.looks.ahead):
+            optimizer.step()
+        else:
+            self.step_uncounted(optimizer)
+        if self.looks is not None:
+            self.looks.wait(optimizer.optimizer)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Lets a step of the extragradient method begin where the batch did, after all callbacks have seen it."""
+        if self.looks is not None:
+            if self.looks.given_up:  # a loss scaler wants to have seen the gradients that are dropped
+                unscale(optimizer, getattr(self.trainer.precision_plugin, "scaler", None))
+            self.looks.begin(optimizer)
+
+    def rolled_back(self) -> None:
+        """Hears, in the midst of a batch, that all weights have been put back: the rest of it moves none."""
+        if self.looks is not None:
+            self.looks.give_up()
 
     def step_uncounted(self, optimizer: LightningOptimizer) -> None:
         """A step that all hooks see, as any, and that `trainer.global_step` does not count."""
@@ -350,8 +400,9 @@ class Lifecycle(L.LightningModule):
             self.condition_shape = sources
             self.num_classes = getattr(data, "num_classes", None) if sources is None else None
         classes = getattr(data, "num_classes", None) if sources is None else None
-        image_shape = getattr(data, "image_shape", None)
-        check_pair(self.generator, self.discriminator, image_shape, self.num_classes, sources, classes)
+        shape = getattr(data, "image_shape", None) or getattr(data, "sample_shape", None)
+        check_pair(self.generator, self.discriminator, shape, self.num_classes, sources, classes)
+        check_characters(self.generator, getattr(data, "characters", None))
         self.terms.check(self.discriminator, self.num_classes, self.condition_shape)
         self.check_augment()
         if self.num_classes is not None and not is_conditional(self.discriminator) and not self.terms.terms:
@@ -381,7 +432,12 @@ class Lifecycle(L.LightningModule):
             self.freeze_layers()
 
     def check_augment(self) -> None:
-        """Refuses an augmentation that the discriminator or the loss does not allow."""
+        """Refuses an augmentation that the samples, the discriminator or the loss do not allow."""
+        if self.augment is not None and hasattr(self.generator, "sample_shape"):
+            raise GANError(
+                f"model.augment={type(self.augment).__name__} changes images, and generator "
+                f"{type(self.generator).__name__} makes none: leave model.augment out"
+            )
         if self.augment is not None and self.condition_shape is not None and is_conditional(self.discriminator):
             raise GANError(
                 f"model.augment={type(self.augment).__name__} changes images and not the sources that discriminator "

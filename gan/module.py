@@ -14,6 +14,7 @@ from torch.optim import Adam
 
 from gan.augment import Augment
 from gan.errors import GANError
+from gan.games import Lookahead
 from gan.lifecycle import Lifecycle
 from gan.losses import Loss, NonSaturating
 from gan.networks import classes_of, evaluating, frozen, given, in_own_precision, sources_of
@@ -21,7 +22,7 @@ from gan.noise import Noise
 from gan.optim import OPTIMIZER_ORDER, Resumed, make_optimizers, mean, with_names
 from gan.penalties import Penalty, add_penalties, clip_weights_after, due
 from gan.spec import save_hparams, without_parser
-from gan.terms import Classification, Reconstruction, Terms
+from gan.terms import Classification, FeatureMatching, Reconstruction, Terms
 
 Batch = tuple[Tensor, Tensor | None]  # images (N, C, H, W), and what they are of: their condition
 Scalars = dict[str, Tensor]  # each ()
@@ -48,9 +49,11 @@ class GAN(Lifecycle):
         generator: Latents (N, latent_dim) in, images (N, C, H, W) in [-1, 1] out; has an attribute `latent_dim`.
         discriminator: Images in, logits (N, ...) out: positive for real, never a probability.
         loss: The adversarial objective; `NonSaturating` if not given.
-        penalties: Regularisers added to the discriminator's loss, or one: R1, R2, ApproximateR1,
-            ApproximateR2, GradientPenalty, DRAGAN.
-        classification: For class-conditional training by an auxiliary classifier: its term of both losses.
+        penalties: Regularisers added to the discriminator's loss, or one: R1, R2, ApproximateR1, ApproximateR2,
+            GradientPenalty, DRAGAN.
+        classification: For class-conditional training by an auxiliary classifier: its term of both losses. For few
+            labels, `SemiSupervised`.
+        feature_matching: A term of the generator's loss in the place of the adversarial part, or beside it.
         reconstruction: For training on pairs of images: its term of the generator's loss.
         augment: Of all that the discriminator judges in training, real and generated: DiffAugment, AdaptiveAugment.
         weight_clip: Clamp every discriminator weight to [-weight_clip, weight_clip] after its step (WGAN).
@@ -61,6 +64,9 @@ class GAN(Lifecycle):
             Our data modules make a batch `accumulate` times as large, so a pass has `data.batch_size` images; a
             loader of your own is asked for a multiple. The weights become those of the large batch in one pass,
             except that batch normalisation sees one pass at a time.
+        extragradient: Whether to evaluate each batch twice, where the networks are and a step ahead, and to step by
+            what is seen there, at twice the cost of a batch: see `gan.games.Extragradient`.
+        lookahead: For both networks to go back part of their way every so many batches.
         generator_optimizer: Any torch optimizer; Adam(lr=2e-4, betas=(0.5, 0.999)) if not given.
         discriminator_optimizer: Likewise, for the discriminator.
         generator_scheduler: A torch learning-rate scheduler that moves once per training batch; none if not given.
@@ -79,12 +85,15 @@ class GAN(Lifecycle):
         loss: Loss | None = None,
         penalties: list[Penalty] | Penalty | None = None,
         classification: Classification | None = None,
+        feature_matching: FeatureMatching | None = None,
         reconstruction: Reconstruction | None = None,
         augment: Augment | None = None,
         weight_clip: float | None = None,
         freeze_discriminator: int = 0,
         n_critic: int = 1,
         accumulate: int = 1,
+        extragradient: bool = False,
+        lookahead: Lookahead | None = None,
         generator_optimizer: OptimizerCallable | None = None,
         discriminator_optimizer: OptimizerCallable | None = None,
         generator_scheduler: LRSchedulerCallable | None = None,
@@ -99,6 +108,8 @@ class GAN(Lifecycle):
             raise GANError(f"model.n_critic must be at least 1, got {n_critic}")
         if not accumulate >= 1:
             raise GANError(f"model.accumulate must be at least 1, got {accumulate}")
+        if extragradient and n_critic != 1:
+            raise GANError(f"model.extragradient moves both networks at once: set model.n_critic to 1, got {n_critic}")
         if weight_clip is not None and not 0 < weight_clip < math.inf:
             raise GANError(f"model.weight_clip must be above 0, got {weight_clip}; leave it out for no clipping")
         if not freeze_discriminator >= 0:
@@ -114,12 +125,14 @@ class GAN(Lifecycle):
         self.num_classes, self.condition_shape = classes_of(generator), sources_of(generator)
         self.loss = loss or NonSaturating()
         self.penalties = [penalties] if isinstance(penalties, Penalty) else penalties or []
-        self.terms = Terms(classification, reconstruction)
+        self.terms = Terms(classification, feature_matching, reconstruction)
         self.augment = augment
         self.weight_clip = weight_clip
         self.freeze_discriminator = freeze_discriminator
         self.n_critic = n_critic
         self.accumulate = accumulate
+        self.extragradient = extragradient
+        self.lookahead = lookahead
         default = partial(Adam, lr=2e-4, betas=(0.5, 0.999))
         self.make_optimizer = tuple(
             without_parser(make) or default for make in (discriminator_optimizer, generator_optimizer)
@@ -135,11 +148,11 @@ class GAN(Lifecycle):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Trains both networks on one batch."""
         real, condition = batch
-        noise = self.noise("batch", self.global_step)
-
-        scalars = self.discriminator_step(real, condition, noise)  # from here on, `global_step` counts this batch
-        if self.global_step % self.n_critic == 0:
-            scalars |= self.generator_step(real, condition, noise)
+        scalars = {}
+        for noise in self.evaluations():  # one, but for the extragradient method
+            scalars |= self.discriminator_step(real, condition, noise)  # from here on, `global_step` counts this batch
+            if self.global_step % self.n_critic == 0:
+                scalars |= self.generator_step(real, condition, noise)
         self.report(scalars, len(real))
         self.step_schedulers()
 
@@ -165,8 +178,8 @@ class GAN(Lifecycle):
             loss = self.terms.discriminator(loss, judge, x, fake, passes[-1])
             self.manual_backward(loss / self.accumulate)
 
-        # Update. This optimizer is the one that `trainer.global_step` counts.
-        optimizer.step()
+        # Update. These are the steps that `trainer.global_step` counts.
+        self.update(optimizer)
         return mean(passes)
 
     def generator_step(self, real: Tensor, condition: Tensor | None, noise: Noise) -> Scalars:
@@ -186,7 +199,7 @@ class GAN(Lifecycle):
                 self.manual_backward(loss / self.accumulate)
 
         # Update.
-        self.step_uncounted(optimizer)
+        self.update(optimizer)
         return mean(passes)
 
     def configure_optimizers(self) -> Any:
@@ -195,6 +208,9 @@ class GAN(Lifecycle):
         makers = self.make_optimizer, self.make_scheduler
         frozen = self.frozen_parameters()
         made = make_optimizers(networks, *makers, self.length(), self.resumed, frozen)
+        if self.lookahead is not None:
+            for optimizer in made[0]:
+                self.lookahead.watch(optimizer)
         if self.weight_clip is not None:
             clip_weights_after(made[0][0], self.discriminator, self.weight_clip, frozen)
         return with_names(*made)

@@ -307,4 +307,5 @@ def scored_on(trainer: Trainer) -> str:
     images = [getattr(loader, "images", getattr(loader, "dataset", None)) for loader in loaders]
     sizes = [len(part) for part in images if isinstance(part, Sized)]
     number = f"{sum(sizes):,} " if len(sizes) == len(images) else ""  # that of a stream is not known
-    return number + ("held-out images, which it did not train on" if trainer.validating else "test images")
+    what = "images" if getattr(getattr(trainer, "datamodule", None), "characters", None) is None else "texts"
+    return number + (f"held-out {what}, which it did not train on" if trainer.validating else f"test {what}")

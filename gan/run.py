@@ -22,7 +22,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from gan.callbacks import FIDTracker, GradientDoctor
+from gan.callbacks import FIDTracker, GradientDoctor, NgramTracker
 from gan.callbacks.fid_tracker import active_trackers
 from gan.checkpoints import AtomicCheckpointIO, sync
 from gan.config import OF_COMMAND, as_text, remember_own
@@ -183,8 +183,9 @@ class GANCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: Any) -> None:
         for network in ("generator", "discriminator"):
             arguments = f"model.{network}.init_args"
-            for name, stated in zip(FROM_DATA, (image_shape, num_classes, condition_shape), strict=True):
-                parser.link_arguments("data", f"{arguments}.{name}", compute_fn=stated, apply_on="instantiate")
+            stated = image_shape, num_classes, condition_shape, sample_shape, characters
+            for name, of_data in zip(FROM_DATA, stated, strict=True):
+                parser.link_arguments("data", f"{arguments}.{name}", compute_fn=of_data, apply_on="instantiate")
         parser.link_arguments("seed_everything", "model.seed", compute_fn=seed)
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=seed)
         if self.command == "fit":
@@ -241,6 +242,8 @@ class GANCLI(LightningCLI):
             self.source = in_its_folder(self.source, self.run_dir, config.resume)
 
     def after_instantiate_classes(self) -> None:
+        if characters(self.datamodule) is not None and "characters" in (self.config.data.get("init_args") or {}):
+            self.config.data.init_args.characters = characters(self.datamodule)  # which whoever goes on must share
         if self.source.path is not None:
             check_fits(self.source.path, self.source.checkpoint, self.model)
         if self.command == "fit":
@@ -386,8 +389,10 @@ class GANCLI(LightningCLI):
                 f"there is nothing to {self.command} on: {data} gives no batches for it, or trainer.{limit} is 0; "
                 f"change that, or use `{'test' if self.command == 'validate' else 'validate'}`"
             )
-        if not callbacks_of(self.trainer, FIDTracker) and arguments["verbose"] and self.trainer.is_global_zero:
-            print("No scores: there is no FIDTracker among trainer.callbacks, which takes them")
+        trackers = [*callbacks_of(self.trainer, FIDTracker), *callbacks_of(self.trainer, NgramTracker)]
+        if not trackers and arguments["verbose"] and self.trainer.is_global_zero:
+            tracker = "FIDTracker" if characters(self.datamodule) is None else "NgramTracker"
+            print(f"No scores: there is no {tracker} among trainer.callbacks, which takes them")
 
 
 def lacking(trainer: Trainer, settings: Any) -> Iterator[str]:
@@ -446,18 +451,35 @@ ONE_OF_A_KIND = (
     "GradientDoctor",
     "GradientMonitor",
     "ImageLogger",
+    "NgramTracker",
     "NonFiniteGuard",
     "RunCheckpoint",
+    "TextLogger",
 )
 
 
-def image_shape(data: LightningDataModule) -> tuple[int, int, int]:
+def image_shape(data: LightningDataModule) -> tuple[int, int, int] | None:
     """Channels, height and width of the images of a data module, which the networks are made for.
 
+    None of one that states the shape of other samples.
+
     Raises:
-        ValueError: If it does not state them.
+        ValueError: If it states neither.
     """
+    if sample_shape(data) is not None and getattr(data, "image_shape", None) is None:
+        return None
     return stated_shape(data, "image_shape", "images")
+
+
+def sample_shape(data: LightningDataModule) -> tuple[int, ...] | None:
+    """The shape of a sample of a data module that has no images; None of one that has."""
+    shape = getattr(data, "sample_shape", None)
+    return None if shape is None else tuple(shape)
+
+
+def characters(data: LightningDataModule) -> str | None:
+    """What the texts of a data module are made of, in the order of their channels; None of one without texts."""
+    return getattr(data, "characters", None)
 
 
 def num_classes(data: LightningDataModule) -> int | None:

@@ -16,7 +16,8 @@ from torch import nn
 if TYPE_CHECKING:
     from lightning import LightningModule
 
-FROM_DATA = ("image_shape", "num_classes", "condition_shape")  # arguments of networks that the data module states
+# Arguments of networks that the data module states.
+FROM_DATA = ("image_shape", "num_classes", "condition_shape", "sample_shape", "characters")
 
 
 class Described:

@@ -18,6 +18,8 @@ from gan.spec import Described
 
 Distance = Literal["l1", "l2"]
 
+UNLABELLED = -1  # the label of an image whose class is not known
+
 
 class Judge(Protocol):
     """A discriminator that is told the condition of a batch, see `gan.networks.given`."""
@@ -29,6 +31,10 @@ class Judge(Protocol):
         """Logits (N, K) of the classes of images (N, C, H, W), augmented as in training."""
         ...
 
+    def features(self, images: Tensor) -> Tensor:
+        """Features (N, F) of images (N, C, H, W), augmented as in training."""
+        ...
+
 
 class Term(Described, ABC):
     """A term of the discriminator's loss, the generator's, or both.
@@ -38,12 +44,14 @@ class Term(Described, ABC):
 
     Attributes:
         name: The scalars on the dashboards are `loss/<name>`, of the discriminator, and `loss/<name>_generator`.
+        adversarial: Factor of the adversarial part of the generator's loss where this term is in it.
 
     Raises:
         ValueError: If `weight` is negative or not finite.
     """
 
     name: str
+    adversarial: float = 1.0
 
     def __init__(self, weight: float) -> None:
         if not (math.isfinite(weight) and weight >= 0):
@@ -73,7 +81,7 @@ class Term(Described, ABC):
         return None
 
     def generator(self, judge: Judge, real: Tensor, fake: Tensor) -> Tensor | None:
-        """Per-sample terms (N,) of the generator's loss, unweighted; None where there is none.
+        """Terms of the generator's loss, of each sample (N,) or of the batch, unweighted; None where there is none.
 
         Args:
             judge: The discriminator, frozen, with the condition of these images.
@@ -130,6 +138,86 @@ class Classification(Term):
         return cross_entropy(
             logits.to(torch.promote_types(logits.dtype, torch.float32)), judge.condition, reduction="none"
         )
+
+
+class SemiSupervised(Classification):
+    """The K+1 classes of a semi-supervised GAN: the discriminator tells apart the images that have a label.
+
+    Salimans et al. 2016, arXiv:1606.03498, section 5: of K logits l of an image, their log-sum-exp is the logit of its
+    being real, as the class "generated" has the logit 0 (`ClassifierDCGANDiscriminator`). So the adversarial loss, of
+    all images, is any of `gan.losses`, and this is the other part of the discriminator's: the cross-entropy of the
+    real images whose label is not -1. The generator is told no class.
+
+    Args:
+        weight: Factor of the mean cross-entropy in the discriminator's loss, >= 0; the paper takes 1.
+    """
+
+    def check(self, discriminator: Any, num_classes: int | None, condition_shape: tuple[int, ...] | None) -> None:
+        if not hasattr(discriminator, "classify"):
+            raise GANError(
+                f"model.classification: discriminator {type(discriminator).__name__} has no method classify, images to "
+                "logits of the classes; ClassifierDCGANDiscriminator has one"
+            )
+        if num_classes is not None or condition_shape is not None:
+            raise GANError(
+                "model.classification: SemiSupervised is for a generator that is told nothing, as DCGANGenerator; of "
+                "one that is told the class take Classification"
+            )
+
+    def discriminator(self, judge: Judge, real: Tensor, fake: Tensor) -> Tensor | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        labels = judge.condition
+        if labels is None or labels.shape != (len(real),) or labels.dtype != torch.int64:
+            got = "none" if labels is None else f"{labels.dtype} of shape {tuple(labels.shape)}"
+            raise GANError(
+                f"model.classification: SemiSupervised needs int64 labels (N,), -1 of an image without one, got {got}"
+            )
+        known = (labels != UNLABELLED).nonzero().flatten()  # M of them
+        if len(known) == 0:
+            return None
+        logits = judge.classify(real[known])  # (M, K)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return cross_entropy(logits, labels[known], reduction="none")
+
+    def generator(self, judge: Judge, real: Tensor, fake: Tensor) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return None
+
+
+class FeatureMatching(Term):
+    """The generator is to match what the discriminator sees in real images on average, and not to convince it.
+
+    Salimans et al. 2016, arXiv:1606.03498, section 3.1: the mean squared distance between the mean features of real
+    and of generated images. The discriminator has a method `features` that turns images (N, C, H, W) into features
+    (N, F). The means are those of one pass of one process.
+
+    Args:
+        weight: Factor of the distance in the generator's loss, >= 0.
+        adversarial: Factor of the adversarial part of the generator's loss beside it, >= 0; the paper takes 0.
+
+    Raises:
+        ValueError: If a factor is negative or not finite.
+    """
+
+    name = "feature_matching"
+
+    def __init__(self, weight: float = 1.0, adversarial: float = 0.0) -> None:
+        super().__init__(weight)
+        if not (math.isfinite(adversarial) and adversarial >= 0):
+            raise GANError(f"FeatureMatching: adversarial must be a finite number >= 0, got {adversarial}")
+        self.adversarial = adversarial
+
+    def check(self, discriminator: Any, num_classes: int | None, condition_shape: tuple[int, ...] | None) -> None:
+        if not hasattr(discriminator, "features"):
+            raise GANError(
+                f"model.feature_matching: discriminator {type(discriminator).__name__} has no method features, images "
+                "to features (N, F); DCGANDiscriminator has one"
+            )
+
+    def generator(self, judge: Judge, real: Tensor, fake: Tensor) -> Tensor:
+        of_real, of_fake = (
+            features.to(torch.promote_types(features.dtype, torch.float32)).flatten(1).mean(0)
+            for features in (judge.features(real), judge.features(fake))
+        )  # (F,)
+        return (of_fake - of_real).square()
 
 
 class Reconstruction(Term):
@@ -193,12 +281,15 @@ class Terms:
 
     def generator(self, loss: Tensor, judge: Judge, real: Tensor, fake: Tensor, scalars: dict[str, Tensor]) -> Tensor:
         """The generator's loss () with its terms; `scalars` takes the unweighted mean () of each."""
+        adversarial = math.prod(term.adversarial for term in self.terms)
+        if adversarial != 1:
+            loss = adversarial * loss if adversarial else 0 * loss.detach()
         values = [(term, f"loss/{term.name}_generator", term.generator(judge, real, fake)) for term in self.terms]
         return added(loss, values, scalars)
 
 
 def added(loss: Tensor, values: Iterable[tuple[Term, str, Tensor | None]], scalars: dict[str, Tensor]) -> Tensor:
-    """A loss () with the weighted means of terms (N,)."""
+    """A loss () with the weighted means of terms (N,) or (F,)."""
     for term, name, value in values:
         if value is not None:
             scalars[name] = value.detach().mean()

@@ -1,8 +1,8 @@
 """Measures this project: `python scripts/benchmark.py NAME`.
 
-NAME is augment|data|step|monitor|ddp|failures|fid|folder|init|recipes|score|sizes|startup|stream. Prints the
-machine and the versions first: a figure means nothing without them. Each measurement is a file of `scripts/benchmarks`,
-whose first line says what it measures.
+NAME is augment|classify|data|step|monitor|ddp|failures|fid|folder|games|init|recipes|score|sizes|startup|stream|text.
+Prints the machine and the versions first: a figure means nothing without them. Each measurement is a file of
+`scripts/benchmarks`, whose first line says what it measures.
 """
 
 import argparse
@@ -10,11 +10,13 @@ from collections.abc import Sequence
 
 from benchmarks import (
     augment,
+    classify,
     data,
     ddp,
     failures,
     fid,
     folder,
+    games,
     init,
     monitor,
     recipes,
@@ -24,10 +26,12 @@ from benchmarks import (
     startup,
     step,
     stream,
+    text,
 )
 
 MEASUREMENTS = {
     "augment": augment,
+    "classify": classify,
     "data": data,
     "step": step,
     "monitor": monitor,
@@ -35,12 +39,14 @@ MEASUREMENTS = {
     "failures": failures,
     "fid": fid,
     "folder": folder,
+    "games": games,
     "init": init,
     "recipes": recipes,
     "score": score,
     "sizes": sizes,
     "startup": startup,
     "stream": stream,
+    "text": text,
 }
 
 

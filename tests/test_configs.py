@@ -4,7 +4,7 @@ import re
 
 import pytest
 import yaml
-from commands import FEW_SCORES
+from commands import FEW_SCORES, FEW_TEXTS
 from conftest import ROOT
 
 from gan.cli import main
@@ -32,7 +32,9 @@ def test_all_are_there():
         "inpaint.yaml",
         "r3gan.yaml",
         "resnet.yaml",
+        "semisupervised.yaml",
         "superres.yaml",
+        "text.yaml",
         "wgan_gp.yaml",
     }
 
@@ -50,7 +52,8 @@ def test_trains_a_few_batches(path, tmp_path):
     for network in ("generator", "discriminator"):  # the schedule needs more batches than its warm-up
         if yaml.safe_load(path.read_text(encoding="utf-8")).get("model", {}).get(f"{network}_scheduler", 0) is not None:
             short += [f"--model.{network}_scheduler.warmup", "2"]
-    main(["fit", "--config", str(path), "--run_dir", str(tmp_path / "run"), *short, *FEW_SCORES])
+    scores = FEW_TEXTS if path.name == "text.yaml" else FEW_SCORES
+    main(["fit", "--config", str(path), "--run_dir", str(tmp_path / "run"), *short, *scores])
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
 
 

@@ -10,8 +10,10 @@ import pytest
 import torch
 from commands import PAIRS, PROJECTION, TRANSLATION, TRUSTED, command, fit, load
 from conftest import mnist, same_weights
-from lightning import Callback
+from lightning import Callback, Trainer
 from PIL import Image
+from texts import make_data
+from texts import make_gan as make_gan_of_texts
 from torch import Tensor
 
 from gan import GAN
@@ -19,9 +21,11 @@ from gan.callbacks import GeneratorEMA
 from gan.data import Downsample, Mask
 from gan.data.reading import Unreadable
 from gan.errors import GANError
+from gan.generate import load as load_gan
 from gan.generate import reader_of
 from gan.networks import ConditionalDCGANGenerator, DCGANGenerator, MLPDiscriminator, MLPGenerator, UNetGenerator
 from gan.noise import keyed
+from gan.text import decoded
 
 
 @pytest.fixture(autouse=True)
@@ -709,3 +713,44 @@ def test_onnx_without_its_packages(grey, refused, monkeypatch):
     error = refused("export", "--ckpt", grey, "--out", "generator.onnx")
     assert 'pip install "gan[onnx]"' in error
     assert not Path("generator.onnx").exists()
+
+
+@pytest.fixture(scope="module")
+def novelist(tmp_path_factory) -> Path:
+    """A checkpoint of a generator of texts."""
+    folder = tmp_path_factory.mktemp("texts")
+    data = make_data(folder)
+    gan = make_gan_of_texts(data)
+    trainer = Trainer(accelerator="cpu", max_steps=1, logger=False, default_root_dir=folder, enable_progress_bar=False)
+    trainer.fit(gan, data)
+    trainer.save_checkpoint(folder / "last.ckpt")
+    return folder / "last.ckpt"
+
+
+def test_texts_are_lines_of_a_file(novelist, capsys):
+    command("sample", "--ckpt", novelist, "--num", "3", "--seed", "5", "--out", "texts/lines.txt")
+    assert f"3 texts of {novelist} (seed 5): texts/lines.txt" in capsys.readouterr().out
+    gan = load_gan(str(novelist))
+    lines = Path("texts/lines.txt").read_text(encoding="utf-8").splitlines()
+    assert lines == decoded(gan.sample(3, 5), gan.generator.characters)
+    assert {len(line) for line in lines} == {12}
+
+
+@pytest.mark.parametrize("out", ["lines.png", "lines.npy", "folder"])
+def test_texts_are_no_images(novelist, refused, out):
+    assert "makes texts: give a file that ends in .txt" in refused("sample", "--ckpt", novelist, "--out", out)
+    assert list(Path().iterdir()) == []
+
+
+def test_images_are_no_texts(grey, refused):
+    error = refused("sample", "--ckpt", grey, "--out", "lines.txt")
+    assert "makes images: give a file that ends in .png or .npy, or a folder" in error
+
+
+def test_an_exported_generator_of_texts_says_what_its_channels_are(novelist, capsys):
+    command("export", "--ckpt", novelist, "--out", "generator.pt2")
+    gan = load_gan(str(novelist))
+    assert f"of each character of {gan.generator.characters!r}" in capsys.readouterr().out
+    latents = torch.randn(3, gan.latent_dim)
+    made = torch.export.load("generator.pt2").module()(latents)
+    torch.testing.assert_close(made, gan(latents))

@@ -21,7 +21,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # From the ground up. What shares a floor imports nothing of each other: an import goes down, or stays in its room.
 FLOORS = [
     {"errors"},
-    {"archive", "batch", "folder", "images", "outbox", "paths", "pickles", "repeat", "spec", "trust"},
+    {"archive", "batch", "folder", "images", "outbox", "paths", "pickles", "repeat", "spec", "text", "trust"},
     {"checkpoints", "events", "suggestions"},
     {"augment", "data", "games", "gradients", "losses", "metrics", "networks", "noise", "optim", "penalties", "terms"},
     {"config", "lab", "loader", "loggers", "muon", "order", "parallel", "rollback", "train_features"},
@@ -62,6 +62,7 @@ WIDER = {
     "parallel/test_parallel_gradients": "the callbacks that clip and guard, on several processes",
     "parallel/test_parallel_monitor": "the callback that measures, on several processes",
     "parallel/test_parallel_scores": "the callback that scores, on several processes",
+    "parallel/test_parallel_texts": "the data and the scores of texts, on several processes",
     "torture/test_disks": "disks that fill for a while at each kind of write",
     "torture/test_files": "checkpoints that are damaged or malicious, by hundreds",
     "torture/test_groups": "groups of processes that are killed",

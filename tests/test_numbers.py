@@ -12,7 +12,7 @@ from test_house import MODULES
 from torch.optim import SGD, Optimizer
 
 from gan import GAN, augment, callbacks, networks, penalties
-from gan.games import OptimisticAdam, PastExtraAdam
+from gan.games import Lookahead, OptimisticAdam, PastExtraAdam
 from gan.generate import sample
 from gan.gradients import clip
 from gan.gradients.rules import Thresholds
@@ -42,6 +42,7 @@ optimistic, past, muon = (partial(of_a_weight, cls) for cls in (OptimisticAdam, 
 NAMES = {
     gan: ["num_fixed_latents", "n_critic", "accumulate", "weight_clip"],
     schedule: ["warmup", "total"],
+    Lookahead: ["every", "alpha"],
     optimistic: ["lr", "eps"],
     past: ["lr", "eps"],
     muon: ["lr", "momentum", "eps"],

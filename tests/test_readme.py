@@ -1,5 +1,6 @@
 """What the README and the pages beside it say works: their commands, their Python, their links, the tree."""
 
+import contextlib
 import re
 import shlex
 import sys
@@ -7,11 +8,12 @@ import sys
 import pytest
 import shards
 import torch
-from commands import FEW_SCORES, PAIRS, TRANSLATION, fit, process
+from commands import FEW_SCORES, FEW_TEXTS, PAIRS, TRANSLATION, fit, process
 from conftest import ROOT
 from lightning import LightningDataModule, Trainer
 from pictures import fill, zipped
 from PIL import Image
+from texts import TEXT, small_text
 
 from gan import GAN
 from gan.cli import main
@@ -73,6 +75,16 @@ def ill(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def writer(tmp_path_factory):
+    """A short run of a generator of texts."""
+    folder = tmp_path_factory.mktemp("readme")
+    small_text(folder)
+    with contextlib.chdir(folder):
+        main(["fit", *TEXT, "--trainer.max_steps", "2", "--run_dir", "run"])
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
 def translator(tmp_path_factory):
     """A short run of a generator that is told images of 7x7."""
     return fit(tmp_path_factory.mktemp("readme") / "translator", *PAIRS, "gan.data.Downsample", *TRANSLATION)
@@ -95,7 +107,8 @@ OURS += [
 def test_command(line, request, tmp_path, monkeypatch):
     """Each `python -m gan.cli` line of the pages, cut short where it trains."""
     words = shlex.split(line)
-    run = request.getfixturevalue({"translate": "translator", "cure": "ill"}.get(words[3], "run"))
+    needed = "writer" if ".txt" in line else {"translate": "translator", "cure": "ill"}.get(words[3], "run")
+    run = request.getfixturevalue(needed)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
     for folder, size in (("sources", 7), ("edges", 16), ("shoes", 16)):
@@ -104,6 +117,8 @@ def test_command(line, request, tmp_path, monkeypatch):
             Image.new("L", (size, size), number).save(tmp_path / folder / f"{number}.png")
     save_features(CNNFeatures((3, 32, 32)), "flowers.safetensors")
     save_features(ImageFeatures((3, 64, 64)), "photos.safetensors")
+    if "my.txt" in line:
+        small_text(tmp_path).rename(tmp_path / "my.txt")
     if "photos" in line:
         photos = fill(tmp_path / "photos", 160)
         zipped(tmp_path / "photos.zip", {file.name: file.read_bytes() for file in photos.iterdir()})
@@ -116,7 +131,7 @@ def test_command(line, request, tmp_path, monkeypatch):
     )
     words = shlex.split(line)[3:]
     if words[0] == "fit" and "--resume" not in words:
-        words += ["--trainer.max_steps", "3", *FEW_SCORES]
+        words += ["--trainer.max_steps", "3", *(FEW_TEXTS if "text" in words else FEW_SCORES)]
         for network in ("generator", "discriminator"):
             words += [f"--model.{network}_scheduler", "null"]
     if "--resume" in words:
@@ -272,7 +287,7 @@ def recipes(text: str) -> dict[str, str]:
 
 def test_the_pages_agree_on_the_recipes():
     measured = recipes(PAGES["docs/measured.md"])
-    assert set(measured) == {path.name for path in (ROOT / "configs").glob("*.yaml")}
+    assert set(measured) == {path.name for path in (ROOT / "configs").glob("*.yaml")} - {"text.yaml"}  # has no FID
     assert recipes(README) == recipes(PAGES[".github/README.zh-CN.md"]) == measured
 
 

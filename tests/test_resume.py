@@ -15,6 +15,7 @@ import torch
 import yaml
 from commands import (
     AUXILIARY,
+    FEW_LABELS,
     PROJECTION,
     SHORT,
     SMALL,
@@ -31,6 +32,7 @@ from commands import (
 from conftest import ROOT, SmallMNIST
 from lightning import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from texts import TEXT, small_text
 
 from gan.callbacks import FIDTracker, GradientDoctor, GradientMonitor, ImageLogger, RunCheckpoint
 from gan.checkpoints import newest_whole
@@ -123,7 +125,7 @@ def check_same(whole, parts, pictures=True) -> None:
 
 def drawn(run_dir) -> dict[str, bytes]:
     """The pictures and the report of a run."""
-    paths = (path for path in Path(run_dir).rglob("*") if path.suffix in (".png", ".gif", ".md"))
+    paths = (path for path in Path(run_dir).rglob("*") if path.suffix in (".png", ".gif", ".md", ".txt"))
     return {str(path.relative_to(run_dir)): path.read_bytes() for path in paths}
 
 
@@ -131,7 +133,8 @@ def charts(run_dir, pictures) -> dict[str, list]:
     events = EventAccumulator(str(Path(run_dir, "tensorboard")), size_guidance={"scalars": 0, "images": 0})
     events.Reload()
     tags = events.Tags()
-    points = {tag: [(point.step, point.value) for point in events.Scalars(tag)] for tag in tags["scalars"]}
+    # By its text: NaN, as by_heart is where there is no gap, is none that equals another.
+    points = {tag: [(point.step, repr(point.value)) for point in events.Scalars(tag)] for tag in tags["scalars"]}
     points["images_per_second"] = [step for step, _ in points["images_per_second"]]
     return points | {tag: [point.step for point in events.Images(tag)] for tag in tags["images"] if pictures}
 
@@ -156,7 +159,9 @@ def test_killed_and_resumed_equals_uninterrupted(batch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", [PROJECTION, AUXILIARY, SOURCES], ids=["projection", "auxiliary", "sources"])
+@pytest.mark.parametrize(
+    "words", [PROJECTION, AUXILIARY, SOURCES, FEW_LABELS], ids=["projection", "auxiliary", "sources", "few labels"]
+)
 def test_killed_in_mid_epoch_with_a_condition(words):
     """Each batch's labels, or sources, belong to its images again; the averages of the norms go on.
 
@@ -169,6 +174,34 @@ def test_killed_in_mid_epoch_with_a_condition(words):
     age("parts")
     resume("parts")
     check_same("whole", "parts")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hook", [START, "on_before_optimizer_step"])
+def test_killed_where_both_networks_step_at_once(hook):
+    """In the midst of a batch too; what the steps look back to is in the optimizers' states."""
+    words = [*RUN, *every(6), "--trainer.max_steps", "9", "--trainer.log_every_n_steps", "1", "--model.n_critic", "1"]
+    words += ["--model.extragradient", "true", "--model.lookahead", "gan.games.Lookahead", "--model.lookahead.every"]
+    words += ["4", "--model.generator_optimizer", "gan.games.OptimisticAdam"]
+    words += ["--model.discriminator_optimizer", "gan.muon.Muon", "--model.discriminator_optimizer.momentum", "0.5"]
+    fit("whole", *words)
+    killed(lambda: fit("parts", *words, callbacks=[KillAt(hook, 7)]))
+    age("parts")
+    resume("parts")
+    check_same("whole", "parts")
+
+
+def test_killed_and_resumed_with_texts(here):
+    """The sequences of each batch, the texts of the samples, and the scores."""
+    small_text(here)
+    words = ["fit", *TEXT, "--trainer.max_steps", "11", "--trainer.log_every_n_steps", "1", *every(5)]
+    words += ["--trainer.callbacks+", "GradientMonitor", "--trainer.callbacks.every", "3"]
+    command(*words, "--run_dir", "whole")
+    killed(lambda: command(*words, "--run_dir", "parts", callbacks=[KillAt(START, 7)]))
+    age("parts")
+    resume("parts")
+    check_same("whole", "parts")
+    assert "samples/fixed_000011.txt" in drawn("parts")
 
 
 class Dropout(MLPDiscriminator):

@@ -3,11 +3,11 @@
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import log_softmax
+from torch.nn.functional import log_softmax, softmax, softplus
 
 from gan.errors import GANError
-from gan.networks import AuxiliaryDCGANDiscriminator, given
-from gan.terms import Classification, Reconstruction, Term, Terms
+from gan.networks import AuxiliaryDCGANDiscriminator, ClassifierDCGANDiscriminator, given
+from gan.terms import Classification, FeatureMatching, Reconstruction, SemiSupervised, Term, Terms
 
 SHAPE = (1, 8, 8)
 JUDGE = AuxiliaryDCGANDiscriminator(SHAPE, num_classes=3, base_channels=4)
@@ -37,6 +37,64 @@ def test_classification_is_the_papers(discriminator, images):
     of_real, of_fake = (log_probabilities(discriminator, batch, labels) for batch in (real, fake))
     torch.testing.assert_close(Classification().discriminator(judge, real, fake), -of_real - of_fake)
     torch.testing.assert_close(Classification().generator(judge, real, fake), -of_fake)
+
+
+def test_semi_supervised_is_the_papers(images):
+    """Cross-entropy of K + 1 classes: of the labelled their own, of all real ones not the last, of fake ones that."""
+    torch.manual_seed(0)
+    classifier = ClassifierDCGANDiscriminator(SHAPE, num_classes=3, base_channels=4).double()
+    real, fake, labels = images
+    labels = torch.where(torch.tensor([True, False, True, False, False]), labels, -1)
+    (judge,) = given(labels, classifier)
+    term = SemiSupervised()
+    value = term.discriminator(judge, real, fake)
+    of_classes = softmax(classifier.classify(real[[0, 2]]), 1)
+    torch.testing.assert_close(value, -torch.stack([of_classes[0, 0], of_classes[1, 1]]).log())
+    assert term.generator(judge, real, fake) is None
+    # The whole of it, with the class "generated" as a fourth logit of 0.
+    four = softmax(torch.cat([classifier.classify(torch.cat([real, fake])), torch.zeros(10, 1).double()], 1), 1)
+    game = -(1 - four[:5, 3]).log() - four[5:, 3].log()
+    torch.testing.assert_close(softplus(-judge(real)) + softplus(judge(fake)), game)
+
+
+def test_a_pass_without_a_label_has_no_term_of_it(images):
+    real, fake, _ = images
+    (judge,) = given(torch.full((5,), -1), ClassifierDCGANDiscriminator(SHAPE, 3, 4).double())
+    assert SemiSupervised().discriminator(judge, real, fake) is None
+    scalars = {}
+    assert Terms(SemiSupervised()).discriminator(torch.tensor(1.0), judge, real, fake, scalars) == 1
+    assert scalars == {}
+
+
+@pytest.mark.parametrize("labels", [None, torch.zeros(5), torch.zeros(5, 3, dtype=torch.int64)])
+def test_what_are_no_labels_is_a_line(images, labels):
+    (judge,) = given(labels, ClassifierDCGANDiscriminator(SHAPE, 3, 4).double())
+    with pytest.raises(GANError, match=r"SemiSupervised needs int64 labels \(N,\), -1 of an image without one, got"):
+        SemiSupervised().discriminator(judge, *images[:2])
+
+
+def test_feature_matching_is_the_papers(discriminator, images):
+    """The squared distance of the means, and nothing of the adversarial loss but for its part."""
+    real, fake, _ = images
+    fake = fake.clone().requires_grad_()
+    (judge,) = given(None, discriminator)
+    difference = discriminator.features(fake).mean(0) - discriminator.features(real).mean(0)
+    expected = (difference**2).mean()
+    adversarial = softplus(-judge(fake)).mean()
+    for part in (0.0, 0.5):
+        scalars = {}
+        total = Terms(FeatureMatching(3.0, part)).generator(adversarial, judge, real, fake, scalars)
+        torch.testing.assert_close(total, part * adversarial + 3 * expected)
+        slopes = [torch.autograd.grad(loss, fake, retain_graph=True)[0] for loss in (total, adversarial, expected)]
+        torch.testing.assert_close(slopes[0], part * slopes[1] + 3 * slopes[2])
+        torch.testing.assert_close(scalars, {"loss/feature_matching_generator": expected.detach()})
+    assert FeatureMatching().discriminator(judge, real, fake) is None
+    assert Terms(FeatureMatching(0.0)).generator(adversarial, judge, real, fake, {}) is adversarial
+
+
+def test_feature_matching_of_a_bad_factor():
+    with pytest.raises(ValueError, match="FeatureMatching: adversarial must be a finite number >= 0, got -1"):
+        FeatureMatching(adversarial=-1)
 
 
 def test_terms_are_weighted_in_the_loss_and_not_on_the_dashboard(discriminator, images):
@@ -95,6 +153,9 @@ def test_bad_weights(weight):
             "model.reconstruction .* the generator is told a class: take one that is told",
         ),
         (Reconstruction(), JUDGE, (None, None), "model.reconstruction .* the generator is told nothing"),
+        (SemiSupervised(), nn.Linear(2, 1), (None, None), "model.classification: .* has no method classify"),
+        (SemiSupervised(), JUDGE, (3, None), "model.classification: SemiSupervised is for a generator that is told n"),
+        (FeatureMatching(), nn.Linear(2, 1), (None, None), "model.feature_matching: .* Linear has no method features"),
     ],
 )
 def test_networks_that_a_term_says_nothing_of_are_named(term, discriminator, told, message):
@@ -106,6 +167,7 @@ def test_networks_that_a_term_says_nothing_of_are_named(term, discriminator, tol
 def test_networks_that_a_term_is_of():
     Terms(Classification()).check(JUDGE, 3, None)
     Terms(Reconstruction()).check(nn.Linear(2, 1), None, SHAPE)
+    Terms(SemiSupervised(), FeatureMatching()).check(JUDGE, None, None)
 
 
 @pytest.mark.parametrize(

@@ -2,18 +2,22 @@
 
 from lightning import Callback
 
+from gan.callbacks.accuracy_tracker import AccuracyTracker
 from gan.callbacks.fid_tracker import FIDTracker
 from gan.callbacks.generator_ema import GeneratorEMA
 from gan.callbacks.gradient_clipping import GradientClipping
 from gan.callbacks.gradient_doctor import GradientDoctor
 from gan.callbacks.gradient_monitor import GradientMonitor
 from gan.callbacks.image_logger import ImageLogger
+from gan.callbacks.ngram_tracker import NgramTracker
 from gan.callbacks.non_finite_guard import NonFiniteGuard
 from gan.callbacks.run_checkpoint import RunCheckpoint
 from gan.callbacks.run_progress import RunProgress
+from gan.callbacks.text_logger import TextLogger
 from gan.checkpoints import AtomicCheckpointIO
 
 __all__ = [
+    "AccuracyTracker",
     "AtomicCheckpointIO",
     "FIDTracker",
     "GeneratorEMA",
@@ -21,9 +25,11 @@ __all__ = [
     "GradientDoctor",
     "GradientMonitor",
     "ImageLogger",
+    "NgramTracker",
     "NonFiniteGuard",
     "RunCheckpoint",
     "RunProgress",
+    "TextLogger",
     "standard",
 ]
 

@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from rich.console import Console
 from torch import Tensor, nn
 
-from gan.callbacks.image_logger import save_grid
+from gan.callbacks.image_logger import check_makes_images, save_grid
 from gan.callbacks.run_progress import say
 from gan.data import InMemoryDataModule
 from gan.errors import GANError, counted
@@ -121,6 +121,7 @@ class FIDTracker(Callback):
     def setup(self, trainer: Trainer, pl_module: GAN, stage: str) -> None:
         if stage not in ("fit", "validate", "test"):
             return
+        check_makes_images(pl_module, "FIDTracker scores images", "NgramTracker")
         if trainer is not self._trainer:
             self._trainer, self.best, self.best_step, self._scored_at, self.latest = trainer, None, -1, -1, {}
         choice, data = self.extractor, trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere

@@ -296,8 +296,10 @@ class GradientMonitor(Callback):
 
 
 def small(images: Tensor, side: int) -> Tensor:
-    """Images (N, C, H, W) at `side` pixels at most, on the CPU."""
+    """Images (N, C, H, W), or other samples (N, C, ...), at `side` pixels at most, on the CPU."""
     size = [min(side, length) for length in images.shape[2:]]
+    if not size:
+        return images.cpu()
     return nn.functional.interpolate(images, size=size, mode="area").cpu()
 
 

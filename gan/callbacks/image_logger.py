@@ -48,6 +48,9 @@ class ImageLogger(Callback):
         self.last_drawn = -1
         self.shown: Any = None  # in a notebook
 
+    def on_fit_start(self, trainer: Trainer, pl_module: GAN) -> None:
+        check_makes_images(pl_module, "ImageLogger draws images", "TextLogger")
+
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:
         self.shown = None  # by another `fit`
         if not can_draw(pl_module):
@@ -132,6 +135,24 @@ def with_channels(images: Tensor, channels: int) -> Tensor:
         images = images.expand(-1, 3, -1, -1)
     missing = channels - images.shape[1]
     return torch.cat([images, torch.ones_like(images[:, :1]).expand(-1, missing, -1, -1)], dim=1)
+
+
+def check_makes_images(gan: GAN, what: str, instead: str) -> None:
+    """Refuses a generator of samples that are no images.
+
+    Args:
+        gan: Whose generator states a `sample_shape` then.
+        what: What cannot be done with these.
+        instead: The callback for texts.
+
+    Raises:
+        GANError: If it makes no images.
+    """
+    if hasattr(gan.generator, "sample_shape"):
+        raise GANError(
+            f"{what}, and {type(gan.generator).__name__} makes none: leave it out of trainer.callbacks, or for texts "
+            f"take {instead}"
+        )
 
 
 def can_draw(gan: GAN) -> bool:

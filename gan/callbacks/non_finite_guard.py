@@ -114,7 +114,7 @@ class NonFiniteGuard(Callback):
         network = network_of(optimizer, trainer.optimizers)
         if not self.gradients[network].finite(self.losses if self.alone else ()):
             self.act(trainer, pl_module, optimizer, network)
-        self.network = OPTIMIZER_ORDER[1]
+        self.network = OPTIMIZER_ORDER[1 - OPTIMIZER_ORDER.index(network)]  # whose turn is next
         self.losses.clear()
         self.calls.clear()
 
@@ -173,6 +173,7 @@ class NonFiniteGuard(Callback):
         else:
             assert self.state is not None  # rollback keeps one from the start
             self.state.restore()
+            pl_module.rolled_back()
             done = f"back to the state after batch {self.state.step:,} (try {self.bad + 1} of {self.tries})"
         for parameter in self.gradients[network].parameters:
             parameter.grad = None  # which every optimizer passes over

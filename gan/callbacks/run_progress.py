@@ -136,7 +136,7 @@ def report(trainer: Trainer, gan: GAN) -> list[str]:
     condition = gan.trial_condition(1)
     folder, data = trainer.default_root_dir, trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue] # as above
     name = "given data loaders" if data is None else type(data).__name__
-    shape = "x".join(map(str, getattr(data, "image_shape", ())))
+    shape = "x".join(map(str, getattr(data, "image_shape", None) or getattr(data, "sample_shape", ())))
     batches = trainer.num_training_batches
     page = f"   (charts: page {CHARTS_PAGE})" if any(isinstance(log, RunTensorBoard) for log in trainer.loggers) else ""
     epoch = "? batches" if batches == math.inf else counted(int(batches), "batch", "batches")

@@ -1,4 +1,4 @@
-"""Images: MNIST, embedded, four data sets by name, folders, shards, pairs, and the base class for your own tensors."""
+"""Images: MNIST, embedded, four data sets by name, folders, shards, pairs, your own tensors; and text."""
 
 from gan.data.folder import ImageFolder
 from gan.data.memory import InMemoryDataModule, InMemoryLoader
@@ -7,6 +7,7 @@ from gan.data.paired_folders import PairedFolders
 from gan.data.pairs import Degradation, DegradedDataModule, Downsample, Grey, Mask
 from gan.data.rescaled import Rescaled
 from gan.data.stream import StreamDataModule
+from gan.data.text import TextDataModule
 from gan.data.torchvision import TorchvisionDataModule
 
 __all__ = [
@@ -22,5 +23,6 @@ __all__ = [
     "PairedFolders",
     "Rescaled",
     "StreamDataModule",
+    "TextDataModule",
     "TorchvisionDataModule",
 ]

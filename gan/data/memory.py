@@ -13,6 +13,8 @@ from gan.errors import GANError, counted
 from gan.images import SCALE
 
 SPLIT_SEED = 0  # of the validation split: a constant, so that scores of runs with different seeds compare
+UNLABELLED = -1  # the label of an image whose class is not told
+LABELLED_EVERY = 4  # where few images have a label, so many in a row of a batch hold one of them
 
 
 class InMemoryLoader(EpochLoader):
@@ -98,6 +100,32 @@ class InMemoryLoader(EpochLoader):
         return whole[:, self.rank].reshape(-1)
 
 
+class FewLabelsLoader(InMemoryLoader):
+    """Batches of which every fourth image is one of the few that have a label, each in its turn.
+
+    The others have none, so that each pass of each process has as many with a label, if its images come by fours. An
+    epoch has as many batches as it would have without: what has no turn in it, depends on its order.
+    """
+
+    def _order(self, epoch: int) -> Tensor:
+        order = super()._order(epoch)
+        has_label = (self.labels != UNLABELLED).cpu()[order]
+        if has_label.all():
+            return order
+        generator = self._generator(f"{self.seed} {epoch if self.shuffle else 0} labels")
+        places = torch.arange(len(order)) % LABELLED_EVERY == 0
+        mixed = torch.empty_like(order)
+        mixed[places] = in_turn(order[has_label], int(places.sum()), generator)
+        mixed[~places] = in_turn(order[~has_label], int((~places).sum()), generator)
+        return mixed
+
+
+def in_turn(index: Tensor, num: int, generator: torch.Generator) -> Tensor:
+    """`num` of an index, int64 `(N,)`: all of it in one random order after the other."""
+    rounds = [index[torch.randperm(len(index), generator=generator)] for _ in range(-(-num // len(index)))]
+    return torch.cat(rounds)[:num]
+
+
 class InMemoryDataModule(EpochDataModule):
     """Training, validation and test images held in memory, on the device of the run.
 
@@ -123,18 +151,26 @@ class InMemoryDataModule(EpochDataModule):
         validation_size: Images kept out of training for validation, the same ones for every seed; 0 for none.
         seed: Seed of the order of the training images.
         train_size: Images to train on, the same ones for every seed; all but the validation images if not given.
+        labels: Images to train on that keep their label, as many of each class, drawn by the seed; all others are told
+            as -1, and every fourth image of a batch is one of these. All keep theirs if not given.
 
     Raises:
         ValueError: If a setting is out of range, or `load` returns something else than stated above.
     """
 
     def __init__(
-        self, batch_size: int = 32, validation_size: int = 5000, seed: int = 42, train_size: int | None = None
+        self,
+        batch_size: int = 32,
+        validation_size: int = 5000,
+        seed: int = 42,
+        train_size: int | None = None,
+        labels: int | None = None,
     ) -> None:
         super().__init__(batch_size, validation_size, seed)
         if train_size is not None and not train_size >= 1:
             raise GANError(f"train_size must be at least 1 image, got {train_size}; leave it out for all there are")
         self.train_size = train_size
+        self.labels = labels
         self._subsets: dict[str, tuple[Tensor, Tensor]] = {}
 
     def load(self, train: bool) -> tuple[Tensor, Tensor] | Tensor:
@@ -180,6 +216,9 @@ class InMemoryDataModule(EpochDataModule):
             }
             for name, index in subsets.items():
                 self._subsets[name] = images.index_select(0, index), labels.index_select(0, index)
+            if self.labels is not None:
+                images, labels = self._subsets["train"]
+                self._subsets["train"] = images, self.with_few(labels, self.labels)
         if stage in ("test", None) and "test" not in self._subsets:
             self._subsets["test"] = self.load_checked(train=False)
 
@@ -199,7 +238,36 @@ class InMemoryDataModule(EpochDataModule):
 
     def _loader_class(self, subset: str) -> Callable[..., InMemoryLoader]:
         """What makes the loader of a subset."""
-        return InMemoryLoader
+        return InMemoryLoader if self.labels is None or subset != "train" else FewLabelsLoader
+
+    def with_few(self, labels: Tensor, num: int) -> Tensor:
+        """The labels int64 (N,) of the training images with `num` of them kept, and -1 in the place of all others.
+
+        As many of each class, and where they do not come out even one more of the first.
+
+        Raises:
+            ValueError: If that would leave a class without a label, or there are fewer images of one.
+        """
+        name = type(self).__name__
+        if self.condition_shape is not None:
+            raise GANError(f"labels={num} is for images with classes, and those of {name} have sources: leave it out")
+        if num < self.num_classes:
+            raise GANError(
+                f"labels={num} is fewer than the {self.num_classes} classes of {name}: one of each is the least, "
+                f"labels={self.num_classes}"
+            )
+        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(self.seed)).to(labels.device)
+        few = torch.full_like(labels, UNLABELLED)
+        for number in range(self.num_classes):
+            share = num // self.num_classes + (number < num % self.num_classes)
+            of_class = order[labels[order] == number]
+            if len(of_class) < share:
+                raise GANError(
+                    f"labels={num} asks for {counted(share, 'image')} of class {number}, and {len(of_class)} of "
+                    f"{counted(len(labels), 'training image')} are of it: lower it"
+                )
+            few[of_class[:share]] = number
+        return few
 
     def load_checked(self, train: bool) -> tuple[Tensor, Tensor]:
         """What `load` returns, with zeros for labels of images alone; refused if it is not what `load` promises."""

@@ -31,6 +31,8 @@ class MNISTDataModule(InMemoryDataModule):
         validation_size: Images kept out of training for validation, the same ones for every seed; 0 for none.
         seed: Seed of the order of the training images.
         train_size: Images to train on, the same ones for every seed; all but the validation images if not given.
+        labels: Images to train on that keep their label, as many of each class, drawn by the seed; all others are told
+            as -1, and every fourth image of a batch is one of these. All keep theirs if not given.
 
     Raises:
         ValueError: If a setting is out of range, or an embedded file is missing or altered.

@@ -17,6 +17,7 @@ CHUNK = 1000  # images degraded at a time, in floating numbers
 OF_BATCHES = {  # settings of the images' own data module that are about its batches, and what there is instead
     "batch_size": "data.batch_size decides",
     "seed": "--seed_everything decides",
+    "labels": "what an image is to be of is its source",
 }
 OF_SPLIT = dict.fromkeys(("validation_size", "validation_share"), "data.validation_size decides")  # where it is given
 BATCH_HOOKS = (  # which say what a batch is

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d
+from torch.nn.functional import interpolate
 
 from gan.gradients.norms import OverProcesses
 from gan.gradients.stats import BatchStats
@@ -27,9 +27,9 @@ class Batches:
 
     @torch.no_grad()
     def see(self, images: Tensor) -> None:
-        """Takes the next batch, (N, C, H, W)."""
-        height, width = images.shape[2:]
-        self.small = adaptive_avg_pool2d(images.float(), (min(SIDE, height), min(SIDE, width))).flatten(1)
+        """Takes the next batch, (N, C, H, W), or (N, ...) of other samples."""
+        sides = [min(SIDE, side) for side in images.shape[2:]]
+        self.small = (interpolate(images.float(), sides, mode="area") if sides else images.float()).flatten(1)
         if self.means and self.means[-1].device != images.device:  # of a checkpoint, which is read to the CPU
             self.means = deque((mean.to(images.device) for mean in self.means), maxlen=LOOK)
         self.means.append(self.small.mean(0))

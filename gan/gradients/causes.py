@@ -24,6 +24,8 @@ def wrong_range(record: Record, limits: Thresholds) -> Finding | None:
         beyond = low < -1 - limits.beyond_range or high > 1 + limits.beyond_range
         return not beyond and not 0 <= low <= limits.beyond_range
 
+    if not record.images:
+        return None
     real_fits = fits(*now.range_real)
     if real_fits and (record.begins or fits(*now.range_fake)):
         return None
@@ -204,7 +206,7 @@ def saturated_output(record: Record, limits: Thresholds) -> Finding | None:
     """A generator whose pixels are all at the ends of their range, where its tanh has no slope."""
     now = record.latest
     real, fake = 1 - now.extreme_real, 1 - now.extreme_fake
-    if record.begins or not fake < limits.inner_pixels * real:
+    if record.begins or not record.images or not fake < limits.inner_pixels * real:
         return None
     return Finding(
         SATURATED_OUTPUT,

@@ -5,6 +5,7 @@ from gan.metrics.features import CNNFeatures, ImageFeatures, fingerprint, load_f
 from gan.metrics.fid import FID, fid_infinity, frechet_distance, mean_and_covariance
 from gan.metrics.inception_score import ClassEntropy, ClassScores, InceptionScore, ModesCovered, class_scores
 from gan.metrics.kid import KID, kernel_distance
+from gan.metrics.ngram import NgramDistance
 from gan.metrics.prdc import PRDC, NeighbourScores, nearest, neighbour_scores
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "InceptionScore",
     "ModesCovered",
     "NeighbourScores",
+    "NgramDistance",
     "class_scores",
     "classification_accuracy_score",
     "fid_infinity",

@@ -1,9 +1,10 @@
 """Generators and discriminators: read `mlp` first, then `dcgan` and `resnet`; `network` is the contract."""
 
-from gan.networks.checks import check_pair
+from gan.networks.checks import check_characters, check_pair
 from gan.networks.conditional import (
     AuxiliaryDCGANDiscriminator,
     AuxiliaryResNetDiscriminator,
+    ClassifierDCGANDiscriminator,
     ClassNorm,
     ConditionalDCGANGenerator,
     ConditionalResNetGenerator,
@@ -28,12 +29,14 @@ from gan.networks.network import (
     trial_condition,
 )
 from gan.networks.resnet import ResidualBlock, ResNetDiscriminator, ResNetGenerator
+from gan.networks.text import TextDiscriminator, TextGenerator
 from gan.networks.translation import PatchDiscriminator, UNetGenerator
 
 __all__ = [
     "AuxiliaryDCGANDiscriminator",
     "AuxiliaryResNetDiscriminator",
     "ClassNorm",
+    "ClassifierDCGANDiscriminator",
     "ConditionalDCGANGenerator",
     "ConditionalResNetGenerator",
     "DCGANDiscriminator",
@@ -54,7 +57,10 @@ __all__ = [
     "ResNetGenerator",
     "ResidualBlock",
     "SelfAttention",
+    "TextDiscriminator",
+    "TextGenerator",
     "UNetGenerator",
+    "check_characters",
     "check_pair",
     "classes_of",
     "evaluating",

@@ -13,7 +13,7 @@ from gan.networks.network import classes_of, given, is_conditional, misses_condi
 def check_pair(
     generator: nn.Module,
     discriminator: nn.Module,
-    image_shape: tuple[int, int, int] | None,
+    image_shape: tuple[int, ...] | None,
     num_classes: int | None = None,
     condition_shape: tuple[int, int, int] | None = None,
     of_data: int | None = None,
@@ -23,7 +23,8 @@ def check_pair(
     Args:
         generator: Latents (N, latent_dim) in, images (N, C, H, W) out.
         discriminator: Images in, logits (N, ...) out.
-        image_shape: The (C, H, W) of the data, or None if that is not known.
+        image_shape: The (C, H, W) of the data, the shape of its samples if they are no images, or None if that is not
+            known.
         num_classes: Classes that a conditional generator is told of, or None if that is not known, or it is none.
         condition_shape: The (C', H', W') of the data's source images, or None if that is not known, or it has none.
         of_data: Classes that the data has, or None if that is not known.
@@ -92,7 +93,7 @@ def check_pair(
         if image_shape is not None and made != tuple(image_shape):
             raise GANError(
                 f"generator {type(generator).__name__} makes images {made}, and the data has {tuple(image_shape)}: "
-                "set its image_shape to that of the data"
+                f"set its {'image' if len(image_shape) == 3 else 'sample'}_shape to that of the data"
             )
         try:
             logits = judge(images)
@@ -104,4 +105,22 @@ def check_pair(
         raise GANError(
             f"discriminator {type(discriminator).__name__} must return a logit for each image, (N,), or for each "
             f"of its patches, (N, ...), got {tuple(logits.shape)} for 4 images"
+        )
+
+
+def check_characters(generator: nn.Module, characters: str | None) -> None:
+    """Refuses data of other characters than a generator's texts are made of, or in another order.
+
+    Args:
+        generator: Of texts, with an attribute `characters`, or of anything else.
+        characters: Those of the data, or None if it has no texts, or that is not known.
+
+    Raises:
+        ValueError: If they differ.
+    """
+    own = getattr(generator, "characters", None)
+    if own is not None and characters is not None and own != characters:
+        raise GANError(
+            f"generator {type(generator).__name__} makes texts of {own!r}, and the data has {characters!r}: give the "
+            "data module characters=generator.characters"
         )

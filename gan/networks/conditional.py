@@ -9,11 +9,14 @@ either of the field's two:
 - auxiliary classifier (AC-GAN, Odena et al. 2017, arXiv:1610.09585): a logit that knows no class, and beside it the
   logits of the classes, by which a term of both players' losses is computed.
 
+Where few images have a label, the discriminator is the classifier itself (Salimans et al. 2016, arXiv:1606.03498).
+
 Initialisation: that of the pair that they come from; scales of a class N(1, 0.02), shifts 0, vectors of a class
 and weights of the classifier N(0, 0.02).
 """
 
 from collections.abc import Callable
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -327,3 +330,40 @@ def at_least_one(num_classes: int | None) -> int:
     if num_classes is None or not num_classes >= 1:
         raise GANError(f"num_classes must be at least 1, got {num_classes}: let the data module state it")
     return num_classes
+
+
+class ClassifierDCGANDiscriminator(DCGANDiscriminator):
+    """Images `(N, C, H, W)` in [-1, 1] to logits `(N,)`: log-sum-exp of the logits `(N, num_classes)` of the classes.
+
+    Salimans et al. 2016, arXiv:1606.03498, section 5: a classifier of K + 1 classes, of which the last is "generated"
+    and has the logit 0. See `gan.terms.SemiSupervised`.
+
+    Args:
+        image_shape: Channels, height and width of an image, which is halved until its shorter side is 4 to 7 pixels.
+        num_classes: Labels are 0 to `num_classes - 1`.
+        base_channels: Channels at half the image's resolution; doubled at each further halving.
+        norm: Normalisation before each LeakyReLU except the first, see `DCGANDiscriminator`.
+        max_channels: Channels at any resolution, at most; 16 times `base_channels` if not given.
+
+    Raises:
+        ValueError: If `image_shape` cannot be halved like that, `norm` is unknown, `num_classes` is below 1, or
+            `max_channels` is below `base_channels`.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        num_classes: int,
+        base_channels: int = 32,
+        norm: Norm = "none",
+        max_channels: int | None = None,
+    ) -> None:
+        super().__init__(image_shape, base_channels, norm, max_channels)
+        self.output = Classes(num_classes, cast(nn.Linear, self.output).in_features, norm)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classify(images).logsumexp(1)  # (N,)
+
+    def classify(self, images: Tensor) -> Tensor:
+        """Logits (N, num_classes) of the classes of images (N, C, H, W)."""
+        return self.output(self.features(images))

@@ -22,9 +22,6 @@ class Network(nn.Module):
 
     `spec` is plain data, so it can be stored in a checkpoint that loads with `weights_only=True`.
     It is taken in `__new__`, so that a subclass has nothing to call or to declare.
-
-    Args:
-        image_shape: Channels, height and width of an image, each at least 1.
     """
 
     def __new__(cls, *args, **kwargs):
@@ -32,16 +29,6 @@ class Network(nn.Module):
         # Not in the state dict. deepcopy and pickle come here without arguments and restore it afterwards.
         network.__dict__["_spec"] = of_call(cls, args, kwargs)
         return network
-
-    def __init__(self, image_shape: tuple[int, int, int]) -> None:
-        super().__init__()
-        shape = tuple(image_shape)
-        if len(shape) != 3 or not all(isinstance(n, int) and n >= 1 for n in shape):
-            raise GANError(
-                "image_shape must be (channels, height, width), three integers of at least 1, "
-                f"got {shape}. Grey images have the shape (1, height, width)."
-            )
-        self.image_shape = shape
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -56,7 +43,27 @@ class Network(nn.Module):
         return plain(self._spec)
 
 
-class Generator(Network):
+class ImageNetwork(Network):
+    """A network that makes images or judges them.
+
+    Args:
+        image_shape: Channels, height and width of an image, each at least 1.
+    """
+
+    def __init__(self, image_shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        if image_shape is None:
+            raise GANError(f"{type(self).__name__} is for images, and the data has other samples: take TextGenerator")
+        shape = tuple(image_shape)
+        if len(shape) != 3 or not all(isinstance(n, int) and n >= 1 for n in shape):
+            raise GANError(
+                "image_shape must be (channels, height, width), three integers of at least 1, "
+                f"got {shape}. Grey images have the shape (1, height, width)."
+            )
+        self.image_shape = shape
+
+
+class Generator(ImageNetwork):
     """Turns latents `(N, latent_dim)`, float32, into images `(N, C, H, W)` in [-1, 1].
 
     A conditional one is `forward(self, z, condition)`: with labels `(N,)` from 0 to its `num_classes - 1`, or with
@@ -78,7 +85,7 @@ class Generator(Network):
         raise NotImplementedError
 
 
-class Discriminator(Network):
+class Discriminator(ImageNetwork):
     """Turns images `(N, C, H, W)` in [-1, 1] into logits `(N,)`: positive means real; no probabilities.
 
     One that judges patches returns a logit for each, `(N, ...)`. A conditional one is
@@ -93,7 +100,10 @@ class Discriminator(Network):
         raise NotImplementedError
 
 
-CONTRACT = ("latent_dim", "num_classes", "condition_shape", "image_shape", "classify")
+CONTRACT = (
+    *("latent_dim", "num_classes", "condition_shape", "image_shape", "sample_shape", "characters"),
+    *("classify", "features"),
+)
 
 
 class Wrapper(Described, nn.Module):
@@ -215,6 +225,11 @@ class Told:
         """Logits (N, K) of the classes of images, by a discriminator that tells them."""
         classify: Callable[[Tensor], Tensor] = cast(Any, self.network).classify
         return classify(self.prepared(images))
+
+    def features(self, images: Tensor) -> Tensor:
+        """Features (N, F) of images, by a discriminator that has some to show."""
+        features: Callable[[Tensor], Tensor] = cast(Any, self.network).features
+        return features(self.prepared(images))
 
     def prepared(self, inputs: Tensor) -> Tensor:
         """Inputs after what is done to them first."""

@@ -223,8 +223,9 @@ def shard(networks: Iterable[nn.Module], mesh: DeviceMesh, device: torch.device)
             distributed.broadcast(tensor.detach(), 0)
         # Frozen and unfrozen between two passes: only weights that are gathered anew see it, hence the resharding.
         fully_shard(network, mesh=mesh["data_parallel"], reshard_after_forward=True)
-        if hasattr(network, "classify"):  # a second way through a discriminator, see `gan.terms`
-            register_fsdp_forward_method(network, "classify")
+        for method in ("classify", "features"):  # other ways through a discriminator, see `gan.terms`
+            if hasattr(network, method):
+                register_fsdp_forward_method(network, method)
 
 
 def is_sharded(network: nn.Module) -> bool:

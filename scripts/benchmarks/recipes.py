@@ -18,6 +18,7 @@ RECIPES = [
     "hinge_sn",
     "conditional",
     "acgan",
+    "semisupervised",
     "superres",
     "inpaint",
 ]

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from gan.data import InMemoryDataModule, InMemoryLoader
+from gan.data.memory import FewLabelsLoader
+from gan.errors import GANError
 
 
 def loader(n: int = 50, batch_size: int = 8, **options) -> InMemoryLoader:
@@ -189,6 +191,83 @@ def test_training_images_can_be_few():
     Numbers(2, 12, train_size=40).train_dataloader()
     with pytest.raises(ValueError, match="train_size=41 is more than the 40 images that validation leaves: lower it"):
         Numbers(2, 12, train_size=41).train_dataloader()
+
+
+class Fives(Numbers):
+    """The same images, of five classes in turn."""
+
+    num_classes = 5
+
+    def load(self, train: bool) -> tuple[Tensor, Tensor]:
+        images, labels = super().load(train)
+        return images, labels % 5
+
+
+def pixels(batch: Tensor) -> list[int]:
+    return ((batch.flatten() + 1) * 127.5).round().int().tolist()
+
+
+@pytest.mark.parametrize(("num", "of_classes"), [(5, [1, 1, 1, 1, 1]), (12, [3, 3, 2, 2, 2])])
+def test_a_few_labels_are_kept_by_the_seed(num, of_classes):
+    """As many of each class; and all others are -1, in training alone."""
+    kept = []
+    for seed in (1, 2, 1):
+        data = Fives(8, 12, seed, labels=num)
+        data.setup()
+        images, labels = data._subsets["train"]
+        assert labels[labels >= 0].bincount().tolist() == of_classes
+        assert (labels == -1).sum() == 40 - num
+        known = labels >= 0
+        assert torch.equal(images[known].flatten() % 5, labels[known])
+        kept.append(images[known].flatten().tolist())
+        assert min(flat(data.val_dataloader())) == min(flat(data.test_dataloader())) == 0
+    assert kept[0] == kept[2] != kept[1]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_every_fourth_image_has_a_label(processes):
+    """In each batch of each process, all of them in turn; and processes see what one would see."""
+
+    def batches(size, **share):
+        data = Fives(8, 12, 3, labels=10)
+        data.setup("fit")
+        images, labels = data._subsets["train"]
+        loader = FewLabelsLoader(images, labels, size, shuffle=True, drop_last=True, seed=3, **share)
+        return [[*loader] for _ in range(4)]
+
+    whole = batches(16)
+    assert len(whole[0]) == 2
+    parts = [batches(16 // processes, rank=rank, world_size=processes) for rank in range(processes)]
+    seen = set()
+    for epoch, batches_of_epoch in enumerate(whole):
+        assert len({pixel for images, _ in batches_of_epoch for pixel in pixels(images[::4])}) == 8, "in turn"
+        for number, (images, labels) in enumerate(batches_of_epoch):
+            assert (labels >= 0).tolist() == [True, False, False, False] * 4
+            seen |= set(pixels(images[::4]))
+            shared = [part[epoch][number] for part in parts]
+            assert torch.equal(torch.cat([images for images, _ in shared]), images)
+            assert torch.equal(torch.cat([labels for _, labels in shared]), labels)
+    assert len(seen) == 10
+    data = Fives(8, 12, 3, labels=10)
+    data.setup("fit")
+    still = FewLabelsLoader(*data._subsets["train"], 16, drop_last=True)  # as where batches are overfitted
+    assert flat(still) == flat(still)
+    assert len({str([found.tolist() for _, found in epoch]) for epoch in whole}) == 4, (
+        "each epoch has an order of its own"
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"labels": 4}, "labels=4 is fewer than the 5 classes of Fives: one of each is the least, labels=5"),
+        ({"labels": 50}, "labels=50 asks for 10 images of class [0-4], and . of 40 training images are of it"),
+        ({"labels": 5, "train_size": 4}, "labels=5 asks for 1 image of class"),
+    ],
+)
+def test_labels_that_there_are_not_are_refused(settings, message):
+    with pytest.raises(GANError, match=message):
+        Fives(2, 12, **settings).setup("fit")
 
 
 def test_data_is_loaded_once_and_only_when_needed():

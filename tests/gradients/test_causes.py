@@ -69,3 +69,11 @@ def test_a_network_that_vanishes_names_its_layers():
     (finding,) = diagnose(record, Thresholds())
     assert "shrinks to 1e-08 of what it was, from 1 at layer8 to 1e-08 at layer0" in finding.why
     assert finding.why.endswith("layers layer0, layer1, ..., layer6")  # below the square root of the threshold, .03
+
+
+def test_of_samples_that_are_no_images_nothing_is_known_of_the_range():
+    """One-hot texts begin at 0, and nearly all of a softmax that has learnt lies near its ends."""
+    for shows in ({"range_real": (0.0, 1.0), "range_fake": (0.0, 1.0)}, {"extreme_fake": 1.0, "extreme_real": 0.5}):
+        record = changed(good(), **shows)
+        assert len(names(record)) == 1
+        assert names(replace(record, images=False)) == []

@@ -9,6 +9,7 @@ from torch import nn
 from gan.networks import (
     AuxiliaryDCGANDiscriminator,
     AuxiliaryResNetDiscriminator,
+    ClassifierDCGANDiscriminator,
     ClassNorm,
     ConditionalDCGANGenerator,
     ConditionalResNetGenerator,
@@ -155,3 +156,17 @@ def test_a_generator_without_a_normalisation_has_nothing_that_a_class_could_scal
 def test_there_is_a_class_at_least(cls):
     with pytest.raises(ValueError, match="num_classes must be at least 1, got 0"):
         cls(MNIST, num_classes=0)
+
+
+@pytest.mark.parametrize("norm", ["none", "spectral"])
+def test_the_logit_of_a_classifier_is_that_of_its_classes_against_generated(norm):
+    """D(x) = Z / (Z + 1) for Z the sum of the classes' exponentials (Salimans et al., section 5)."""
+    classifier = ClassifierDCGANDiscriminator(MNIST, num_classes=4, base_channels=8, norm=norm).eval()
+    images = torch.rand(6, *MNIST) * 2 - 1
+    total = classifier.classify(images).exp().sum(1)
+    torch.testing.assert_close(classifier(images).sigmoid(), total / (total + 1))
+    assert classifier.classify(images).shape == (6, 4)
+    classifier(images).sum().backward()
+    assert all(parameter.grad is not None for parameter in classifier.parameters())
+    again = ClassifierDCGANDiscriminator(**classifier.spec["init_args"])
+    again.load_state_dict(classifier.state_dict())

@@ -20,8 +20,10 @@ from gan import GAN, losses, penalties
 from gan.augment import AdaptiveAugment, DiffAugment
 from gan.callbacks import GeneratorEMA
 from gan.cli import keep_memory
+from gan.games import Lookahead
 from gan.networks import (
     AuxiliaryDCGANDiscriminator,
+    ClassifierDCGANDiscriminator,
     ConditionalDCGANGenerator,
     DCGANDiscriminator,
     DCGANGenerator,
@@ -32,7 +34,7 @@ from gan.networks import (
     UNetGenerator,
 )
 from gan.parallel import DDP
-from gan.terms import Classification, Reconstruction
+from gan.terms import Classification, FeatureMatching, Reconstruction, SemiSupervised
 
 SHAPE = (1, 28, 28)
 BATCH = 16  # images over all processes
@@ -61,6 +63,10 @@ def conditional(judge: type[torch.nn.Module]) -> tuple[torch.nn.Module, torch.nn
     return ConditionalDCGANGenerator(SHAPE, 10, 8, 4, norm="layer"), judge(SHAPE, 10, 4)
 
 
+def few_labels() -> tuple[torch.nn.Module, torch.nn.Module]:
+    return DCGANGenerator(SHAPE, 8, 4, norm="layer"), ClassifierDCGANDiscriminator(SHAPE, 10, 4)
+
+
 def translation() -> tuple[torch.nn.Module, torch.nn.Module]:
     sources = Pairs.condition_shape
     return UNetGenerator(SHAPE, sources, 8, 4, norm="layer"), PatchDiscriminator(SHAPE, sources, 4)
@@ -83,6 +89,12 @@ CASES |= {
     "accumulate": {"accumulate": 2, "penalties": [penalties.DRAGAN(1.0), penalties.R1(1.0, every=3)]},
     "accumulate pairs": {"accumulate": 4, "loss": losses.RelativisticPaired()},
     "weight clip": {"loss": losses.Wasserstein(), "weight_clip": 0.05},
+    "extragradient": {
+        "extragradient": True,
+        "lookahead": Lookahead(every=3),
+        "penalties": [penalties.R1(1.0, every=2)],
+        "accumulate": 2,
+    },
     "layer norm": {"networks": partial(convolutions, "layer")},
     "spectral norm": {"networks": partial(convolutions, "spectral"), "loss": losses.Hinge()},
     "all at once": {
@@ -104,6 +116,13 @@ CASES |= {
         "networks": partial(conditional, AuxiliaryDCGANDiscriminator),
         "classification": Classification(),
     },
+    "few labels": {
+        "networks": few_labels,
+        "classification": SemiSupervised(0.7),
+        "penalties": [penalties.R1(1.0, every=2)],
+        "accumulate": 2,
+        "data": partial(SmallMNIST, labels=20),
+    },
     "translation": {
         "networks": translation,
         "penalties": [penalties.R1(1.0, every=2), penalties.GradientPenalty(0.5)],
@@ -115,6 +134,7 @@ CASES |= {
 
 # What cannot equal one process: batch norm sees one process's images, and bfloat16 rounds.
 OTHERS: dict[str, dict[str, Any]] = {
+    "feature matching": {"feature_matching": FeatureMatching()},  # of the means of each process
     "batch norm": {"networks": partial(convolutions, "batch"), "steps": 28, "validation_size": 64},  # an epoch of 28
     "bfloat16": {"precision": "bf16-mixed", "penalties": [penalties.R1(1.0, every=4)]},
 }

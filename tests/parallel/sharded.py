@@ -20,6 +20,7 @@ from torch.optim import SGD, Adafactor, Adam
 
 from gan import GAN
 from gan.callbacks import GeneratorEMA, ImageLogger, RunProgress
+from gan.games import Lookahead
 from gan.losses import Hinge, NonSaturating, RelativisticPaired, Wasserstein
 from gan.networks import (
     ConditionalDCGANGenerator,
@@ -50,6 +51,7 @@ SETTINGS = {
     "accumulate": {"loss": NonSaturating(), "accumulate": 2},
     # Far apart, as the difference of two logits over sigma enlarges what differs by rounding.
     "approximate": {"loss": NonSaturating(), "penalties": [ApproximateR1(0.5, every=2, sigma=0.5), ApproximateR2(0.5)]},
+    "extragradient": {"loss": NonSaturating(), "extragradient": True, "lookahead": Lookahead(every=2)},
     "labels": {"loss": NonSaturating(), "networks": "labels", "rule": "adam"},
     "sources": {"loss": Hinge(), "networks": "sources", "reconstruction": Reconstruction(2.0)},
 }

@@ -15,7 +15,7 @@ from parallel.cases import CASES, OTHERS, STEPS
 from parallel.processes import TWO, finished, fit, refused, script
 
 SHAPE = (1, 28, 28)
-QUICK = ["NonSaturating", "GradientPenalty", "n_critic", "accumulate", "fully connected"]
+QUICK = ["NonSaturating", "GradientPenalty", "n_critic", "accumulate", "extragradient", "fully connected"]
 FLOAT64 = ["--trainer.precision", "64-true"]  # where training does not blow rounding up, which differs by processor
 
 
@@ -39,7 +39,8 @@ def trained(tmp_path_factory, request):
 def test_two_processes_equal_one(trained, name):
     one, two, second = (results[name] for results in trained)
     assert len(one["losses"]) == STEPS
-    assert len(one["gradients"]) == STEPS + STEPS // CASES[name].get("n_critic", 1)
+    looks = 2 if "extragradient" in CASES[name] else 1
+    assert len(one["gradients"]) == looks * (STEPS + STEPS // CASES[name].get("n_critic", 1))
     for row, other in zip(one["losses"], two["losses"], strict=True):
         assert row.keys() == other.keys()
         assert list(row.values()) == pytest.approx(list(other.values()), rel=1e-9, abs=1e-9)
@@ -56,11 +57,11 @@ def test_each_step_reduces_its_own_network_once(trained, name):
     """Besides, Lightning asks in each batch whether to stop, and logging takes the mean of the scalars."""
     run = trained[1][name]
     discriminator, generator = run["sizes"]
-    n_critic = CASES[name].get("n_critic", 1)
+    n_critic, looks = CASES[name].get("n_critic", 1), 2 if "extragradient" in CASES[name] else 1
     for batch, (wire, row) in enumerate(zip(run["wire"], run["losses"], strict=True)):
         steps = [("all_reduce", discriminator)] + [("all_reduce", generator)] * ((batch + 1) % n_critic == 0)
         logged = [("barrier", 0), ("all_reduce", len(row) - 1)]
-        assert wire == [("broadcast", 1), *steps, *logged]
+        assert wire == [("broadcast", 1), *steps * looks, *logged]
 
 
 @pytest.mark.slow

@@ -3,6 +3,8 @@
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -55,8 +57,14 @@ def by_hand(gan: GAN, real: list, condition: list, latents: list, half_life: flo
     gan.add_ema()
     networks = gan.discriminator, gan.generator
     optimizers = [make(network.parameters()) for make, network in zip(gan.make_optimizer, networks, strict=True)]
-    latents = iter(latents)
+    latents, start = iter(latents), [deepcopy(network.state_dict()) for network in networks]
     for batch, (images, told) in enumerate(zip(real, condition, strict=True), start=1):
+        if gan.extragradient:
+            look_twice(gan, optimizers, images, latents)
+            if batch % 2 == 0:  # Lookahead
+                start = go_back(networks, start)
+            average(gan, len(images), batch, half_life)
+            continue
         generate, judge = given(told, gan.generator, gan.discriminator)
         with torch.no_grad():
             fake = generate(next(latents))
@@ -81,11 +89,40 @@ def by_hand(gan: GAN, real: list, condition: list, latents: list, half_life: flo
                 objective = objective + 2 * (fake - images).abs().mean()
             objective.backward()
             optimizers[1].step()
-        decay = 0.5 ** (len(images) / min(half_life, len(images) * batch / 20))
-        with torch.no_grad():
-            for mean, now in zip(gan.generator_ema.parameters(), gan.generator.parameters(), strict=True):
-                mean.copy_(decay * mean + (1 - decay) * now)
+        average(gan, len(images), batch, half_life)
     return gan
+
+
+@torch.no_grad()
+def average(gan: GAN, images: int, batch: int, half_life: float) -> None:
+    decay = 0.5 ** (images / min(half_life, images * batch / 20))
+    for mean, now in zip(gan.generator_ema.parameters(), gan.generator.parameters(), strict=True):
+        mean.copy_(decay * mean + (1 - decay) * now)
+
+
+def look_twice(gan: GAN, optimizers: list, images: torch.Tensor, latents: Iterator[torch.Tensor]) -> None:
+    """The extragradient method: both networks step at once, ahead, and from where they were by what they see there."""
+    networks = gan.discriminator, gan.generator
+    starts = [deepcopy(network.state_dict()) for network in networks]
+    for _ in range(2):
+        fake, own = gan.generator(next(latents)).detach(), gan.generator(next(latents))
+        of_discriminator = gan.loss.discriminator(gan.discriminator(images), gan.discriminator(fake)).mean()
+        of_generator = gan.loss.generator(gan.discriminator(own)).mean()
+        for network, loss in zip(networks, (of_discriminator, of_generator), strict=True):
+            parameters = list(network.parameters())
+            for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+                parameter.grad = gradient
+        for network, start, optimizer in zip(networks, starts, optimizers, strict=True):
+            network.load_state_dict(start)
+            optimizer.step()
+
+
+def go_back(networks: tuple, start: list) -> list:
+    """Half of the way, of both networks."""
+    for network, before in zip(networks, start, strict=True):
+        now = network.state_dict()
+        network.load_state_dict({key: before[key] + 0.5 * (now[key] - before[key]) for key in now})
+    return [deepcopy(network.state_dict()) for network in networks]
 
 
 @pytest.mark.slow

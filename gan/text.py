@@ -1,0 +1,66 @@
+"""Texts as tensors: a channel a character, and back; beside `images`, what samples are to people."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from gan.errors import GANError, counted
+
+SHOWN = 10  # characters that an error lists
+
+
+def plain_text(text: str) -> str:
+    """A text whose line breaks, tabs and runs of spaces are one space each, so that each sample is a line."""
+    return re.sub(r"\s+", " ", text).strip()
+
+
+def alphabet(text: str) -> str:
+    """The characters of a text, each once, in the order of their code points."""
+    return "".join(sorted(set(text)))
+
+
+def encoded(text: str, characters: str, whose: str) -> Tensor:
+    """A text as the places of its characters among `characters`: (T,), uint8, or int32 of more than 256.
+
+    Args:
+        text: Of T characters.
+        characters: Those that there are, each once.
+        whose: What the text is called, as in "the text my.txt".
+
+    Raises:
+        GANError: If it has others.
+    """
+    strange = Counter(character for character in text if character not in set(characters))
+    if strange:
+        most = [f"{character!r}" for character, _ in strange.most_common(SHOWN)]
+        more = f" and {len(strange) - SHOWN} more" if len(strange) > SHOWN else ""
+        raise GANError(
+            f"{whose} has {counted(len(strange), 'character')} that the model never saw, {', '.join(most)}{more}: take "
+            "them out, or train on that text, with data.characters null"
+        )
+    place = {character: number for number, character in enumerate(characters)}
+    dtype = torch.uint8 if len(characters) <= 256 else torch.int32
+    return torch.tensor([place[character] for character in text], dtype=dtype)
+
+
+def decoded(samples: Tensor, characters: str) -> list[str]:
+    """The texts that samples stand for, the likeliest character at each position.
+
+    Args:
+        samples: (N, V, L), a channel for each of the V characters.
+        characters: These V.
+    """
+    return of_codes(samples.argmax(1), characters)
+
+
+def of_codes(codes: Tensor, characters: str) -> list[str]:
+    """The texts of places (N, L) among `characters`."""
+    return ["".join(characters[place] for place in row) for row in codes.tolist()]
+
+
+def in_lines(texts: Iterable[str]) -> str:
+    """Texts, one a line."""
+    return "".join(f"{text}\n" for text in texts)

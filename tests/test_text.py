@@ -1,0 +1,35 @@
+"""Texts as tensors, and back."""
+
+import pytest
+import torch
+
+from gan.text import alphabet, decoded, encoded, in_lines, plain_text
+
+
+def test_there_and_back():
+    text = "Ein Käse,\n  zwei\tKäse. "
+    plain = plain_text(text)
+    assert plain == "Ein Käse, zwei Käse."
+    characters = alphabet(plain)
+    assert characters == " ,.EKeinswzä"
+    codes = encoded(plain, characters, "it")
+    assert codes.dtype == torch.uint8
+    samples = torch.nn.functional.one_hot(codes.long(), len(characters)).T[None].float()
+    assert decoded(samples, characters) == [plain]
+    assert decoded(torch.cat([samples, samples.softmax(1)]), characters) == [plain, plain]
+    assert in_lines(["a", "b"]) == "a\nb\n"
+
+
+def test_more_characters_than_a_byte_has():
+    characters = "".join(map(chr, range(0x4E00, 0x4E00 + 300)))
+    codes = encoded(characters, characters, "it")
+    assert codes.tolist() == list(range(300))
+
+
+def test_characters_that_are_not_known_are_listed_the_most_frequent_first():
+    with pytest.raises(ValueError, match=r"^it has 2 characters that the model never saw, 'z', 'é': .*null$"):
+        encoded("azéaz", "a", "it")
+    with pytest.raises(ValueError, match="has 1 character that the model never saw, 'b': "):
+        encoded("ab", "a", "it")
+    with pytest.raises(ValueError, match=r"has 16 characters .*, 'k' and 6 more: "):
+        encoded("abcdefghijklmnopq", "a", "it")
