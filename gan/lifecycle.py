@@ -23,6 +23,7 @@ from gan.checkpoints import check_checkpoint
 from gan.config import KEY as CONFIG
 from gan.errors import GANError, counted
 from gan.games import Extragradient, Lookahead
+from gan.gradients.norms import unscale
 from gan.loader import KeyedLoaders, held_out, key_loaders, place_in
 from gan.loggers import number_by_batches
 from gan.losses import Loss
@@ -269,6 +270,8 @@ class Lifecycle(L.LightningModule):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Lets a step of the extragradient method begin where the batch did, after all callbacks have seen it."""
         if self.looks is not None:
+            if self.looks.given_up:  # a loss scaler wants to have seen the gradients that are dropped
+                unscale(optimizer, getattr(self.trainer.precision_plugin, "scaler", None))
             self.looks.begin(optimizer)
 
     def rolled_back(self) -> None:

@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from callbacks.test_non_finite_guard import run
+from callbacks.test_non_finite_guard import half, run
 from conftest import Recorder, SmallMNIST, same_weights
 from lightning import Callback
 from torch import nn
@@ -411,6 +411,40 @@ def test_a_batch_of_extragradient_that_is_taken_back(make_gan, make_trainer, ste
         assert all(unchanged(one[key], two[key]) for key in one)
     assert not unchanged(now, kept.kept[7][0])
     assert trainer.global_step == 8
+
+
+FLOAT16 = {
+    "sgd": partial(SGD, lr=0.01),
+    "fused": partial(Adam, lr=1e-3, fused=True),
+    "optimistic": OptimisticAdam,
+    "past": PastExtraAdam,
+}
+
+
+@pytest.mark.parametrize("optimizer", FLOAT16.values(), ids=list(FLOAT16))
+def test_steps_that_overflow_in_float16_move_nothing(make_gan, make_trainer, optimizer):
+    """All four of the first batch, by which the loss scale is found; Lookahead comes right after."""
+    both = {"generator_optimizer": optimizer, "discriminator_optimizer": optimizer, "lookahead": Lookahead(every=1)}
+    gan, kept, guard = make_gan(extragradient=True, **both), Kept(), NonFiniteGuard()
+    scaler, trainer, ending, _ = half(make_trainer, gan, [guard, kept], scale=2.0**40, max_steps=12)
+    assert ending == "done"
+    assert scaler.get_scale() < 2**37
+    assert guard.counts == {"discriminator": 0, "generator": 0}
+    assert unchanged(kept.kept[0][0], kept.kept[1][0])
+    assert not unchanged(kept.kept[0][0], gan.state_dict())
+    assert all(value.isfinite().all() for value in gan.state_dict().values())
+    assert trainer.global_step == 12
+
+
+@pytest.mark.parametrize("optimizer", FLOAT16.values(), ids=list(FLOAT16))
+def test_a_batch_that_is_taken_back_in_float16(make_gan, make_trainer, optimizer):
+    gan, kept = make_gan(extragradient=True, generator_optimizer=optimizer, discriminator_optimizer=optimizer), Kept()
+    callbacks = [Bad(3, 0), NonFiniteGuard("rollback", every=1), kept]
+    _, _, ending, said = half(make_trainer, gan, callbacks, scale=0.5, max_steps=6)
+    assert ending == "done"
+    assert len(said) == 1
+    assert unchanged(kept.kept[3][0], kept.kept[4][0])
+    assert not unchanged(kept.kept[4][0], kept.kept[5][0])
 
 
 SETTINGS = {
