@@ -13,8 +13,8 @@ from gan.checkpoints import steps
 from gan.config import config_in, is_own
 from gan.errors import GANError
 from gan.folder import RunFolder
-from gan.gradients.change import brief
-from gan.gradients.symptoms import ended_badly
+from gan.gradients.change import brief, wraps
+from gan.optim import OPTIMIZER_ORDER
 from gan.trials import FINDINGS, Outcome, Trial, fids_in, findings_in, rows_of, told_at
 from gan.trust import PACKAGE, check_names, named_in, packages, resolve
 from gan.words import given_by, read
@@ -23,6 +23,7 @@ BUDGET = 1000  # batches of a trial, if not given and the run has more
 MEASUREMENTS = 12  # that a trial takes at least
 SCORES = 4  # likewise
 HEALED = 0.5  # of the FID as it was
+BUT = "But "  # in a report, before what a run that is over its conditions suffers from
 
 
 @dataclass
@@ -52,12 +53,20 @@ class Treatment:
         return found
 
     @property
-    def brief(self) -> str:
-        """Its words in short, to be read and not to be typed."""
+    def brief(self) -> list[str]:
+        """What each of its settings does, in short, to be read and not to be typed."""
         settings = ((words[0].removeprefix("--").partition("=")[0], key) for key, words in self.parts.items())
-        return ", ".join(
-            f"{name.removeprefix('model.')} {brief(read(' '.join(value)))}" for name, (_, *value) in settings
-        )
+        return [f"{name.removeprefix('model.')} {brief(read(' '.join(value)))}" for name, (_, *value) in settings]
+
+    def replaces(self, config: Mapping[str, Any]) -> list[str]:
+        """The classes of a config's networks that it puts others in the place of."""
+        found = []
+        for key, words in self.parts.items():
+            network = words[0].removeprefix("--").partition("=")[0].removeprefix("model.")
+            now, new = config["model"].get(network), read(" ".join(key[1:]))
+            if network in OPTIMIZER_ORDER and isinstance(new, dict) and isinstance(now, dict) and not wraps(new):
+                found += [now["class_path"].rpartition(".")[2]] if new.get("class_path") != now["class_path"] else []
+        return found
 
     @property
     def options(self) -> set[str]:
@@ -131,7 +140,7 @@ def read_case(folder: Path, trust: Sequence[str]) -> Case:
     case = Case(folder, config, trusted, read_findings(folder, config))
     open_ones = [found for found in case.findings if found["until"] is None]
     if not open_ones and case.findings:
-        case.late = ended_badly(by_batch(fids_in(folder)))
+        case.late = bad_end(folder)
     last = max((found["since"] for found in case.findings), default=0)
     told_last = [found for found in case.findings if found["since"] == last]
     case.targets = open_ones or (told_last if case.late else [])
@@ -184,9 +193,18 @@ def read_findings(folder: Path, config: Mapping[str, Any]) -> list[dict[str, Any
     )
 
 
-def by_batch(fids: Mapping[int, float]) -> list[float]:
-    """FIDs in the order of their batches."""
-    return [fids[batch] for batch in sorted(fids)]
+def bad_end(folder: Path) -> str:
+    """Why a run has ended badly though its gradients are well, as its report says; nothing if it has not."""
+    said = [line for line in report_of(folder) if line.startswith(BUT)]
+    return said[0].removeprefix(BUT).rstrip(".") if said else ""
+
+
+def report_of(folder: Path) -> list[str]:
+    """The lines of what the doctor of a run says at the head of its report; none where there is no report."""
+    try:
+        return (folder / "report.md").read_text("utf-8").splitlines()[:5]
+    except (OSError, UnicodeDecodeError):
+        return []
 
 
 def check_words(words: Sequence[str], trust: Sequence[str], source: Path) -> None:

@@ -24,10 +24,11 @@ from gan.case import (
     HEALED,
     Case,
     Treatment,
-    by_batch,
+    bad_end,
     default_budget,
     plan,
     read_case,
+    report_of,
     run_itself,
     well_checkpoints,
     whole,
@@ -35,14 +36,12 @@ from gan.case import (
 from gan.config import as_text
 from gan.errors import GANError, counted
 from gan.folder import RunFolder
-from gan.gradients.symptoms import ended_badly
 from gan.paths import as_word, local_path
 from gan.suggestions import Parser
 from gan.trials import (
     OUTPUT,
     Outcome,
     Trial,
-    fids_in,
     folder_of,
     is_over,
     side_by_side,
@@ -82,14 +81,18 @@ def cure(words: list[str]) -> None:
         )
     if not case.targets:
         over = f"; {counted(len(case.findings), 'condition')} came and went" if case.findings else ""
-        bad = ended_badly(by_batch(fids_in(case.folder)))
+        bad = bad_end(case.folder)
         well = f"shows nothing that could be cured, but {bad}: its doctor found" if bad else "is well:"
         console.print(f"{case.folder} {well} nothing wrong with the gradients{over}", markup=False)
         return
     if not case.treatments:
         no_cure(case, console, "none of the prescriptions is a setting")
     with held(case.folder / FOLDER) as folder:
-        treat(case, folder, args.budget, args.jobs, console)
+        try:
+            treat(case, folder, args.budget, args.jobs, console)
+        except KeyboardInterrupt:
+            console.print("taken up       is what has been trained, by the same command", markup=False)
+            raise
 
 
 @contextmanager
@@ -120,12 +123,12 @@ def treat(case: Case, folder: Path, budget: int | None, jobs: int, console: Cons
     budget = budget or default_budget(case)
     plans = [(each, plan(case, each.settings, budget)) for each in case.treatments]
     begins = {trial.begin for _, trial in plans}
-    console.print(first_line(case, budget, len(plans), begins, jobs), markup=False)
+    bases = {begin: run_itself(case, begin, begin + budget) for begin in begins}
+    console.print(first_line(case, budget, len(plans), None in bases.values(), begins, jobs), markup=False)
     if case.late:
         console.print(
             f"over           all conditions are, but {case.late}: what was told last is treated", markup=False
         )
-    bases = {begin: run_itself(case, begin, begin + budget) for begin in begins}
     ward = Ward(case, folder, jobs, console)
     untold = [plan(case, (), budget, begin) for begin, base in sorted(bases.items()) if base is None]
     outcomes = ward.run([*untold, *(trial for _, trial in plans)])
@@ -140,12 +143,13 @@ def treat(case: Case, folder: Path, budget: int | None, jobs: int, console: Cons
     conclude(case, folder, rows, [base for _, base in sorted(bases.items()) if base is not None], console)
 
 
-def first_line(case: Case, budget: int, number: int, begins: set[int], jobs: int) -> str:
+def first_line(case: Case, budget: int, number: int, untold: bool, begins: set[int], jobs: int) -> str:
     """What is about to be done."""
     begin = " or ".join("its start" if begin == 0 else f"batch {begin:,}" for begin in sorted(begins))
     side = f", {jobs} at a time" if jobs > 1 else ""
+    too = ", and the run as it was" if untold else ""
     batches = counted(budget, "batch", "batches")
-    tried = f"tries {counted(number, 'prescription')}, {batches} each from {begin}"
+    tried = f"tries {counted(number, 'prescription')}{too}, {batches} each from {begin}"
     seed = f"seed {case.config['seed_everything']}"
     return f"cure           {case.folder}: {', '.join(case.names)}; {tried}, {seed}{side}"
 
@@ -261,11 +265,17 @@ def conclude(case: Case, folder: Path, rows: list[Row], bases: list[Outcome], co
         cured.unlink(missing_ok=True)  # of other trials
         nearest = min(rows, key=lambda row: row.rank).outcome
         if nearest.failure:
-            no_cure(case, console, f"no trial came to its end ({nearest.folder / OUTPUT})")
+            no_cure(case, console, f"no prescription came to its end ({nearest.folder / OUTPUT})")
         no_cure(case, console, f"the nearest: {title(nearest)}: {in_short(nearest)}")
     best = healed[0]
     write(cured, as_text(whole(case.config, best.treatment, best.outcome)))
     console.print(f"healed         {title(best.outcome)}: {in_short(best.outcome)}", markup=False)
+    if replaced := best.treatment.replaces(case.config):
+        keeps = next((row for row in healed if not row.treatment.replaces(case.config)), None)
+        kept = "nothing that keeps it heals" if keeps is None else f"what keeps it: {title(keeps.outcome)}"
+        kept = kept.replace("keeps it", "keeps them") if len(replaced) > 1 else kept
+        short = "" if keeps is None else f": {in_short(keeps.outcome)}"
+        console.print(f"replaced       {' and '.join(replaced)}; {kept}{short}", markup=False)
     console.print(f"table          {folder / 'table.md'}", markup=False)
     console.print(f"config         {cured}", markup=False)
     console.print(f"train on       {command_for(case, best, cured)}", markup=False)
@@ -316,18 +326,15 @@ def command_for(case: Case, row: Row, cured: Path) -> str:
 # ---------------------------------------------------------------------- words
 
 
-def title(outcome: Outcome) -> str:
+def title(outcome: Outcome, between: str = ", ") -> str:
     """What a trial did otherwise, in short; its command is in `output.txt`."""
-    return Treatment(outcome.settings).brief if outcome.settings else AS_IT_WAS
+    return between.join(Treatment(outcome.settings).brief) if outcome.settings else AS_IT_WAS
 
 
 def too_little(folder: Path) -> str:
     """What the report of a run says, where that is too little to tell; "" where it says more, or there is none."""
-    try:
-        said = (folder / "report.md").read_text("utf-8").splitlines()[2]
-    except (OSError, UnicodeDecodeError, IndexError):
-        return ""
-    return said.rstrip(".") if f": {TOO_LITTLE}" in said else ""
+    said = [line for line in report_of(folder) if f": {TOO_LITTLE}" in line]
+    return said[0].rstrip(".") if said else ""
 
 
 def in_short(outcome: Outcome) -> str:
@@ -365,7 +372,7 @@ def cells(outcome: Outcome, healed: str) -> tuple[str, ...]:
     said = f"failed: {outcome.failure}" if outcome.failure else says(outcome)
     begun = f" from batch {outcome.begin:,}" if outcome.begin and not outcome.settings else ""
     seconds = "" if outcome.seconds is None else f"{outcome.seconds:.0f}"
-    return number, title(outcome) + begun, said, fid, f"{outcome.batches:,}", seconds, healed
+    return number, title(outcome, ",\n") + begun, said, fid, f"{outcome.batches:,}", seconds, healed
 
 
 def all_cells(rows: Sequence[Row], bases: Sequence[Outcome]) -> list[tuple[str, ...]]:
@@ -378,7 +385,7 @@ def all_cells(rows: Sequence[Row], bases: Sequence[Outcome]) -> list[tuple[str, 
 
 def table_of(rows: Sequence[Row], bases: Sequence[Outcome]) -> Table:
     """The table for a terminal."""
-    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), collapse_padding=True)
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), collapse_padding=True, leading=1)
     for name in COLUMNS:
         is_number = name in ("FID", "batches", "seconds")
         table.add_column(name, justify="right" if is_number else "left", overflow="fold", no_wrap=is_number)

@@ -39,6 +39,7 @@ class GAN(Lifecycle):
 
     Images are float32 (N, C, H, W) in [-1, 1], latents are standard normal (N, latent_dim), logits are (N,), or
     (N, ...) of a discriminator that judges patches: a sample's logit is then their mean, and its loss that of theirs.
+    Samples of another kind are (N, ...), in the `sample_shape` that the data module states.
 
     What an image is to be of is its `condition`: int64 labels (N,), or a source image, (N, C', H', W') in [-1, 1]. A
     network is conditional if its `forward` takes one as a second input: `generator(latents, condition)`,

@@ -96,7 +96,7 @@ def test_settings_that_a_checkpoint_does_not_fit(words, changes):
 @pytest.mark.parametrize(
     ("words", "brief"),
     [
-        (["--model.n_critic", "1"], "n_critic 1"),
+        (["--model.n_critic", "1"], ["n_critic 1"]),
         (
             [
                 "--model.penalties",
@@ -105,20 +105,35 @@ def test_settings_that_a_checkpoint_does_not_fit(words, changes):
                 "--model.n_critic",
                 "1",
             ],
-            "penalties [R1(weight=1, every=4)], weight_clip null, n_critic 1",
+            ["penalties [R1(weight=1, every=4)]", "weight_clip null", "n_critic 1"],
         ),
         (
             [
                 "--model.discriminator",
-                "{class_path: r.Normalized, init_args: {network: {class_path: r.Logit, init_args: {network: "
+                "{class_path: gan.networks.repair.Normalized, init_args: {network: {class_path: "
+                "gan.networks.repair.Logit, init_args: {network: "
                 "{class_path: own.Critic, init_args: {a: 1, b: 2, c: 3, d: 4}}}}}}",
             ],
-            "discriminator Normalized(Logit(Critic))",
+            ["discriminator Normalized(Logit(Critic))"],
         ),
     ],
 )
 def test_words_in_short(words, brief):
     assert Treatment(tuple(words)).brief == brief
+
+
+@pytest.mark.parametrize(
+    ("network", "replaced"),
+    [
+        ("{class_path: own.Judge, init_args: {width: 8}}", []),
+        ("{class_path: gan.networks.repair.Logit, init_args: {network: {class_path: own.Judge}}}", []),
+        ("{class_path: gan.networks.DCGANDiscriminator}", ["Judge"]),
+    ],
+)
+def test_whose_networks_are_replaced(network, replaced):
+    config = {"model": {"discriminator": {"class_path": "own.Judge"}, "generator": {"class_path": "own.Painter"}}}
+    treatment = Treatment(("--model.discriminator", network, "--model.generator.width", "8", "--model.n_critic", "1"))
+    assert treatment.replaces(config) == replaced
 
 
 def test_a_short_run_is_measured_often_enough(tmp_path):

@@ -235,7 +235,7 @@ def test_what_fits_a_checkpoint_goes_on_from_where_the_run_was_well(config, fork
     Path("run/findings.json").write_text(json.dumps([finding(HEALS, network, since=4)]), "utf-8")
     assert cured("--budget", "4") == 0
     said = capsys.readouterr().out
-    assert "2 prescriptions, 4 batches each from its start or batch 2" in said
+    assert "2 prescriptions, and the run as it was, 4 batches each from its start or batch 2" in said
     assert rows()[:4] == [
         ["as it was", SICK, "40", "4", ""],
         ["as it was from batch 2", SICK, "40", "4", ""],
@@ -300,7 +300,7 @@ def test_trials_that_all_fail(config, forks, capsys):
     sick(config, finding(HEALS, HELPS))
     assert cured() == 1
     assert [row[1] for row in rows()[1:]] == ["failed: model.accumulate must be at least 1, got 0"] * 2
-    assert "no trial came to its end (run/cure/1/output.txt)" in capsys.readouterr().out
+    assert "no prescription came to its end (run/cure/1/output.txt)" in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------------- again
@@ -402,25 +402,43 @@ def test_a_run_that_is_well(config, capsys):
     assert not Path("run/cure").exists()
 
 
+def reported(folder: Path, *lines: str) -> None:
+    """A report with what its doctor says at the head."""
+    (folder / "report.md").write_text("\n\n".join(["# What the gradients say", *lines, "## The latest"]), "utf-8")
+
+
 def test_a_run_that_is_bad_without_a_word(config, capsys):
-    sick(config, fid=90)
+    reported(sick(config), "9 measurements up to batch 9: nothing wrong with the gradients.", "But FID 9 is bad.")
     assert cured() == 0
     said = (
-        "run shows nothing that could be cured, but FID 90 at the end is more than half of the first, 100: its doctor "
+        "run shows nothing that could be cured, but FID 9 is bad: its doctor found nothing wrong with the gradients\n"
     )
-    assert capsys.readouterr().out == f"{said}found nothing wrong with the gradients\n"
+    assert capsys.readouterr().out == said
 
 
 def test_a_run_whose_conditions_are_over(config, forks, capsys):
     """Well if its FID is; else what was told last is treated."""
     folder = sick(config, finding(HELPS, until=2, since=1), finding(HEALS, until=3, since=2), fid=40)
+    reported(folder, "9 measurements up to batch 9: nothing wrong with the gradients.")
     assert cured() == 0
     assert "run is well: nothing wrong with the gradients; 2 conditions came and went" in capsys.readouterr().out
-    (folder / "metrics.csv").write_text("step,fid/own\n1,10\n3,40\n", "utf-8")
+    reported(folder, "9 measurements up to batch 9: nothing wrong with the gradients.", "But FID 40 is bad.")
     assert cured() == 0
     said = capsys.readouterr().out
-    assert "all conditions are, but FID 40 at the end is more than twice the best, 10" in said
+    assert "all conditions are, but FID 40 is bad" in said
     assert [row[0] for row in rows()[1:]] == [shlex.join(HEALS)]
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_network_that_is_replaced_is_said(config, forks, capsys, keeps):
+    """And what heals with the user's own."""
+    other = ["--model.discriminator", "{class_path: gan.networks.DCGANDiscriminator}", RATE, "0.0005"]
+    sick(config, finding(other, *([HEALS] if keeps else [])))
+    assert cured() == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("replaced ")]
+    own = config["model"]["discriminator"]["class_path"].rpartition(".")[2]
+    told = "what keeps it: discriminator_optimizer.lr 0.001: nothing wrong, FID 10"
+    assert line == f"replaced       {own}; {told if keeps else 'nothing that keeps it heals'}"
 
 
 @pytest.mark.parametrize(

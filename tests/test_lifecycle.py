@@ -9,12 +9,18 @@ from commands import equal, load
 from conftest import Pairs, Recorder, TableLogger, same_weights
 from lightning import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
+from texts import make_data
+from texts import make_gan as make_gan_of_texts
+from torch import nn
 from torch.optim import SGD, Adam
+from torch.utils.data import DataLoader
 
 from gan import GAN
-from gan.callbacks import GeneratorEMA
+from gan.augment import DiffAugment
+from gan.callbacks import GeneratorEMA, GradientDoctor, GradientMonitor
 from gan.errors import GANError
 from gan.generate import export, sample
+from gan.gradients.rules import Thresholds
 from gan.images import to_uint8
 from gan.losses import Wasserstein
 from gan.networks import (
@@ -30,7 +36,7 @@ from gan.networks import (
     UNetGenerator,
 )
 from gan.optim import WarmupCosine
-from gan.penalties import R1, GradientPenalty
+from gan.penalties import DRAGAN, R1, GradientPenalty
 from gan.terms import Classification
 
 SHAPE = (1, 28, 28)
@@ -433,3 +439,56 @@ def test_an_average_has_32_bits_at_least(make_gan, dtype, average):
         assert gan(latents).dtype == dtype
     assert before.dtype == dtype
     assert before.to("meta").generator_ema.output.weight.is_meta
+
+
+class Bend(nn.Module):
+    """Latents (N, 2) to points on a bent line, (N, 3)."""
+
+    latent_dim = 2
+
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.output = nn.Linear(2, 16), nn.Linear(16, 3)
+
+    def forward(self, latents):
+        return self.output(torch.relu(self.hidden(latents)))
+
+
+class Judge(nn.Module):
+    """Points (N, 3) to logits (N,)."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.output = nn.Linear(3, 16), nn.Linear(16, 1)
+
+    def forward(self, points):
+        return self.output(torch.relu(self.hidden(points))).squeeze(1)
+
+
+def test_samples_need_be_no_images(make_trainer):
+    """Points of any range are trained on, watched, and found in no wrong one."""
+    torch.manual_seed(0)
+    t = torch.linspace(-3, 3, 512)
+    points = 20 * torch.stack([t.sin(), t.cos(), t], 1)
+    loader = DataLoader(points, batch_size=32, shuffle=True)
+    doctor = GradientDoctor(thresholds=Thresholds(slope=1e9))
+    gan = GAN(Bend(), Judge(), penalties=[GradientPenalty(), DRAGAN(), R1(1.0)])
+    callbacks = [GeneratorEMA(), GradientMonitor(every=4), doctor]
+    make_trainer(max_steps=24, callbacks=callbacks).fit(gan, loader)
+    assert gan.sample(5).shape == (5, 3)
+    assert doctor.measured == 7
+    assert "wrong range" not in [told["name"] for told in doctor.told]
+    with pytest.raises(GANError, match=r"must have images of shape \(N, 3\), and has \(32, 4\)"):
+        make_trainer(max_steps=30).fit(gan, DataLoader(torch.zeros(64, 4), batch_size=32))
+
+
+def test_texts_of_other_characters_are_a_line(make_trainer, tmp_path):
+    data = make_data(tmp_path)
+    gan = make_gan_of_texts(data)
+    other = make_data(tmp_path, characters=data.characters[::-1])
+    with pytest.raises(
+        GANError, match=r"^generator TextGenerator makes texts of ' .*z', and the data has 'z.* ': give"
+    ):
+        make_trainer().fit(gan, other)
+    with pytest.raises(GANError, match=r"^model.augment=DiffAugment changes images, and generator TextGenerator makes"):
+        make_trainer().fit(make_gan_of_texts(data, augment=DiffAugment()), data)

@@ -208,8 +208,8 @@ def test_a_config_may_be_a_text(capsys):
         ("Resnet", "did you mean resnet?"),
         (
             "mine.yaml",
-            "there are acgan, article, conditional, dcgan, default, hinge_sn, inpaint, r3gan, resnet, "
-            "semisupervised, superres, text, wgan_gp",
+            "there are acgan, article, conditional, dcgan, default, extragradient, hinge_sn, inpaint, optimistic, "
+            "r3gan, resnet, semisupervised, superres, text, wgan_gp",
         ),
         ("../pyproject", "there are acgan, article"),
     ],

@@ -24,7 +24,7 @@ from gan.gradients.diagnose import can_be_over, diagnose
 from gan.gradients.patient import PENALTIES, REPAIRS, Patient, part
 from gan.gradients.prescribe import Prescription, prescribe, unrepeated
 from gan.gradients.rules import WINDOW, Finding, Record, Score, Thresholds
-from gan.gradients.symptoms import SYMPTOM_NAMES, ended_badly
+from gan.gradients.symptoms import NO_PROGRESS, SYMPTOM_NAMES, ended_badly
 from gan.loggers import log_text
 from gan.module import GAN
 from gan.networks import is_conditional
@@ -67,7 +67,7 @@ class GradientDoctor(Callback):
         self.patience = patience
         self.thresholds = thresholds or Thresholds()
         self.stats: list[GradientStats] = []  # the latest, without histograms
-        self.scores: list[Score] = []
+        self.scores: list[Score] = []  # the first, the best and the latest
         self.measured = 0
         self.non_finite = 0  # gradients, up to the latest measurement
         self.seen: dict[str, int] = {}  # by condition: measurements in a row that show it, or below 0 that do not
@@ -122,7 +122,8 @@ class GradientDoctor(Callback):
         curable = any(each["settings"] for told in self.present.values() for each in told["prescriptions"])
         tries = f"`{shlex.join(words)}` tries what " if self.has_command(trainer) else ""
         if self.ended_badly:
-            say(trainer, f"               but {self.ended_badly}{tries and f': {tries}was told last'}")
+            way = f": {tries}was told last" if tries and self.told else ""
+            say(trainer, f"               but {self.ended_badly}{way}")
         elif tries and curable:
             say(trainer, f"               {tries}is prescribed, in short runs")
         if self.measured < FEW and trainer.global_step >= SHORT:
@@ -158,8 +159,8 @@ class GradientDoctor(Callback):
             covered = int(latest["modes_covered"]) if "modes_covered" in latest else None
             classes = tracker.evaluator.num_classes
             largest = tracker.evaluator.largest_class
-            score = Score(int(latest["step"]), latest["fid"], latest["fid_floor"], covered, classes, largest)
-            self.scores = [*self.scores, score]
+            values = latest["fid"], latest["fid_floor"], covered, classes, largest, tracker.evaluator.variance
+            self.scores = kept([*self.scores, Score(int(latest["step"]), *values)])
 
     def found_by_guards(self, why: str = "") -> list[Finding]:
         """What a NonFiniteGuard has met since the measurement before."""
@@ -183,10 +184,13 @@ class GradientDoctor(Callback):
             elif name not in hidden and can_be_over(name, record, self.thresholds):
                 self.seen[name] = min(streak, 0) - 1
         for finding in findings:
+            if finding.name == NO_PROGRESS and self.present:
+                continue  # what is there may be why
             if finding.name not in self.present and (finding.certain or self.seen[finding.name] >= self.patience):
                 self.tell(trainer, pl_module, finding)
         for name, told in self.present.items():
-            if self.seen.get(name, 0) <= -self.patience:
+            # Scores are few: what has been told of them at once is also over at once.
+            if self.seen.get(name, 0) <= (-1 if name == NO_PROGRESS and told["certain"] else -self.patience):
                 told["until"] = trainer.global_step
                 say(trainer, f"doctor         batch {trainer.global_step:,}: {name} is over")
                 self.write(trainer)
@@ -203,8 +207,13 @@ class GradientDoctor(Callback):
         if finding.symptoms:
             say(trainer, f"               and what follows from it: {', '.join(finding.symptoms)}")
         of_told = [(told["since"], each) for told in self.told[:-1] for each in told["prescriptions"]]
-        before = {tuple(each["settings"]): since for since, each in of_told if each["settings"]}
-        for number, each in enumerate(unrepeated(prescriptions)):
+        before = {tuple(each["settings"]): since for since, each in reversed(of_told) if each["settings"]}
+        prescribed = unrepeated(prescriptions)
+        typed = [each.settings for each in prescribed if each.settings]
+        if typed and all(settings in before for settings in typed):
+            say(trainer, f"               cure: as told at batch {before[typed[0]]:,}")
+            prescribed = []
+        for number, each in enumerate(prescribed):
             since = before.get(each.settings)
             again = "" if since is None else f", as told at batch {since:,}"
             say(trainer, f"               {'or' if number else 'cure:'} {each.text}{again}")
@@ -273,8 +282,8 @@ class GradientDoctor(Callback):
 
     @property
     def ended_badly(self) -> str:
-        """Why a run whose conditions are over is not well all the same; nothing if it is, or if there were none."""
-        return ended_badly([score.fid for score in self.scores]) if self.told and not self.present else ""
+        """Why a run whose conditions are over is not well all the same; nothing if it is."""
+        return "" if self.present else ended_badly(self.scores)
 
     @property
     def basis(self) -> str:
@@ -286,7 +295,7 @@ class GradientDoctor(Callback):
         step = self.stats[-1].step if self.stats else 0
         lines = ["# What the gradients say", ""]
         lines += [f"{self.basis} up to batch {step:,}: {self.verdict}.", ""]
-        lines += [sentence(f"but {self.ended_badly}"), ""] if ended and self.ended_badly else []
+        lines += [sentence(f"but {self.ended_badly}"), ""] if self.ended_badly else []
         for told in self.told:
             until = "now" if told["until"] is None else f"batch {told['until']:,}"
             lines += [f"## {told['name'].capitalize()}: batch {told['since']:,} to {until}", "", *paragraph(told), ""]
@@ -296,6 +305,12 @@ class GradientDoctor(Callback):
                 lines += ["Layer by layer, over the run:", ""]
                 lines += [f"![{name}](gradients/heatmap_{name}.png)" for name in OPTIMIZER_ORDER[::-1]]
         return "\n".join(lines) + "\n"
+
+
+def kept(scores: Sequence[Score]) -> list[Score]:
+    """The first of some scores, the best, and the latest that rules look at."""
+    best = min(scores, key=lambda score: score.fid)
+    return [score for score in scores if score in (scores[0], best) or score in scores[-WINDOW:]]
 
 
 def are_importable(words: Sequence[str]) -> bool:

@@ -123,7 +123,8 @@ class RunProgress(ProgressBar):
         if trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere
             return  # a trial, of which a command keeps nothing
         folder = Path(trainer.default_root_dir)
-        for what, path in (("pictures", folder / "samples"), ("checkpoint", folder / "checkpoints" / "last.ckpt")):
+        kind = "texts" if hasattr(pl_module.generator, "characters") else "pictures"
+        for what, path in ((kind, folder / "samples"), ("checkpoint", folder / "checkpoints" / "last.ckpt")):
             if path.exists():
                 self.print(f"{what:<15}{path}")
 

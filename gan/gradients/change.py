@@ -19,6 +19,7 @@ class Change:
         needed: Whether nothing else can help without.
         brief: What they are, in a word or two, among others; the text if not given.
         by_hand: What does the same in one's own code, to be told where the command does not take the settings.
+        wrappers: Those that would do it, where that is to be done by hand: what one does is told once.
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -26,6 +27,7 @@ class Change:
     needed: bool = False
     brief: str = ""
     by_hand: str = ""
+    wrappers: frozenset[str] = frozenset()
 
     def __and__(self, other: "Change") -> "Change":
         """Both changes. Where they set the same, this one; of two repairs of a network, the second around the first."""
@@ -37,12 +39,13 @@ class Change:
                 settings[name] = around(value, settings[name])
             elif not covered(name, self.settings):
                 settings[name] = value
-        if other.settings and settings == self.settings:
+        if settings == self.settings and (other.settings or (other.wrappers and other.wrappers <= self.wrappers)):
             return self
         text = "; ".join(text for text in (self.text, other.text) if text)
         briefs = (each.brief or each.text for each in (self, other))
         brief = ", ".join(brief for brief in briefs if brief) if self.brief or other.brief else ""
-        return Change(settings, text, self.needed or other.needed, brief)
+        needed, wrappers = self.needed or other.needed, self.wrappers | other.wrappers
+        return Change(settings, text, needed, brief, wrappers=wrappers)
 
 
 NO_CHANGE = Change()
@@ -101,14 +104,14 @@ def word(value: Any) -> str:
 
 
 def brief(value: Any) -> str:
-    """A value in a few words, for a table: of a class its name, with what is within it or its arguments, if few."""
+    """A value in few words, for a table: of a class its name, with its arguments, if few; of a repair what it holds."""
     match value:
         case {"class_path": str(path)}:
-            arguments = value.get("init_args") or {}
-            within = [brief(each) for each in arguments.values() if isinstance(each, dict) and "class_path" in each]
-            few = [f"{name}={word(each)}" for name, each in arguments.items()] if len(arguments) <= FEW else []
-            inner = ", ".join(within or few)
-            return path.rpartition(".")[2] + (f"({inner})" if inner else "")
+            name, arguments = path.rpartition(".")[2], value.get("init_args") or {}
+            if wraps(value) and isinstance(network := arguments.get("network"), dict):
+                return f"{name}({brief(network) if wraps(network) else network['class_path'].rpartition('.')[2]})"
+            few = [f"{key}={brief(each)}" for key, each in arguments.items()] if len(arguments) <= FEW else []
+            return name + (f"({', '.join(few)})" if few else "")
         case list():
             return f"[{', '.join(map(brief, value))}]"
     return word(value)

@@ -22,7 +22,15 @@ from gan.gradients.causes import (
 )
 from gan.gradients.data import CONSTANT, OF_DATA, ONE_CLASS, REPEATED, UNSHUFFLED
 from gan.gradients.rules import Finding, Record, Thresholds
-from gan.gradients.symptoms import BY_HEART, COLLAPSE, IMBALANCE, OSCILLATION, SYMPTOM_NAMES, SYMPTOMS
+from gan.gradients.symptoms import (
+    BY_HEART,
+    COLLAPSE,
+    IMBALANCE,
+    NO_PROGRESS,
+    OSCILLATION,
+    SYMPTOM_NAMES,
+    SYMPTOMS,
+)
 from gan.gradients.wiring import DEAF, DETACHED, FROZEN, LAGGING, NEVER_UPDATED, OF_WIRING, PROBABILITIES, changed
 
 ALIKE = 0.01  # generated images nearer to each other than this, in distances between real ones, are one picture
@@ -42,7 +50,8 @@ FOLLOWS = {  # the causes that follow from another; symptoms follow from any
     SATURATED_OUTPUT: (DEAF,),
 }
 STARVING = (VANISHING_DEPTH, DEAD, SATURATED_OUTPUT)  # what leaves weights without a gradient
-ONLY = {LAGGING: (COLLAPSE, OSCILLATION), NEVER_UPDATED: (COLLAPSE, OSCILLATION)}  # by scores of the average
+OF_SCORES = (COLLAPSE, OSCILLATION, NO_PROGRESS)
+ONLY = {LAGGING: OF_SCORES, NEVER_UPDATED: OF_SCORES}  # as scores are of the average
 
 
 def diagnose(record: Record, thresholds: Thresholds) -> list[Finding]:

@@ -28,6 +28,7 @@ class Part:
         layers: The classes of a network's modules.
         ours: Whether its class is one of this package.
         base: The data module of this package that one's own derives from and that could be in its place; "" for none.
+        defaults: What a data module's arguments are if not given, and of one's own those of `base`.
         told: What a network is told of an image: "classes", "images", or "" for nothing; or that it tells the class
             itself, "classifies".
         repairs: Those of `gan.networks.repair` that can be around it, and would do something; what its end is, these
@@ -41,6 +42,7 @@ class Part:
     layers: frozenset[str] = frozenset()
     ours: bool = False
     base: str = ""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
     told: str = ""
     repairs: frozenset[str] = frozenset(REPAIRS)
     unknown: bool = False
@@ -64,6 +66,12 @@ class Part:
     def normalizes(self) -> bool:
         """Whether it has a normalisation, or is within one."""
         return any("Norm" in layer for layer in self.layers)
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Of these, what is not said by leaving it out."""
+        left_out = object()
+        return {name: value for name, value in self.arguments.items() if self.defaults.get(name, left_out) != value}
 
     def can_be(self, name: str, value: Any) -> bool:
         """Whether one of its settings can be given a value, and has another one."""
@@ -126,7 +134,10 @@ def part(thing: Any, spec: Spec | None, shapes: Mapping[str, Any], told: str = "
     if isinstance(thing, nn.Module):
         known["layers"] = frozenset(type(module).__name__ for module in thing.modules())
     else:
-        known["base"] = base_of(kind)
+        base = base_of(kind)
+        known["base"] = "" if base is None else f"{base.__module__.rpartition('.')[0]}.{base.__name__}"
+        parameters = inspect.signature(base or kind).parameters.values()
+        known["defaults"] = {each.name: each.default for each in parameters if each.default is not each.empty}
     return Part({"class_path": path, "init_args": arguments}, **known)
 
 
@@ -136,10 +147,10 @@ def is_ours(kind: type) -> bool:
     return package == PACKAGE and rest.partition(".")[0] != "lab"
 
 
-def base_of(kind: type) -> str:
-    """The class of this package that another one derives from and that could be in its place; "" for none."""
+def base_of(kind: type) -> type | None:
+    """The class of this package that another one derives from and that could be in its place; None for none."""
     if is_ours(kind):
-        return ""
+        return None
     for base in kind.__mro__[1:]:
         room = base.__module__.rpartition(".")[0]
         if (
@@ -147,8 +158,8 @@ def base_of(kind: type) -> str:
             and not any(is_ours(each) for each in base.__subclasses__())  # which is there to derive others from
             and getattr(sys.modules.get(room), base.__name__, None) is base
         ):
-            return f"{room}.{base.__name__}"
-    return ""
+            return base
+    return None
 
 
 def arguments_of(kind: type) -> dict[str, tuple[Any, ...]]:

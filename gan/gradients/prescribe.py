@@ -57,7 +57,7 @@ def prescribe(
     wrong, remedies = misfits(record, patient), list(REMEDIES[finding.name](finding, record, patient))
     if not takes(words_of(together([*wrong, *needed_of(wrong, remedies)]))):
         wrong, remedies = taken(wrong), [*taken(remedies[:1]), *remedies[1:]]
-    candidates = [*combined([change for change in wrong if change.settings], remedies)]
+    candidates = [*combined([change for change in wrong if change.settings or change.wrappers], remedies)]
     if settable := [change for change in candidates if change.settings]:
         usual = [*sound(record, patient), *settable[:1]]
         at_once = together(usual)
@@ -66,7 +66,7 @@ def prescribe(
         at_once = replace(at_once, text=f"what trains most networks: {at_once.brief or at_once.text}")
         candidates[1:1] = [*([at_once] if at_once.settings else []), *elsewhere(patient, usual)]
     told: dict[tuple[str, ...] | str, Prescription] = {}
-    for change in (*candidates, *(change for change in wrong if not change.settings)):
+    for change in (*candidates, *(change for change in wrong if not change.settings and not change.wrappers)):
         settings, text = words_of(change), once(change.text)
         if text and takes(settings):
             told.setdefault(settings or text, Prescription(settings, text))
@@ -79,7 +79,7 @@ def unrepeated(prescriptions: Sequence[Prescription]) -> list[Prescription]:
     return [
         each
         for number, each in enumerate(prescriptions)
-        if each.settings or not any(other.text.startswith(each.text) for other in prescriptions[:number])
+        if each.settings or not any(each.text in other.text for other in prescriptions[:number])
     ]
 
 

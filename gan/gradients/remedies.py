@@ -66,7 +66,8 @@ def of_wrong_range(finding: Finding, record: Record, patient: Patient) -> Iterat
     low, high = (0, 1) if low >= -0.01 and high <= 1.01 else (0, 255) if low >= -0.5 and high <= 255.5 else (low, high)
     text = f"the images of {data.place} lie in [{low:g}, {high:g}]: scale them there by "
     text += f"`images = 2 * (images {'-' if low >= 0 else '+'} {abs(low):g}) / {high - low:g} - 1`"
-    settings = class_of("gan.data.Rescaled", data=data.spec, low=float(f"{low:g}"), high=float(f"{high:g}"))
+    inner = class_of(data.spec["class_path"], **data.given)
+    settings = class_of("gan.data.Rescaled", data=inner, low=float(f"{low:g}"), high=float(f"{high:g}"))
     brief = f"Rescaled around {named(data)}"
     if not data.unknown:
         yield Change({"data": settings}, f"{text}, or leave that to Rescaled", needed=True, brief=brief)

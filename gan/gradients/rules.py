@@ -3,6 +3,7 @@
 `causes` and `symptoms` have the rules, `diagnose` asks them.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,8 @@ class Score:
         covered: Classes with at least a tenth of a fair share of the generated images, None without a classifier.
         classes: Classes that there are, likewise.
         largest_class: The share of the real images that are of the most frequent class, likewise.
+        variance: The sum of the variances of the real images' features, which is the FID of one and the same image,
+            their mean; NaN where it is not known.
     """
 
     step: int
@@ -31,6 +34,7 @@ class Score:
     covered: int | None = None
     classes: int | None = None
     largest_class: float | None = None
+    variance: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -92,9 +96,9 @@ class Thresholds:
         crawl: No progress: they cover as few classes, and the FID does not fall, and images of the same latents have
             moved by at most this part of the distance between two real ones in the last eight measurements. 1 or more
             in good runs.
-        far_from_floor: Or the FID is above this many times the floor,
-        no_better: and in two scores in a row above this part of what it was in the score before them. Good runs are
-            nearer, or get better.
+        far: Or the FID is above this many times the sum of the variances of the real images' features, which is the FID
+            of one and the same image, their mean,
+        no_better: and in two scores or more, above this part of what it was eight measurements ago or before.
         by_heart: Training images learnt by heart: to the discriminator, held-out images lie at least this part of the
             way from training images to generated ones, on average over the last eight measurements,
         by_chance: and by more than this many times what chance makes of it: the standard error of that average, with
@@ -138,7 +142,7 @@ class Thresholds:
     logit_flips: float = 0.25
     fid_over_floor: float = 50.0
     crawl: float = 0.5
-    far_from_floor: float = 200.0
+    far: float = 1.0
     no_better: float = 0.9
     by_heart: float = 0.4
     by_chance: float = 3.0

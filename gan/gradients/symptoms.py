@@ -83,20 +83,33 @@ def is_collapsing(record: Record, limits: Thresholds) -> bool:
 
 
 def no_progress(record: Record, limits: Thresholds) -> Finding | None:
-    """A generator that gets nowhere: its images hardly change, or they do, and are no better in three scores."""
+    """A generator that gets nowhere: its images hardly change, or they do, and are no better for long."""
     if mode_collapse(record, limits) or oscillation(record, limits):
         return None
-    fids, floor = [score.fid for score in record.scores[-3:]], record.scores[-1].floor if record.scores else 0.0
-    stuck = len(fids) == 3 and fids[-1] > limits.far_from_floor * floor and min(fids[1:]) > limits.no_better * fids[0]
+    stuck = is_stuck(record, limits)
     classes, moved = few_classes(record, limits), hardly_moved(record, limits)
     if stuck:
-        scores = ", ".join(f"{fid:.3g}" for fid in fids)
-        why = f"in three scores the FID is {scores}: no better, and far from that of real images, {floor:.2g}"
+        why = f"{stuck}: further from real images than one and the same image, their mean, would be"
     elif classes and moved:
         why = f"{moved}{classes}"
     else:
         return None
-    return Finding(NO_PROGRESS, why, "Salimans et al. 2016, arXiv:1606.03498", network="generator", certain=stuck)
+    reference = "Salimans et al. 2016, arXiv:1606.03498"
+    return Finding(NO_PROGRESS, why, reference, network="generator", certain=bool(stuck))
+
+
+def is_stuck(record: Record, limits: Thresholds) -> str:
+    """How a sentence begins on scores that are bad and have been no worse for long; "" on others."""
+    begin = record.stats[0].step if len(record.stats) >= WINDOW else 0
+    before = [score for score in record.scores[:-2] if score.step <= begin]
+    since = record.scores[len(before) :]
+    if not before or not since[-1].fid > limits.far * since[-1].variance:
+        return ""
+    scores = [before[-1], *since]
+    if not min(score.fid for score in since) > limits.no_better * before[-1].fid:
+        return ""
+    fids = ", ".join(f"{score.fid:.3g}" for score in scores)
+    return f"from batch {before[-1].step:,} on the FID is {fids}, and no better"
 
 
 def hardly_moved(record: Record, limits: Thresholds) -> str:
@@ -158,14 +171,18 @@ def stalled(scores: Sequence[Score]) -> bool:
     return len(scores) > 1 and scores[-1].fid > 0.95 * min(score.fid for score in scores[:-1])
 
 
-def ended_badly(fids: Sequence[float]) -> str:
-    """Why a run whose conditions are all over has ended badly all the same, by its FIDs; nothing if it has not."""
-    if not fids:
+def ended_badly(scores: Sequence[Score]) -> str:
+    """Why a run has ended badly, whatever its gradients showed, by its scores; nothing if it has not.
+
+    What is a sum of variances away from real images is as bad as one image, their mean; what is a twentieth of that
+    away is good, wherever it came from. Where that sum is not known, nothing is said.
+    """
+    if not scores:
         return ""
-    first, last, best = fids[0], fids[-1], min(fids)
-    if last > 2 * best:
+    first, last, best, variance = scores[0].fid, scores[-1].fid, min(each.fid for each in scores), scores[-1].variance
+    if last > 2 * best and last > variance / 20:
         return f"FID {last:.3g} at the end is more than twice the best, {best:.3g}"
-    if len(fids) > 1 and last > first / 2:
+    if len(scores) > 1 and last > first / 2 and last > variance / 2:
         return f"FID {last:.3g} at the end is more than half of the first, {first:.3g}"
     return ""
 

@@ -166,7 +166,9 @@ def gradient_penalty() -> dict[str, Any]:
 def wrapped(name: str, part: Part, wrapper: str, text: str, **arguments: Any) -> Change:
     """A network within one of `gan.networks.repair`, which makes it right as it stands."""
     if part.unknown:
-        return Change({}, f"{text}, or put it within {REPAIR}{wrapper}")
+        by_hand = f"{text}, or put it within {REPAIR}{wrapper}"
+        brief = f"by hand {wrapper} around {named(part)}"
+        return Change({}, by_hand, needed=True, brief=brief, wrappers=frozenset({f"{name} {wrapper}"}))
     spec = {"class_path": part.spec["class_path"], "init_args": part.arguments}
     settings = {f"model.{name}": class_of(REPAIR + wrapper, network=spec, **arguments)}
     brief = f"{wrapper} around {named(part)}"
@@ -194,6 +196,6 @@ def in_its_place(patient: Patient, name: str, text: str) -> Iterator[Change]:
 def its_base(patient: Patient, text: str) -> Iterator[Change]:
     """The data module of this package that the run's own derives from."""
     if (data := patient.parts.get("data")) is not None and data.base and not data.unknown:
-        settings = class_of(data.base, **data.arguments)
+        settings = class_of(data.base, **data.given)
         meantime = f"in the meantime {data.base.rpartition('.')[2]}, which {named(data)} derives from"
         yield Change({"data": settings}, f"{text}; {meantime}" if text else meantime)

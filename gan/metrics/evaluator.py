@@ -211,6 +211,11 @@ class Evaluator:
         self._fid.update(features, real=False)
         return self._fid.compute().item()
 
+    @property
+    def variance(self) -> float:
+        """The sum of the variances of the test images' features: the FID of one and the same image, their mean."""
+        return self._fid.moments(real=True)[1].trace().item()
+
     def floor(self, num: int) -> list[float]:
         """The FIDs of a few draws of `num` real training images: a generator does not get below them."""
         num = min(num, len(self.training))

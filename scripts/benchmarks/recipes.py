@@ -16,6 +16,8 @@ RECIPES = [
     "wgan_gp",
     "r3gan",
     "hinge_sn",
+    "optimistic",
+    "extragradient",
     "conditional",
     "acgan",
     "semisupervised",

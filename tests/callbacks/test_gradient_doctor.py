@@ -56,8 +56,7 @@ def test_tells_a_condition_once_when_it_begins_and_again_when_it_comes_back(
         *told[1:],
         "doctor         batch 7: an illness is over",
         f"doctor         batch 9: {told[0]}",
-        "cure: fewer steps, as told at batch 4",
-        "or rest",
+        "cure: as told at batch 4",
         f"doctor         an illness; 1 condition came and went, in 9 measurements: {tmp_path / 'report.md'}",
     ]
     report = (tmp_path / "report.md").read_text(encoding="utf-8")
@@ -130,7 +129,7 @@ def test_a_run_whose_conditions_are_over_is_no_all_clear_where_it_ends_badly(
     schedule(monkeypatch, 1, 2)
     for fids, badly in (([40.0, 30.0], "FID 30 at the end is more than half of the first, 40"), ([40.0, 3.0], "")):
         doctor = GradientDoctor(patience=1)
-        doctor.scores = [Score(step, fid, floor=0.1) for step, fid in enumerate(fids, start=1)]
+        doctor.scores = [Score(step, fid, floor=0.1, variance=20) for step, fid in enumerate(fids, start=1)]
         callbacks = [GradientMonitor(every=1, images=8), doctor, RunProgress()]
         trainer = make_trainer(max_steps=5, callbacks=callbacks, enable_progress_bar=True)
         trainer.fit(make_gan(), data)
@@ -138,7 +137,7 @@ def test_a_run_whose_conditions_are_over_is_no_all_clear_where_it_ends_badly(
         assert report[2] == "5 measurements up to batch 5: nothing wrong with the gradients."
         assert said(capsys)[-1].startswith(f"but {badly}" if badly else "doctor         nothing wrong")
         assert (report[4] == f"But {badly}.") == bool(badly)
-    monkeypatch.setattr(doctor_module, "ended_badly", lambda fids: "it is bad")
+    monkeypatch.setattr(doctor_module, "ended_badly", lambda scores: "it is bad")
     words = ["--trainer.callbacks+=GradientMonitor", "--trainer.callbacks.every=1", "--trainer.max_steps=5"]
     fit(tmp_path / "a run", *words, "--trainer.callbacks+=GradientDoctor", "--trainer.callbacks.patience=1")
     way = f"python -m gan.cli cure --run_dir '{tmp_path}/a run'"
@@ -147,6 +146,44 @@ def test_a_run_whose_conditions_are_over_is_no_all_clear_where_it_ends_badly(
     fit(tmp_path / "another run", *words, "--trainer.callbacks+=GradientDoctor")
     way = way.replace("a run", "another run")
     assert said(capsys)[-1] == f"`{way}` tries what is prescribed, in short runs"
+
+
+def test_what_is_told_a_third_time_is_told_by_the_first(make_trainer, make_gan, data, tmp_path, capsys, monkeypatch):
+    """The batch at which the command stands; another prescription is told whole, with those before in its midst."""
+    schedule(monkeypatch, 1, 3, 5)
+    callbacks = [GradientMonitor(every=1, images=8), GradientDoctor(patience=1), RunProgress()]
+    make_trainer(max_steps=5, callbacks=callbacks, enable_progress_bar=True).fit(make_gan(), data)
+    lines = said(capsys)
+    assert lines.count("cure: as told at batch 1") == 2
+    assert lines.count("--model.n_critic 4") == 1
+    more = [*CURES[:1], Prescription(("--model.seed", "1"), "luck"), *CURES[1:]]
+    several = iter([CURES, more])
+    monkeypatch.setattr(doctor_module, "prescribe", lambda *_: next(several))
+    callbacks = [GradientMonitor(every=1, images=8), GradientDoctor(patience=1), RunProgress()]
+    monkeypatch.setattr(doctor_module, "diagnose", lambda record, _: [ILL] if record.stats[-1].step in (1, 3) else [])
+    make_trainer(max_steps=3, callbacks=callbacks, enable_progress_bar=True).fit(make_gan(), data)
+    lines = said(capsys)
+    at = lines.index("cure: fewer steps, as told at batch 1")
+    assert lines[at + 1 : at + 4] == ["or luck", "--model.seed 1", "or rest"]
+
+
+def test_no_progress_waits_for_what_may_be_why_and_is_over_at_once(make_trainer, make_gan, data, monkeypatch):
+    stuck = Finding("no progress", "it is", "Nobody", certain=True)
+    found = {1: [ILL], 2: [ILL, stuck], 3: [stuck], 4: [stuck], 5: [stuck], 6: []}
+    monkeypatch.setattr(doctor_module, "diagnose", lambda record, _: found[record.stats[-1].step])
+    monkeypatch.setattr(doctor_module, "prescribe", lambda *_: [])
+    doctor = GradientDoctor(patience=2)
+    make_trainer(max_steps=6, callbacks=[GradientMonitor(every=1, images=8), doctor]).fit(make_gan(), data)
+    assert [(told["name"], told["since"], told["until"]) for told in doctor.told] == [
+        ("an illness", 2, 4),
+        ("no progress", 5, 6),
+    ]
+
+
+def test_the_first_the_best_and_the_latest_scores_are_kept():
+    scores = [Score(step, abs(step - 5) + 1.0, floor=0.1) for step in range(20)]
+    assert [score.step for score in doctor_module.kept(scores)] == [0, 5, *range(12, 20)]
+    assert doctor_module.kept(scores[:3]) == scores[:3]
 
 
 def test_rules_see_the_latest_measurements_without_histograms(make_trainer, make_gan, data, monkeypatch):
@@ -181,6 +218,7 @@ def test_takes_scores_of_the_tracker(tmp_path):
     (doctor,) = find.doctors
     assert [score.step for score in doctor.scores] == [1, 2, 3]
     for score in doctor.scores:
+        assert score.variance > 0
         assert score.classes == 10
         assert 1 <= score.covered <= 10
         assert score.fid > 0

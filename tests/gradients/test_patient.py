@@ -124,3 +124,11 @@ class Flowers(InMemoryDataModule):
 def test_what_is_there_to_derive_from_is_nothing_to_take():
     """It loads nothing by itself."""
     assert part(Flowers(), None, {}).base == ""
+
+
+def test_what_leaving_it_out_says_is_not_given():
+    """By the defaults of the class that would be in its place; settings that come later lengthen no prescription."""
+    config = {"class_path": "gan.lab.own_data.SortedMNIST", "init_args": {"batch_size": 48, "validation_size": 5000}}
+    known = part(SortedMNIST(batch_size=48), config, {})
+    assert known.given == {"batch_size": 48}
+    assert known.defaults["validation_size"] == 5000

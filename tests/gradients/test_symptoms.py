@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from gan.gradients.diagnose import diagnose
-from gan.gradients.rules import Record, Thresholds
+from gan.gradients.rules import Record, Score, Thresholds
 from gan.gradients.symptoms import ended_badly
 from gradients.records import (
     STALLED,
@@ -107,23 +107,37 @@ def test_no_progress():
     assert names(Record([replace(each, movement=0.07) for each in stats], STALLED)) == []
 
 
-def test_no_progress_of_three_scores():
-    """Scores that are no better and far from real images', of images that move and cover many classes; told at once."""
-    stats, base = good().stats, replace(STALLED[0], covered=10, classes=10, floor=0.2)
-    stuck = [replace(base, step=step, fid=fid) for step, fid in ((100, 48.0), (200, 44.0), (300, 43.5))]
+def test_no_progress_of_scores():
+    """No better for eight measurements, and worse than one image; of images that move and cover many classes."""
+    stats, variance = good().stats, 21.9
+    begin, between = stats[0].step, stats[1].step - stats[0].step
+
+    def scored(*fids: float, first=begin, apart=3 * between, **changes) -> list[Score]:
+        scores = [replace(STALLED[0], covered=10, classes=10, variance=variance, fid=fid) for fid in fids]
+        return [replace(each, step=first + number * apart, **changes) for number, each in enumerate(scores)]
+
+    stuck = scored(48.0, 44.0, 43.5)
     (finding,) = diagnose(Record(stats, stuck), Thresholds())
     assert (finding.name, finding.certain, finding.network) == ("no progress", True, "generator")
-    assert finding.why == "in three scores the FID is 48, 44, 43.5: no better, and far from that of real images, 0.2"
-    assert names(Record(stats, [replace(base, fid=300.0), *stuck])) == ["no progress"]  # the latest three
-    assert names(Record(stats, stuck[1:])) == []
-    for threshold in ({"far_from_floor": 220.0}, {"no_better": 0.92}):
+    assert finding.why == (
+        f"from batch {begin:,} on the FID is 48, 44, 43.5, and no better: further from real images than one and the "
+        "same image, their mean, would be"
+    )
+    assert names(Record(stats, scored(300.0, 48.0, 44.0, 43.5, first=begin - 3 * between))) == ["no progress"]
+    for threshold in ({"far": 2.0}, {"no_better": 0.92}):
         assert names(Record(stats, stuck), replace(Thresholds(), **threshold)) == []
-    better = [(48, 43, 43.5), (48, 44, 43), (80, 44, 48)]
-    for scores in (*better, (42, 41, 39.9)):  # the last is near
-        assert names(Record(stats, [replace(base, fid=fid) for fid in scores])) == []
+    assert names(Record(stats, stuck[1:])) == []  # two of them, within the eight measurements
+    assert names(Record(stats, scored(48.0, 44.0, 43.5, first=begin + 1))) == []  # all of them
+    assert names(Record(stats[:7], stuck)) == []
+    for fids in ((48, 43, 43.5), (48, 44, 43), (22, 21.9, 21.8), (13.0, 12.9, 12.9)):
+        assert names(Record(stats, scored(*fids))) == []
+    assert names(Record(stats, scored(13.0, 12.9, 12.9, floor=0.017))) == []  # however many images are scored
+    assert names(Record(stats, scored(48.0, 44.0, 43.5, variance=math.nan))) == []
     alike = changed(good(), every=True, spread_fake=0.05, spread_real=1.0).stats
     assert names(Record(alike, stuck)) == ["mode collapse"]  # which says why
-    assert names(Record(oscillating(), [replace(score, covered=1) for score in stuck])) == [
+    circling = oscillating()
+    first = circling[0].step
+    assert names(Record(circling, [replace(each, covered=1, step=first + each.step - begin) for each in stuck])) == [
         "oscillation without progress"
     ]
 
@@ -193,8 +207,21 @@ def test_real_images_that_are_all_equal_have_no_spread_to_compare_with(everywher
 
 @pytest.mark.parametrize(
     ("fids", "badly"),
-    [([], ""), ([40], ""), ([40, 4], ""), ([40, 10, 21], "twice the best, 10"), ([40, 21], "half of the first, 40")],
+    [
+        ([], ""),
+        ([40], ""),
+        ([40, 4], ""),
+        ([40, 10, 21], "twice the best, 10"),
+        ([0.4, 1.2], "twice the best, 0.4"),
+        ([40, 21], "half of the first, 40"),
+        ([12, 10.9], ""),  # nearer than half of the way from one image
+        ([0.4, 0.36, 0.34], ""),
+        ([0.05, 0.11], ""),
+        ([0.4, 1.0], ""),
+    ],
 )
 def test_a_bad_end(fids, badly):
-    assert ended_badly(fids).endswith(badly)
-    assert bool(ended_badly(fids)) == bool(badly)
+    scores = [Score(step, fid, floor=0.1, variance=21.9) for step, fid in enumerate(fids)]
+    assert ended_badly(scores).endswith(badly)
+    assert bool(ended_badly(scores)) == bool(badly)
+    assert ended_badly([replace(score, variance=math.nan) for score in scores]) == ""
