@@ -225,7 +225,20 @@ def shard(networks: Iterable[nn.Module], mesh: DeviceMesh, device: torch.device)
         fully_shard(network, mesh=mesh["data_parallel"], reshard_after_forward=True)
         for method in ("classify", "features"):  # other ways through a discriminator, see `gan.terms`
             if hasattr(network, method):
-                register_fsdp_forward_method(network, method)
+                add_way(network, method)
+
+
+def add_way(network: nn.Module, method: str) -> None:
+    """Gathers the weights of a network for one of its methods as for `forward`, which may call it itself.
+
+    Within `forward` they are gathered already, and must still be when the method has ended.
+    """
+    plain = getattr(network, method)
+    register_fsdp_forward_method(network, method)
+    gathering, within = getattr(network, method), []
+    network.register_forward_pre_hook(lambda *_: within.append(True))
+    network.register_forward_hook(lambda *_: within.clear(), always_call=True)
+    setattr(network, method, lambda *args, **kwargs: (plain if within else gathering)(*args, **kwargs))
 
 
 def is_sharded(network: nn.Module) -> bool:
