@@ -15,6 +15,7 @@ from torchmetrics import Metric, MetricCollection
 
 from gan.metrics import CAS, FID, KID, PRDC, ClassEntropy, InceptionScore, ModesCovered
 from gan.metrics.base import Float64Metric
+from gan.metrics.ngram import NgramDistance
 
 DIM, CLASSES = 6, 4
 SHAPE = (1, 8, 8)
@@ -27,8 +28,10 @@ MAKE = {
     "modes_covered": lambda **settings: ModesCovered(CLASSES, **settings),
     "entropy": lambda **settings: ClassEntropy(CLASSES, **settings),
     "cas": lambda **settings: CAS(SHAPE, steps=8, **settings),
+    "ngram": lambda **settings: NgramDistance(2, length=5, **settings),
 }
 OF_FEATURES = ["fid", "kid", "prdc"]
+OF_NUMBERS = [name for name in MAKE if name != "ngram"]  # what has a gradient, and can be NaN
 OF_CLASSES = ["inception_score", "modes_covered", "entropy"]
 
 
@@ -45,6 +48,9 @@ def updates(name: str, num: int = 70, parts: tuple[int, ...] = (20, 0, 50)) -> l
             images = torch.rand(num, *SHAPE, generator=rng) - labels.view(-1, 1, 1, 1) * (0.5 + 0.1 * real)
             pairs = zip(images.split(parts), labels.split(parts), strict=True)
             calls += [(*pair, real) for pair in pairs]
+        elif name == "ngram":
+            texts = torch.randint(3 + real, (num, 5), generator=rng)
+            calls += [(part, real) for part in texts.split(parts)]
         else:
             features = torch.randn(num, DIM, generator=rng) + 0.3 * real
             calls += [(part, real) for part in features.split(parts)]
@@ -219,6 +225,7 @@ def test_a_device_without_float64(name, monkeypatch):
     assert of(metric) == expected
 
 
+@pytest.mark.parametrize("name", OF_NUMBERS, indirect=True)
 def test_gradients_are_not_kept(name):
     calls = updates(name)
     for call in calls:
@@ -242,6 +249,7 @@ def test_states_go_in_and_out_of_modes(name, mode):
         assert of(metric) == of(fed(name))
 
 
+@pytest.mark.parametrize("name", OF_NUMBERS, indirect=True)
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 def test_what_is_not_finite_has_no_score(name, bad):
     for index in (0, -1):  # a real image, and a generated one
@@ -254,7 +262,7 @@ def test_what_is_not_finite_has_no_score(name, bad):
 
 def test_wrong_shapes_are_refused(name):
     *_, call = updates(name)
-    with pytest.raises(ValueError, match="must have the shape"):
+    with pytest.raises(ValueError, match=r"must have the shape|must be integers \(N, 5\)"):
         MAKE[name]().update(call[0][:, :-1] if name != "cas" else call[0][..., :-1], *call[1:])
 
 
@@ -339,10 +347,11 @@ for name in MAKE:
     lonely = fed(name, calls if rank == 0 else [])
     if rank == 1:
         lonely._update_count = 1  # torchmetrics warns of what was meant
-    refused = fed(name, calls if rank == 0 else [(torch.full_like(calls[-1][0], torch.nan), *calls[-1][1:])])
+    reason = ""
     try:
-        refused.compute()
-        reason = ""
+        if calls[0][0].is_floating_point():  # whole numbers are no NaN
+            bad = torch.full_like(calls[-1][0], torch.nan)
+            fed(name, calls if rank == 0 else [(bad, *calls[-1][1:])]).compute()
     except ValueError as error:
         reason = str(error)
     results[name] = {
@@ -379,6 +388,7 @@ def test_a_process_that_has_seen_nothing_holds_up_nobody(name, processes):
         assert result[name]["lonely"] == pytest.approx(of(fed(name)), rel=1e-12)
 
 
+@pytest.mark.parametrize("name", OF_NUMBERS, indirect=True)
 def test_all_processes_refuse_alike(name, processes):
     reasons = {result[name]["reason"] for result in processes}
     assert len(reasons) == 1
