@@ -52,7 +52,7 @@ PUBLISHED = {  # Salimans et al. 2016, arXiv:1606.03498, table 1: errors of 10,0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--labels", type=int, nargs="+", default=[10, 100, 1000], help="in all, as many of each class")
-    parser.add_argument("--ways", nargs="+", default=[*WAYS], help="of training, by their first words")
+    parser.add_argument("--ways", nargs="+", choices=[*WAYS], default=[*WAYS], help="of training")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5], help="of labels, weights and order")
     parser.add_argument("--batches", type=int, help="of all training, for a try; as is good for each if not given")
     parser.add_argument("--out", type=Path, default=Path("runs/classify"), help="folder of what is measured")
