@@ -1,7 +1,7 @@
 """A run that something is wrong with: what its doctor prescribes, and the short runs that try it."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,17 +53,22 @@ class Treatment:
         return found
 
     @property
+    def values(self) -> Iterator[tuple[str, Any]]:
+        """What it sets, by name as typed, and to which value."""
+        for (_, *value), (first, *_) in self.parts.items():
+            yield first.removeprefix("--").partition("=")[0], read(" ".join(value))
+
+    @property
     def brief(self) -> list[str]:
         """What each of its settings does, in short, to be read and not to be typed."""
-        settings = ((words[0].removeprefix("--").partition("=")[0], key) for key, words in self.parts.items())
-        return [f"{name.removeprefix('model.')} {brief(read(' '.join(value)))}" for name, (_, *value) in settings]
+        return [f"{name.removeprefix('model.')} {brief(value)}" for name, value in self.values]
 
     def replaces(self, config: Mapping[str, Any]) -> list[str]:
         """The classes of a config's networks that it puts others in the place of."""
         found = []
-        for key, words in self.parts.items():
-            network = words[0].removeprefix("--").partition("=")[0].removeprefix("model.")
-            now, new = config["model"].get(network), read(" ".join(key[1:]))
+        for name, new in self.values:
+            network = name.removeprefix("model.")
+            now = config["model"].get(network)
             if network in OPTIMIZER_ORDER and isinstance(new, dict) and isinstance(now, dict) and not wraps(new):
                 found += [now["class_path"].rpartition(".")[2]] if new.get("class_path") != now["class_path"] else []
         return found

@@ -4,6 +4,7 @@ One evaluation of a batch is enough for `OptimisticAdam` and `PastExtraAdam`, wh
 networks' optimizers at once, whatever they are, are the extragradient method and Lookahead: see `gan.GAN`.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, overload
 
@@ -17,7 +18,41 @@ from gan.spec import Described
 SLOW = "slow"  # in the state of an optimizer: the weights that Lookahead goes back to
 
 
-class OptimisticAdam(Optimizer):
+class ByParameter(Optimizer, ABC):
+    """An optimizer that moves each parameter by its own gradient and state alone."""
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Moves all parameters that have a gradient.
+
+        Args:
+            closure: Computes the gradients, if they are not there.
+        """
+        with torch.enable_grad():
+            loss = None if closure is None else closure()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self.move(parameter, parameter.grad, self.state[parameter], group)
+        return loss
+
+    @abstractmethod
+    def move(self, parameter: nn.Parameter, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+        """Moves one parameter in place.
+
+        Args:
+            parameter: Of any shape.
+            gradient: Of the same shape.
+            state: What is kept of it from step to step; empty before the first.
+            group: The settings of its group.
+        """
+
+
+class OptimisticAdam(ByParameter):
     """Adam that expects the next gradient to be this one again (Daskalakis et al. 2018, arXiv:1711.00141).
 
     Of Adam's updates u, which are zero before the first: w <- w - 2 u(now) + u(before).
@@ -42,30 +77,13 @@ class OptimisticAdam(Optimizer):
         check_adam(type(self).__name__, lr, betas, eps)
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Moves all parameters that have a gradient.
-
-        Args:
-            closure: Computes the gradients, if they are not there.
-        """
-        with torch.enable_grad():
-            loss = None if closure is None else closure()
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    state = self.state[parameter]
-                    update = group["lr"] * direction(state, parameter.grad, group["betas"], group["eps"])
-                    ahead = self.ahead(update, state, parameter.grad, group)
-                    if "ahead" in state:
-                        parameter.add_(state["ahead"])
-                    state["ahead"] = ahead
-                    parameter.sub_(update).sub_(ahead)
-        return loss
+    def move(self, parameter: nn.Parameter, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+        update = group["lr"] * direction(state, gradient, group["betas"], group["eps"])
+        ahead = self.ahead(update, state, gradient, group)
+        if "ahead" in state:
+            parameter.add_(state["ahead"])
+        state["ahead"] = ahead
+        parameter.sub_(update).sub_(ahead)
 
     def ahead(self, update: Tensor, state: dict[str, Any], gradient: Tensor, group: dict[str, Any]) -> Tensor:
         """How far beyond the update the next gradient is taken."""

@@ -3,22 +3,21 @@
 Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; scaled as in Liu et al. 2025, arXiv:2502.16982.
 """
 
-from collections.abc import Callable, Iterable
-from typing import Any, overload
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from gan.errors import GANError
-from gan.games import check_adam, direction
+from gan.games import ByParameter, check_adam, direction
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # of a quintic that brings singular values between 0.7 and 1.2 in 5 rounds
 ROUNDS = 5
 SIZE = 0.2  # of an update in each weight, for a learning rate of 1: about Adam's
 
 
-class Muon(Optimizer):
+class Muon(ByParameter):
     """Muon for matrices and the kernels of convolutions, Adam for biases, gains and all else of one dimension.
 
     A kernel is the matrix that its first dimension and all others make. The learning rates of Adam fit: updates are
@@ -48,30 +47,12 @@ class Muon(Optimizer):
             raise GANError(f"Muon: momentum must be at least 0 and below 1, got {momentum}")
         super().__init__(params, {"lr": lr, "momentum": momentum, "betas": betas, "eps": eps})
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Moves all parameters that have a gradient.
-
-        Args:
-            closure: Computes the gradients, if they are not there.
-        """
-        with torch.enable_grad():
-            loss = None if closure is None else closure()
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                state = self.state[parameter]
-                if parameter.ndim < 2:
-                    update = direction(state, parameter.grad, group["betas"], group["eps"])
-                else:
-                    update = orthogonal(momentum(state, parameter.grad, group["momentum"]))
-                parameter.sub_(group["lr"] * update)
-        return loss
+    def move(self, parameter: nn.Parameter, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+        if parameter.ndim < 2:
+            update = direction(state, gradient, group["betas"], group["eps"])
+        else:
+            update = orthogonal(momentum(state, gradient, group["momentum"]))
+        parameter.sub_(group["lr"] * update)
 
 
 def momentum(state: dict[str, Any], gradient: Tensor, decay: float) -> Tensor:

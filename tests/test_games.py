@@ -20,6 +20,7 @@ from gan.games import Lookahead, OptimisticAdam, PastExtraAdam, direction
 from gan.gradients.clip import ByNorm
 from gan.lab.dirac import UPDATES, field, simultaneous
 from gan.losses import Wasserstein
+from gan.muon import Muon
 from gan.penalties import R1
 
 STEP = 0.2
@@ -149,10 +150,12 @@ def test_a_parameter_without_a_gradient_stays(cls):
     assert still not in optimizer.state
 
 
-@pytest.mark.parametrize("cls", [OptimisticAdam, PastExtraAdam])
-def test_goes_on_bit_for_bit(cls, make_gan, make_trainer, data, tmp_path):
+@pytest.mark.parametrize(
+    "make", [partial(OptimisticAdam, lr=1e-3), partial(PastExtraAdam, lr=1e-3), partial(Muon, momentum=0.5)]
+)
+def test_goes_on_bit_for_bit(make, make_gan, make_trainer, data, tmp_path):
     def train(steps, **fit):
-        gan = make_gan(**{f"{name}_optimizer": partial(cls, lr=1e-3) for name in ("generator", "discriminator")})
+        gan = make_gan(generator_optimizer=make, discriminator_optimizer=make)
         trainer = make_trainer(max_steps=steps)
         trainer.fit(gan, data, **fit)
         return gan, trainer

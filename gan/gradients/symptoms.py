@@ -99,7 +99,7 @@ def no_progress(record: Record, limits: Thresholds) -> Finding | None:
 
 
 def is_stuck(record: Record, limits: Thresholds) -> str:
-    """How a sentence begins on scores that are bad and have been no worse for long; "" on others."""
+    """How a sentence begins on scores that are bad and have been no better for long; "" on others."""
     begin = record.stats[0].step if len(record.stats) >= WINDOW else 0
     before = [score for score in record.scores[:-2] if score.step <= begin]
     since = record.scores[len(before) :]
