@@ -6,6 +6,7 @@ from torch import nn
 
 from gan.gradients.graph import ends
 from gan.networks import DCGANGenerator, TextDiscriminator, TextGenerator
+from gan.networks.text import leaky_softmax
 from gan.penalties import GradientPenalty, mixes_batch
 
 SHAPE, CHARACTERS = (5, 16), "abcd "
@@ -43,6 +44,24 @@ def test_gradients_reach_every_parameter_twice_too():
     assert all(weight.grad.abs().max() > 0 for weight in weights)
 
 
+def test_the_gradient_of_a_softmax_leaks_upwards_alone():
+    """p (g - sum p g) of each logit; where that is an improvement, p counts as the leak at least."""
+    logits = torch.tensor([0.0, 1, -30, -30, -300], dtype=torch.float64).view(1, 5, 1).requires_grad_()
+    cost = torch.tensor([2.0, 1, -3, 4, 3], dtype=torch.float64).view(1, 5, 1)  # dearer than the mean are 0, 3 and 4
+    made = leaky_softmax(logits, 1e-6)
+    torch.testing.assert_close(made, logits.softmax(1), rtol=0, atol=0)
+    (made * cost).sum().backward()
+    p = logits.detach().softmax(1)
+    better = cost - (p * cost).sum(1, keepdim=True)
+    expected = p * better
+    expected[0, 2] = 1e-6 * better[0, 2]  # better than what is made, and all but never made
+    torch.testing.assert_close(logits.grad, expected, rtol=1e-9, atol=0)
+    plain = logits.detach().clone().requires_grad_()
+    (leaky_softmax(plain, 0) * cost).sum().backward()
+    torch.testing.assert_close(plain.grad, p * better, rtol=1e-9, atol=0)
+    assert torch.isfinite(logits.grad).all()
+
+
 def test_what_is_made_of_a_position_does_not_depend_on_the_place():
     """Away from the ends of the text: latents moved by a position move the text by one."""
     generator, discriminator = pair()
@@ -68,6 +87,7 @@ def test_specs_are_plain_and_make_the_same_network():
     [
         (lambda: TextGenerator(SHAPE, "abc"), "has 3 characters, and sample_shape=(5, 16) says 5"),
         (lambda: TextGenerator(SHAPE, CHARACTERS, latents=0), "latents must be at least 1 for each position, got 0"),
+        (lambda: TextGenerator(SHAPE, CHARACTERS, leak=0.1), "leak is a small probability, from 0 to 0.001, got 0.1"),
         (lambda: TextGenerator(SHAPE, CHARACTERS, blocks=0), "TextGenerator's blocks must be at least 1, got 0"),
         (lambda: TextDiscriminator(SHAPE, channels=0), "TextDiscriminator's channels must be at least 1, got 0"),
         (lambda: TextDiscriminator(SHAPE, kernel=4), "kernel must be an odd number of positions, got 4"),
