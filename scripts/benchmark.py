@@ -1,7 +1,7 @@
 """Measures this project: `python scripts/benchmark.py NAME`.
 
-NAME is augment|classify|data|step|monitor|ddp|failures|fid|folder|games|init|recipes|score|sizes|startup|stream|text.
-Prints the machine and the versions first: a figure means nothing without them. Each measurement is a file of
+NAME is augment|classify|data|step|monitor|ddp|failures|fid|folder|games|init|recipes|scale|score|sizes|startup|stream|
+text. Prints the machine and the versions first: a figure means nothing without them. Each measurement is a file of
 `scripts/benchmarks`, whose first line says what it measures.
 """
 
@@ -21,6 +21,7 @@ from benchmarks import (
     monitor,
     recipes,
     report,
+    scale,
     score,
     sizes,
     startup,
@@ -42,6 +43,7 @@ MEASUREMENTS = {
     "games": games,
     "init": init,
     "recipes": recipes,
+    "scale": scale,
     "score": score,
     "sizes": sizes,
     "startup": startup,

@@ -19,7 +19,7 @@ from gan.penalties import R1
 sys.path.append(str(ROOT / "scripts"))
 
 import benchmark
-from benchmarks import classify, failures, games, recipes, step
+from benchmarks import classify, failures, games, recipes, scale, sizes, step
 from benchmarks import text as of_text
 from benchmarks.bare_loop import bare_loop
 
@@ -245,3 +245,34 @@ def test_classify_by_the_real_command(tmp_path, capsys):
     words = ["classify", "--labels", "20", "--seeds", "1", "--batches", "120", "--out", str(tmp_path)]
     benchmark.main([*words, "--ways", "semisupervised"])
     assert re.search(r"unlabelled: `semisupervised.yaml` \| \d\d\.\d\d \+- 0.00 \|", capsys.readouterr().out)
+
+
+def test_a_step_has_the_operations_of_its_passes():
+    """Four forward passes' worth of the generator, eight of the discriminator: a backward is two, one when frozen."""
+    batch, (images, latents) = 4, (torch.zeros(1, 1, 28, 28), torch.zeros(1, 16))
+    generator, discriminator = sizes.pair("DCGAN", (1, 28, 28), 8)
+    counted = scale.step_cost((batch, 28, 8), "float32", steps=1, rounds=1)
+    forward = 2 * batch * (4 * sizes.multiply_adds(generator, latents) + 8 * sizes.multiply_adds(discriminator, images))
+    assert 0.9 * forward < counted.operations <= forward  # no gradient for what comes into a first layer
+    assert counted.ms > 0
+
+
+def test_scale(tmp_path, monkeypatch, capsys):
+    """Whatever grows has a line for each size, each layer one, each run its memory; and all are in the figure."""
+    monkeypatch.setattr(scale, "matrix_rate", lambda dtype: 1e11)
+    monkeypatch.setattr(scale, "copy_rate", lambda: 1e10)
+    monkeypatch.setattr(scale, "memory_of_run", lambda batches, size: {batches: 1.5 * size})
+    few = ["--batch_sizes", "2", "4", "--sizes", "16", "--channels", "4", "--steps", "1", "--rounds", "1"]
+    few += ["--batches", "8", "--train_sizes", "1000", "2000", "--plot", str(tmp_path / "scale.png")]
+    benchmark.main(["scale", *few])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("scale")]
+    assert lines[0] == "scale     matrices 100 Gflop/s in float32, 100 in bfloat16; memory 10.0 GB/s"
+    assert sum(" ms  " in line for line in lines) == 2 * 4
+    assert sum("Gflop/s of" in line for line in lines) == 7
+    assert lines[-1] == "scale     memory of a run on 2,000 images: 3,000 MB at batch 8"
+    assert (tmp_path / "scale.png").stat().st_size > 10_000
+
+
+def test_no_layer_is_told_to_be_able_to_do_more_than_memory_brings_it():
+    at_most = [float(re.search(r"of +([\d.]+):", line)[1]) for line in scale.roofline(rate=1e9, bandwidth=1e6)]
+    assert max(at_most) < 0.2  # the most operations to a byte of these layers are below 200
