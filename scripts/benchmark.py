@@ -1,8 +1,8 @@
 """Measures this project: `python scripts/benchmark.py NAME`.
 
-NAME is augment|classify|data|step|monitor|ddp|failures|fid|folder|games|init|recipes|scale|score|sizes|startup|stream|
-text. Prints the machine and the versions first: a figure means nothing without them. Each measurement is a file of
-`scripts/benchmarks`, whose first line says what it measures.
+NAME is augment|classify|data|step|monitor|ddp|failures|fid|folder|games|init|recipes|scale|score|sizes|stacked|startup|
+stream|text. Prints the machine and the versions first: a figure means nothing without them. Each measurement is a file
+of `scripts/benchmarks`, whose first line says what it measures.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from benchmarks import (
     scale,
     score,
     sizes,
+    stacked,
     startup,
     step,
     stream,
@@ -46,6 +47,7 @@ MEASUREMENTS = {
     "scale": scale,
     "score": score,
     "sizes": sizes,
+    "stacked": stacked,
     "startup": startup,
     "stream": stream,
     "text": text,

@@ -19,7 +19,7 @@ from gan.penalties import R1
 sys.path.append(str(ROOT / "scripts"))
 
 import benchmark
-from benchmarks import classify, failures, games, recipes, scale, sizes, step
+from benchmarks import classify, failures, games, recipes, scale, sizes, stacked, step
 from benchmarks import text as of_text
 from benchmarks.bare_loop import bare_loop
 
@@ -276,3 +276,36 @@ def test_scale(tmp_path, monkeypatch, capsys):
 def test_no_layer_is_told_to_be_able_to_do_more_than_memory_brings_it():
     at_most = [float(re.search(r"of +([\d.]+):", line)[1]) for line in scale.roofline(rate=1e9, bandwidth=1e6)]
     assert max(at_most) < 0.2  # the most operations to a byte of these layers are below 200
+
+
+def test_stacked_digits_are_of_the_kind_that_they_are_read_as():
+    images, kinds = stacked.StackedMNIST().load(train=False)
+    assert images.shape == (10_000, 3, 28, 28)
+    assert images.dtype == torch.uint8
+    assert len(kinds.unique()) == 1000
+    again = stacked.StackedMNIST().load(train=False)
+    assert torch.equal(again[0], images)
+    assert torch.equal(again[1], kinds)
+    assert (stacked.read(images[:500]) == kinds[:500]).float().mean() > 0.94  # three digits, each right in 99 of 100
+    torch.testing.assert_close(stacked.read(images[:50].float() / 127.5 - 1), stacked.read(images[:50]))
+    assert stacked.kind_of(torch.tensor([[1, 2, 3], [0, 0, 9]])).tolist() == [123, 9]
+
+
+def test_the_divergence_of_kinds():
+    uniform, one = torch.full((1000,), 5), torch.zeros(1000).index_fill(0, torch.tensor([7]), 3)
+    assert stacked.against(uniform, 9 * uniform) == (1000, 0)
+    kinds, divergence = stacked.against(one, uniform)
+    assert kinds == 1
+    assert divergence == pytest.approx(math.log(1000))
+
+
+def test_stacked(tmp_path, monkeypatch, capsys):
+    """Whole runs stay, and a table's row is of all seeds."""
+    monkeypatch.setattr(stacked, "gan", pytest.fail)
+    monkeypatch.setattr(stacked, "read", lambda images: torch.arange(1000))
+    for seed, kinds in ((1, 900), (2, 1000)):
+        run = tmp_path / f"R1-9-{seed}"
+        run.mkdir()
+        (run / "scores.json").write_text(json.dumps({"kinds": kinds, "divergence": 0.1 * seed}), "utf-8")
+    benchmark.main(["stacked", "--recipes", "R1", "--seeds", "1", "2", "--batches", "9", "--out", str(tmp_path)])
+    assert capsys.readouterr().out.splitlines()[-1] == "| R1 | 950 (900 to 1000) | 0.150 (0.100 to 0.200) |"

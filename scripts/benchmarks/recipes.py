@@ -71,5 +71,9 @@ def train_recipe(run_dir: Path, config: str, seed: int) -> dict[str, float]:
 
 def mean_and_range(values: list[float], name: str) -> str:
     """The mean of a score, and its range; nothing where there is none."""
-    form = COLUMNS[name][1]
-    return f"{form} ({form} to {form})".format(mean(values), min(values), max(values)) if values else ""
+    return written(values, COLUMNS[name][1]) if values else ""
+
+
+def written(values: list[float], form: str) -> str:
+    """Mean and range."""
+    return f"{form} ({form} to {form})".format(mean(values), min(values), max(values))
