@@ -1,9 +1,11 @@
 """How near a run's texts have come to real ones, as it trains and when it has ended."""
 
+import math
 from typing import Any
 
 import torch
 from lightning import Callback, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -139,13 +141,22 @@ class NgramTracker(Callback):
         return self.score(pl_module, self.final_samples, "report"), self.floor(pl_module, self.final_samples)
 
     def score(self, pl_module: GAN, num: int, noise: str) -> dict[str, float]:
-        """The scores of `num` texts that the generator makes of latents by the run's seed and `noise` alone."""
+        """The scores of `num` texts that the generator makes of latents by the run's seed and `noise` alone.
+
+        NaN, with a warning, where texts are: the largest of a position's numbers would be no character.
+        """
         share_buffers(pl_module, sampled(pl_module))
+        damaged = torch.zeros((), device=pl_module.device)  # texts of this process
         for chunk in range(-(-num // CHUNK)):
             latents = pl_module.latents(CHUNK, pl_module.rng("score", noise, chunk))
-            mine = share(pl_module, latents[: num - chunk * CHUNK])
-            self.metrics.update(pl_module(mine), real=False)
-        return self.against_real(pl_module)
+            texts = pl_module(share(pl_module, latents[: num - chunk * CHUNK]))
+            damaged += (~texts.isfinite()).flatten(1).any(1).sum()
+            self.metrics.update(texts, real=False)
+        scores = self.against_real(pl_module)
+        if pl_module.trainer.strategy.reduce(damaged, reduce_op="sum"):
+            rank_zero_warn(f"no n-gram scores of batch {pl_module.global_step:,}: the generator makes NaN or infinity")
+            return dict.fromkeys(scores, math.nan)
+        return scores
 
     def floor(self, pl_module: GAN, num: int) -> dict[str, float]:
         """The scores of `num` sequences of the text that is trained on."""

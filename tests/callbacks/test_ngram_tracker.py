@@ -94,6 +94,20 @@ def test_a_checkpoint_can_monitor_a_score(make_trainer, tmp_path):
     assert len(list((tmp_path / "best").iterdir())) == 1
 
 
+def test_texts_of_nan_have_no_score(make_trainer, tmp_path):
+    data = make_data(tmp_path)
+    gan = make_gan(data)
+    trainer = make_trainer(callbacks=[NgramTracker(final_samples=40)])
+    (sound,) = trainer.validate(gan, data, verbose=False)
+    with torch.no_grad():
+        gan.generator.output.bias[1] = torch.nan
+    with pytest.warns(UserWarning, match="no n-gram scores of batch 0: the generator makes NaN or infinity"):
+        (scores,) = trainer.validate(gan, data, verbose=False)
+    assert all(scores[name] != scores[name] for name in NAMES)  # NaN
+    assert scores["ngram_floor/1"] == sound["ngram_floor/1"]
+    assert all(0 < sound[name] <= 1 for name in NAMES)
+
+
 def test_validate_prints_scores_beside_their_floor(make_trainer, tmp_path, capsys):
     data = make_data(tmp_path)
     gan = make_gan(data)
