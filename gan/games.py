@@ -4,6 +4,7 @@ One evaluation of a batch is enough for `OptimisticAdam` and `PastExtraAdam`, wh
 networks' optimizers at once, whatever they are, are the extragradient method and Lookahead: see `gan.GAN`.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, overload
@@ -273,9 +274,9 @@ def check_adam(name: str, lr: float, betas: tuple[float, float], eps: float) -> 
     Raises:
         GANError: If one is out of its own.
     """
-    if not lr >= 0:
+    if not 0 <= lr < math.inf:
         raise GANError(f"{name}: lr must be at least 0, got {lr}")
-    if not all(0 <= beta < 1 for beta in betas):
-        raise GANError(f"{name}: betas must be at least 0 and below 1, got {betas}")
-    if not eps > 0:
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise GANError(f"{name}: betas must be two numbers, at least 0 and below 1, got {betas}")
+    if not 0 < eps < math.inf:
         raise GANError(f"{name}: eps must be above 0, got {eps}")

@@ -1,5 +1,6 @@
 """Steps made for games: as published, with the eigenvalues of theory on the smallest GAN, and in runs that stop."""
 
+import math
 from copy import deepcopy
 from functools import partial
 
@@ -172,7 +173,10 @@ def test_goes_on_bit_for_bit(make, make_gan, make_trainer, data, tmp_path):
     ("settings", "message"),
     [
         ({"lr": -1.0}, "lr must be at least 0, got -1.0"),
-        ({"betas": (0.5, 1.0)}, r"betas must be at least 0 and below 1, got \(0.5, 1.0\)"),
+        ({"lr": math.inf}, "lr must be at least 0, got inf"),
+        ({"betas": (0.5,)}, r"betas must be two numbers, at least 0 and below 1, got \(0.5,\)"),
+        ({"eps": math.inf}, "eps must be above 0, got inf"),
+        ({"betas": (0.5, 1.0)}, r"betas must be two numbers, at least 0 and below 1, got \(0.5, 1.0\)"),
         ({"eps": 0.0}, "eps must be above 0, got 0.0"),
     ],
 )

@@ -1,5 +1,7 @@
 """Muon: orthogonal steps of matrices and kernels, Adam's of vectors."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -82,8 +84,11 @@ def test_a_parameter_without_a_gradient_stays():
     ("settings", "message"),
     [
         ({"lr": -1.0}, "lr must be at least 0, got -1.0"),
+        ({"lr": math.inf}, "lr must be at least 0, got inf"),
+        ({"betas": (0.5,)}, r"betas must be two numbers, at least 0 and below 1, got \(0.5,\)"),
+        ({"eps": math.inf}, "eps must be above 0, got inf"),
         ({"momentum": 1.0}, "momentum must be at least 0 and below 1, got 1.0"),
-        ({"betas": (0.5, 1.0)}, r"betas must be at least 0 and below 1, got \(0.5, 1.0\)"),
+        ({"betas": (0.5, 1.0)}, r"betas must be two numbers, at least 0 and below 1, got \(0.5, 1.0\)"),
     ],
 )
 def test_bad_settings(settings, message):
