@@ -17,6 +17,8 @@ from gan.networks import (
     MLPDiscriminator,
     MLPGenerator,
     Network,
+    R3GANDiscriminator,
+    R3GANGenerator,
     ResNetDiscriminator,
     ResNetGenerator,
     slerp,
@@ -30,6 +32,8 @@ NETWORKS = (
     DCGANDiscriminator,
     ResNetGenerator,
     ResNetDiscriminator,
+    R3GANGenerator,
+    R3GANDiscriminator,
 )
 
 
