@@ -155,8 +155,8 @@ def few_images(monkeypatch):
         return {"fid": 10 + images[:10].mean().item(), **({"kid": 0.1, "coverage": 0.5} if last else {})}
 
     monkeypatch.setattr(race, "judged", judged)
-    monkeypatch.setattr(race, "TIMES", (0.05, 1))
-    looks = count(step=0.01)  # whatever a batch takes: a hundredth of a second passes at each look at the clock
+    monkeypatch.setattr(race, "TIMES", (0.08, 1))
+    looks = count(step=0.05)  # whatever a batch takes: a twentieth of a second passes at each look at the clock
     monkeypatch.setattr(race, "now", lambda: next(looks))
     return asked
 
@@ -167,7 +167,7 @@ def test_loops_run_by_the_clock_and_what_has_run_is_kept(competitor, few_images,
     benchmark.main([*words, "--seeds", "1"])
     assert few_images == [False, True]
     first = json.loads((tmp_path / f"{competitor}-0.2-1.json").read_text("utf-8"))
-    assert [row["after"] for row in first["rows"]] == [0.05, 0.2]
+    assert [row["after"] for row in first["rows"]] == [0.08, 0.2]
     assert all(row["at"] >= row["after"] for row in first["rows"])
     assert first["images_per_second"] > 0
     capsys.readouterr()
@@ -197,7 +197,7 @@ def test_configs_run_by_the_clock(config, few_images, tmp_path, monkeypatch):
     race.raced(settings(seconds=2, out=tmp_path), config, 1, {})
     (kept,) = tmp_path.iterdir()
     scored = json.loads(kept.read_text("utf-8"))
-    assert [row["after"] for row in scored["rows"]] == [0.05, 1, 2]
+    assert [row["after"] for row in scored["rows"]] == [0.08, 1, 2]
     assert few_images == [False, False, True]
     assert max(rates) > 10 * rates[-1]
     assert rates[0] < max(rates)

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning import Callback, Trainer
@@ -229,7 +229,7 @@ def by_hand(make_loop: Callable[[int], Network], seed: int, clock: Clock) -> Non
 
     @torch.no_grad()
     def make(number: int) -> Tensor:
-        latents = torch.randn(CHUNK, generator.latent_dim, generator=keyed(seed, "race", number))  # pyright: ignore
+        latents = torch.randn(CHUNK, cast(int, generator.latent_dim), generator=keyed(seed, "race", number))
         with evaluating(generator):
             images = generator(latents)
         border = (images.shape[-1] - SHAPE[-1]) // 2
