@@ -1,8 +1,8 @@
 """Measures this project: `python scripts/benchmark.py NAME`.
 
-NAME is augment|classify|data|step|monitor|ddp|failures|fid|folder|games|init|recipes|scale|score|sizes|stacked|startup|
-stream|text. Prints the machine and the versions first: a figure means nothing without them. Each measurement is a file
-of `scripts/benchmarks`, whose first line says what it measures.
+NAME is augment|classify|data|step|monitor|ddp|failures|fid|folder|games|init|race|recipes|scale|score|sizes|stacked|
+startup|stream|text. Prints the machine and the versions first: a figure means nothing without them. Each measurement is
+a file of `scripts/benchmarks`, whose first line says what it measures.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from benchmarks import (
     games,
     init,
     monitor,
+    race,
     recipes,
     report,
     scale,
@@ -43,6 +44,7 @@ MEASUREMENTS = {
     "folder": folder,
     "games": games,
     "init": init,
+    "race": race,
     "recipes": recipes,
     "scale": scale,
     "score": score,
