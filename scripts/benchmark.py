@@ -1,8 +1,7 @@
 """Measures this project: `python scripts/benchmark.py NAME`.
 
-NAME is augment|classify|data|step|monitor|ddp|failures|fid|folder|games|init|race|recipes|scale|score|sizes|stacked|
-startup|stream|text. Prints the machine and the versions first: a figure means nothing without them. Each measurement is
-a file of `scripts/benchmarks`, whose first line says what it measures.
+Prints the machine and the versions first: a figure means nothing without them. Each measurement is a file of
+`scripts/benchmarks`, whose first line says what it measures; `--help` lists them.
 """
 
 import argparse
