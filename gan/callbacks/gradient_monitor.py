@@ -124,7 +124,7 @@ class GradientMonitor(Callback):
         for each in (judge, judge_held_out):
             augmentation = pl_module.augmentation(noise)
             each.before = augmentation and augmentation.of_pass(0)
-        penalties = [penalty for penalty in pl_module.penalties if penalty.weight > 0]
+        penalties = [penalty for penalty in pl_module.penalties if float(penalty.weight) > 0]
         self._norms: dict[str, float] = {}
         try:
             self._measuring = measure(
