@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, overload
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gan.errors import GANError
 from gan.spec import Described
 
+ONCE = "model.extragradient: a training step of your own must update each network once, by self.update(optimizer)"
 SLOW = "slow"  # in the state of an optimizer: the weights that Lookahead goes back to
 
 
@@ -143,10 +145,12 @@ class Extragradient:
         """Takes note of where a step has led, and puts the network back to where it has looked from.
 
         Raises:
-            GANError: If the step has not begun where the batch did.
+            GANError: If the step has not begun where the batch did, or is the second one.
         """
         if self.given_up:
             return
+        if optimizer in self.ends:  # which the second would have begun where the first did
+            raise GANError(ONCE)
         if optimizer not in self.here:
             raise GANError(
                 "model.extragradient: an on_before_optimizer_step of your own in the module must call super()'s"
@@ -163,10 +167,7 @@ class Extragradient:
         for optimizer in self.starts:
             if not self.given_up:
                 if optimizer not in self.ends:
-                    raise GANError(
-                        "model.extragradient: a training step of your own must update each network once, by "
-                        "self.update(optimizer)"
-                    )
+                    raise GANError(ONCE)
                 put(self.ends.pop(optimizer), optimizer)
 
     def give_up(self) -> None:
@@ -222,6 +223,16 @@ class Lookahead(Described):
                 if slow is not None:
                     slow.add_(parameter - slow, alpha=self.alpha)
                     parameter.copy_(slow)
+
+
+def without_lookahead(optimizer: Optimizer) -> None:
+    """Lets an optimizer drop what Lookahead has left in the state that it loads: a later one would go back to it."""
+
+    def after(_: Optimizer) -> None:
+        if [state.pop(SLOW) for state in optimizer.state.values() if SLOW in state]:
+            rank_zero_warn("the weights that Lookahead would go back to are dropped: this run has no model.lookahead")
+
+    optimizer.register_load_state_dict_post_hook(after)
 
 
 def parameters(optimizer: Optimizer) -> Iterator[Tensor]:

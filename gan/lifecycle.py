@@ -120,6 +120,7 @@ class Lifecycle(L.LightningModule):
     looked_at: set[str | None]  # the stages whose first batch has been
     scores: Collection[str] = ()  # the names of the scores that this run measures
     scored_at = -1  # the batches completed when they were measured last
+    evaluates = False  # whether the present batch goes by `evaluations`
     looks: Extragradient | None = None  # of the present batch, by the extragradient method
 
     # ------------------------------------------------------------------ what the steps call
@@ -243,6 +244,7 @@ class Lifecycle(L.LightningModule):
         After the last one, both networks go back part of their way if it is Lookahead's time.
         """
         optimizers, step = self.trainer.optimizers, self.global_step
+        self.evaluates = True
         if self.extragradient:
             self.looks = Extragradient(optimizers)
             yield self.noise("batch", step)
@@ -258,7 +260,17 @@ class Lifecycle(L.LightningModule):
             self.lookahead.go_back(optimizers)
 
     def update(self, optimizer: LightningOptimizer) -> None:
-        """Steps the optimizer of a network. All hooks see it, and `trainer.global_step` counts the discriminator's."""
+        """Steps the optimizer of a network. All hooks see it, and `trainer.global_step` counts the discriminator's.
+
+        Raises:
+            GANError: If the batch is to be evaluated in a way that a training step of one's own knows nothing of.
+        """
+        for setting in ("extragradient", "lookahead"):
+            if getattr(self, setting) and not self.evaluates:
+                raise GANError(
+                    f"model.{setting}: a training_step of your own must take its noise from self.evaluations(), each "
+                    "time anew"
+                )
         first = optimizer is self.optimizer(OPTIMIZER_ORDER[0])
         if first and (self.looks is None or self.looks.ahead):
             optimizer.step()
@@ -405,6 +417,12 @@ class Lifecycle(L.LightningModule):
         check_characters(self.generator, getattr(data, "characters", None))
         self.terms.check(self.discriminator, self.num_classes, self.condition_shape)
         self.check_augment()
+        labels = getattr(data, "num_labels", None)
+        if stage == "fit" and labels is not None and not self.terms.need_labels:
+            rank_zero_warn(
+                f"data.labels={labels}: nothing here learns from labels, and every fourth image of a batch is one of "
+                f"these {labels}: set model.classification to gan.terms.SemiSupervised, or leave data.labels out"
+            )
         if self.num_classes is not None and not is_conditional(self.discriminator) and not self.terms.terms:
             rank_zero_warn(
                 f"generator {type(self.generator).__name__} is told the class, and nothing holds it to that: "
@@ -495,6 +513,7 @@ class Lifecycle(L.LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Keys what layers draw in the steps, after all callbacks have drawn what they want."""
         self.seed_layers(self.global_step)
+        self.evaluates = False
 
     def on_fit_start(self) -> None:
         """Spares each batch the calls of hooks that do nothing, and numbers what is logged by batches."""

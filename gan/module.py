@@ -14,7 +14,7 @@ from torch.optim import Adam
 
 from gan.augment import Augment
 from gan.errors import GANError
-from gan.games import Lookahead
+from gan.games import Lookahead, without_lookahead
 from gan.lifecycle import Lifecycle
 from gan.losses import Loss, NonSaturating
 from gan.networks import classes_of, evaluating, frozen, given, in_own_precision, sources_of
@@ -209,8 +209,10 @@ class GAN(Lifecycle):
         makers = self.make_optimizer, self.make_scheduler
         frozen = self.frozen_parameters()
         made = make_optimizers(networks, *makers, self.length(), self.resumed, frozen)
-        if self.lookahead is not None:
-            for optimizer in made[0]:
+        for optimizer in made[0]:
+            if self.lookahead is None:
+                without_lookahead(optimizer)
+            else:
                 self.lookahead.watch(optimizer)
         if self.weight_clip is not None:
             clip_weights_after(made[0][0], self.discriminator, self.weight_clip, frozen)

@@ -15,7 +15,9 @@ AnyCallback = TypeVar("AnyCallback", bound=Callback)
 
 READS = {  # a reader: whom it must come after, and what it reads there
     "ImageLogger": {"GeneratorEMA": "the average"},
+    "TextLogger": {"GeneratorEMA": "the average"},
     "FIDTracker": {"GeneratorEMA": "the average"},
+    "NgramTracker": {"GeneratorEMA": "the average"},
     "GradientDoctor": {"GradientMonitor": "the stats"},
     "RunCheckpoint": {"FIDTracker": "the best step"},  # Lightning sees to it: checkpoint callbacks come last
 }
@@ -55,7 +57,7 @@ def names_of(callback: Callback) -> set[str]:
     return {cls.__name__ for cls in type(callback).__mro__}
 
 
-WRITERS = {"GradientDoctor", "GradientMonitor", "ImageLogger", "RunCheckpoint"}
+WRITERS = {"GradientDoctor", "GradientMonitor", "ImageLogger", "RunCheckpoint", "TextLogger"}
 
 
 def check_folder(trainer: Trainer) -> None:

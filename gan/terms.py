@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from gan.batch import of_samples
-from gan.errors import GANError
+from gan.errors import GANError, counted
 from gan.spec import Described
 
 Distance = Literal["l1", "l2"]
@@ -146,7 +146,7 @@ class SemiSupervised(Classification):
     Salimans et al. 2016, arXiv:1606.03498, section 5: of K logits l of an image, their log-sum-exp is the logit of its
     being real, as the class "generated" has the logit 0 (`ClassifierDCGANDiscriminator`). So the adversarial loss, of
     all images, is any of `gan.losses`, and this is the other part of the discriminator's: the cross-entropy of the
-    real images whose label is not -1. The generator is told no class.
+    real images whose label is not -1, and 0 of a pass that has none. The generator is told no class.
 
     Args:
         weight: Factor of the mean cross-entropy in the discriminator's loss, >= 0; the paper takes 1.
@@ -164,7 +164,7 @@ class SemiSupervised(Classification):
                 "one that is told the class take Classification"
             )
 
-    def discriminator(self, judge: Judge, real: Tensor, fake: Tensor) -> Tensor | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def discriminator(self, judge: Judge, real: Tensor, fake: Tensor) -> Tensor:
         labels = judge.condition
         if labels is None or labels.shape != (len(real),) or labels.dtype != torch.int64:
             got = "none" if labels is None else f"{labels.dtype} of shape {tuple(labels.shape)}"
@@ -172,10 +172,23 @@ class SemiSupervised(Classification):
                 f"model.classification: SemiSupervised needs int64 labels (N,), -1 of an image without one, got {got}"
             )
         known = (labels != UNLABELLED).nonzero().flatten()  # M of them
-        if len(known) == 0:
-            return None
-        logits = judge.classify(real[known])  # (M, K)
+        judged = known if len(known) else known.new_zeros(1)  # one for nothing: all processes and passes do the same
+        logits = judge.classify(real[judged])  # (M, K)
+        if logits.ndim != 2 or len(logits) != len(judged):
+            raise GANError(
+                f"model.classification: {type(judge.network).__name__}.classify must give logits of shape "
+                f"({len(judged)}, K), one of each class, got {tuple(logits.shape)}"
+            )
+        low, high = torch.stack(labels.aminmax()).tolist()
+        if low < UNLABELLED or high >= logits.shape[1]:
+            raise GANError(
+                f"model.classification: a batch has labels from {low} to {high}, and discriminator "
+                f"{type(judge.network).__name__} tells {counted(logits.shape[1], 'class', 'classes')}: labels are -1, "
+                "of an image without one, or from 0 to num_classes - 1"
+            )
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if len(known) == 0:
+            return 0 * logits.sum(1)
         return cross_entropy(logits, labels[known], reduction="none")
 
     def generator(self, judge: Judge, real: Tensor, fake: Tensor) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -261,11 +274,13 @@ class Terms:
 
     Attributes:
         names: Of all their scalars.
+        need_labels: Whether one of them may learn from labels.
     """
 
     def __init__(self, *terms: Term | None):
         self.terms = [term for term in terms if term is not None and term.weight > 0]
         self.names = {f"loss/{term.name}{player}" for term in self.terms for player in ("", "_generator")}
+        self.need_labels = not all(isinstance(term, FeatureMatching | Reconstruction) for term in self.terms)
 
     def check(self, discriminator: Any, num_classes: int | None, condition_shape: tuple[int, ...] | None) -> None:
         """Refuses networks that a term says nothing of, see `Term.check`."""

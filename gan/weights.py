@@ -21,13 +21,13 @@ def sampled(gan: Lifecycle) -> nn.Module:
     return gan.generator if gan.generator_ema is None else gan.generator_ema
 
 
-def share_buffers(gan: Lifecycle) -> None:
+def share_buffers(gan: Lifecycle, network: nn.Module) -> None:
     """Gives all processes the first one's buffers, as a checkpoint has them: each has batch statistics of its own.
 
     They are used in evaluation alone.
     """
     if gan.trainer.world_size > 1:
-        for buffer in sampled(gan).buffers():
+        for buffer in network.buffers():
             dist.broadcast(buffer, 0)
 
 

@@ -1,6 +1,8 @@
 """The measurements can be made, as the pages write them, and measure what they say."""
 
+import argparse
 import json
+import math
 import re
 import shlex
 import sys
@@ -17,7 +19,8 @@ from gan.penalties import R1
 sys.path.append(str(ROOT / "scripts"))
 
 import benchmark
-from benchmarks import classify, failures, recipes, step
+from benchmarks import classify, failures, games, recipes, step
+from benchmarks import text as of_text
 from benchmarks.bare_loop import bare_loop
 
 DOOR = ROOT / "scripts" / "benchmark.py"
@@ -189,7 +192,11 @@ def test_classify(tmp_path, capsys):
     rows = [line for line in output.splitlines() if line.startswith("| ")]
     assert rows[0] == "| trained on | 20 labels |"
     assert len(rows) == 1 + 4
-    file = tmp_path / "alone-20-1.json"
+    file = tmp_path / "alone-20-1-4.json"  # of 4 batches: a whole training has another
+    assert {path.name.partition(".")[0] for path in tmp_path.iterdir()} == {
+        *(f"{way}-20-1-4" for way in ("alone", "augmented", "generated", "both")),
+    }
+    assert classify.kind(argparse.Namespace(batches=None), 20, 1) == "20-1"
     assert f"| these alone | {100 * json.loads(file.read_text('utf-8'))['accuracy']:.2f} +- 0.00 |" in rows
     file.write_text('{"accuracy": 0.5}', "utf-8")
     benchmark.main([*one, "--ways", "alone"])
@@ -200,6 +207,37 @@ def test_classify(tmp_path, capsys):
     assert len(more) == 10_000
     assert {image.numpy().tobytes() for image in more} == {image.numpy().tobytes() for image in images}
     assert torch.equal(classes[:20], labels)
+
+
+def test_games_of_runs_that_failed(tmp_path, monkeypatch):
+    """They are in the table, whether they end before the first score or before anything."""
+    assert games.interval([1.0, 2.0, 3.0, 4.0, 5.0]) == "3.00 ± 1.97 (1.00 to 5.00)"
+    assert games.interval([1.0, math.inf]) == "inf (1.00 to inf)"
+    monkeypatch.setattr(games, "gan", lambda *words, **settings: words[2].mkdir() or 1.0)
+    settings = argparse.Namespace(out=tmp_path, seeds=[1, 2], batches=5)
+    cells = games.row(settings, "Adam", 0.1, {"Adam": [1.0]}).split(" | ")
+    assert cells[4:6] == ["inf (inf to inf)", "2"]
+
+
+def test_text_takes_the_scores_of_the_start_and_of_the_report_at_the_end(tmp_path, monkeypatch):
+    def fit(*words):
+        folder = words[words.index("--run_dir") + 1]
+        folder.mkdir()
+        scores = {f"ngram/{n}": 1.0 for n in (1, 2, 3, 4)} | {f"ngram_floor/{n}": 0.5 for n in (1, 2, 3, 4)}
+        of_end = {f"ngram_of_end/{n}": 0.2 for n in (1, 2, 3, 4)} | {
+            f"ngram_floor_of_end/{n}": 0.1 for n in (1, 2, 3, 4)
+        }
+        rows = [scores, dict.fromkeys(scores, 0.3), {"loss/generator": 1.0}, of_end]
+        (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), "utf-8")
+        return 7.0
+
+    monkeypatch.setattr(of_text, "gan", fit)
+    scores = of_text.train(tmp_path / "run", 1)
+    assert {name: value for name, value in scores.items() if name.endswith("3")} == {
+        "start/3": 1.0,
+        "end/3": 0.2,
+        "floor/3": 0.1,
+    }
 
 
 @pytest.mark.slow

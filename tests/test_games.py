@@ -530,13 +530,59 @@ class Own(GAN):
         return {}
 
 
+class Twice(GAN):
+    """Another one, that updates a network again."""
+
+    def generator_step(self, real, condition, noise):
+        super().generator_step(real, condition, noise)
+        return super().generator_step(real, condition, noise)
+
+
 @pytest.mark.parametrize(
-    ("cls", "message"), [(Silent, r"must call super\(\)'s"), (Own, r"by self.update\(optimizer\)")]
+    ("cls", "message"),
+    [
+        (Silent, r"must call super\(\)'s"),
+        (Own, r"once, by self.update\(optimizer\)"),
+        (Twice, r"once, by self.update\(optimizer\)"),
+    ],
 )
 def test_what_extragradient_cannot_work_with_is_a_line(cls, message, make_gan, make_trainer, data):
     gan = make_gan()
     with pytest.raises(ValueError, match=f"model.extragradient: .* {message}"):
         make_trainer().fit(cls(gan.generator, gan.discriminator, extragradient=True), data)
+
+
+class Plain(GAN):
+    """A training step of one's own that evaluates a batch once."""
+
+    def training_step(self, batch, batch_idx):
+        noise = self.noise("batch", self.global_step)
+        self.discriminator_step(*batch, noise)
+        self.generator_step(*batch, noise)
+
+
+@pytest.mark.parametrize(("name", "value"), [("extragradient", True), ("lookahead", Lookahead())])
+def test_a_training_step_that_would_ignore_them_is_a_line(name, value, make_gan, make_trainer, data):
+    gan = make_gan()
+    make_trainer(max_steps=2).fit(Plain(gan.generator, gan.discriminator), data)
+    with pytest.raises(ValueError, match=rf"model\.{name}: .* must take its noise from self.evaluations\(\)"):
+        make_trainer().fit(Plain(gan.generator, gan.discriminator, **{name: value}), data)
+
+
+def test_lookahead_that_is_left_out_is_forgotten(make_gan, make_trainer, data, tmp_path):
+    """Taken up again later, it would go back to weights of long ago."""
+
+    def train(steps, lookahead, **fit):
+        trainer = make_trainer(max_steps=steps)
+        trainer.fit(make_gan(lookahead=lookahead), data, **fit, weights_only=True)
+        trainer.save_checkpoint(tmp_path / "last.ckpt")
+        return ["slow" in state for each in trainer.optimizers for state in each.state_dict()["state"].values()]
+
+    goes_on = {"ckpt_path": tmp_path / "last.ckpt"}
+    assert all(train(2, Lookahead(every=2)))
+    assert all(train(3, Lookahead(every=2), **goes_on))
+    with pytest.warns(UserWarning, match="Lookahead would go back to are dropped: this run has no model.lookahead"):
+        assert not any(train(4, None, **goes_on))
 
 
 def test_extragradient_is_of_both_networks():

@@ -1,19 +1,20 @@
 """What surrounds the two steps: the numbers of what is logged, schedules, checks before a run, checkpoints."""
 
+import warnings
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from commands import equal, load
-from conftest import Pairs, Recorder, TableLogger, same_weights
+from conftest import Pairs, Recorder, SmallMNIST, TableLogger, same_weights
 from lightning import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from texts import make_data
 from texts import make_gan as make_gan_of_texts
 from torch import nn
 from torch.optim import SGD, Adam
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 from gan import GAN
 from gan.augment import DiffAugment
@@ -25,6 +26,7 @@ from gan.images import to_uint8
 from gan.losses import Wasserstein
 from gan.networks import (
     AuxiliaryDCGANDiscriminator,
+    ClassifierDCGANDiscriminator,
     ConditionalDCGANGenerator,
     DCGANDiscriminator,
     DCGANGenerator,
@@ -37,7 +39,7 @@ from gan.networks import (
 )
 from gan.optim import WarmupCosine
 from gan.penalties import DRAGAN, R1, ApproximateR1, ApproximateR2, GradientPenalty
-from gan.terms import Classification
+from gan.terms import Classification, SemiSupervised
 
 SHAPE = (1, 28, 28)
 
@@ -504,3 +506,31 @@ def test_texts_of_other_characters_are_a_line(make_trainer, tmp_path):
         make_trainer().fit(gan, other)
     with pytest.raises(GANError, match=r"^model.augment=DiffAugment changes images, and generator TextGenerator makes"):
         make_trainer().fit(make_gan_of_texts(data, augment=DiffAugment()), data)
+
+
+@pytest.mark.parametrize("labelled", [slice(0, 1), slice(4, 5)])
+def test_few_labels_anywhere_in_a_batch(make_trainer, labelled):
+    """Of a loader of one's own, and in two passes, of which one has none."""
+    labels, table = torch.full((32,), -1), TableLogger()
+    labels.view(4, 8)[:, labelled] = 3
+    images = torch.rand(32, *SHAPE, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    torch.manual_seed(0)
+    gan = GAN(
+        DCGANGenerator(SHAPE, 8, 4),
+        ClassifierDCGANDiscriminator(SHAPE, 10, 4),
+        classification=SemiSupervised(),
+        accumulate=2,
+    )
+    trainer = make_trainer(max_steps=2, logger=table, log_every_n_steps=1)
+    trainer.fit(gan, DataLoader(TensorDataset(images, labels), batch_size=8))
+    assert [0.5 < row["loss/classification"] < 2 for _, row in table.rows] == [True, True]  # half of about log(10)
+
+
+def test_labels_that_nothing_learns_from_are_said(make_gan, make_trainer):
+    few = partial(SmallMNIST, 16, 0, labels=20)
+    with pytest.warns(UserWarning, match=r"^data.labels=20: nothing here learns from labels, .* or leave data.labels"):
+        make_trainer(max_steps=1).fit(make_gan(), few())
+    gan = GAN(DCGANGenerator(SHAPE, 8, 4), ClassifierDCGANDiscriminator(SHAPE, 10, 4), classification=SemiSupervised())
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "data.labels")
+        make_trainer(max_steps=1).fit(gan, few())

@@ -15,7 +15,9 @@ from gan.callbacks import (
     GradientDoctor,
     GradientMonitor,
     ImageLogger,
+    NgramTracker,
     RunCheckpoint,
+    TextLogger,
 )
 from gan.errors import GANError
 from gan.gradients.clip import ByNorm
@@ -40,6 +42,13 @@ def test_a_reader_comes_after_those_that_it_reads():
             with pytest.raises(ValueError, match=r"put a (GeneratorEMA|GradientMonitor) before it"):
                 check_order([*order, Callback()])
     assert refused == 100
+
+
+@pytest.mark.parametrize("reader", [TextLogger, NgramTracker])
+def test_texts_come_of_the_average_too(reader):
+    check_order([GeneratorEMA(), reader()])
+    with pytest.raises(ValueError, match=f"{reader.__name__} reads the average of GeneratorEMA in the same batch"):
+        check_order([reader(), GeneratorEMA()])
 
 
 def test_names_are_those_of_callbacks():
@@ -110,7 +119,7 @@ def test_hooks_that_do_nothing_are_not_called(make_gan, make_trainer, data):
 
 
 @pytest.mark.parametrize("place", ["s3://bucket/run", "gs://bucket/run"])
-@pytest.mark.parametrize("callback", [ImageLogger, RunCheckpoint, GradientMonitor])
+@pytest.mark.parametrize("callback", [ImageLogger, RunCheckpoint, GradientMonitor, TextLogger])
 def test_no_folder_of_that_name_is_made(make_gan, make_trainer, data, tmp_path, monkeypatch, place, callback):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(GANError, match=f"the trainer's default_root_dir {place} is a URL"):

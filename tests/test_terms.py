@@ -57,13 +57,40 @@ def test_semi_supervised_is_the_papers(images):
     torch.testing.assert_close(softplus(-judge(real)) + softplus(judge(fake)), game)
 
 
-def test_a_pass_without_a_label_has_no_term_of_it(images):
+def test_a_pass_without_a_label_has_a_term_of_nothing(images):
+    """One image is looked at for it, so that each process gathers weights, draws and logs as often as any other."""
     real, fake, _ = images
-    (judge,) = given(torch.full((5,), -1), ClassifierDCGANDiscriminator(SHAPE, 3, 4).double())
-    assert SemiSupervised().discriminator(judge, real, fake) is None
+    torch.manual_seed(0)
+    classifier, seen = ClassifierDCGANDiscriminator(SHAPE, 3, 4).double(), []
+    classifier.output.register_forward_hook(lambda *inputs: seen.append(len(inputs[2])))
+    (judge,) = given(torch.full((5,), -1), classifier)
     scalars = {}
-    assert Terms(SemiSupervised()).discriminator(torch.tensor(1.0), judge, real, fake, scalars) == 1
-    assert scalars == {}
+    loss = Terms(SemiSupervised()).discriminator(torch.tensor(1.0), judge, real, fake, scalars)
+    assert seen == [1]
+    assert scalars == {"loss/classification": 0}
+    assert loss == 1
+    loss.backward()
+    assert all(parameter.grad.abs().max() == 0 for parameter in classifier.parameters())
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 3, -1, 1, 2], "has labels from -1 to 3, and discriminator ClassifierDCGANDiscriminator tells 3 classes"),
+        ([0, 1, -2, 1, 2], "has labels from -2 to 2, and discriminator ClassifierDCGANDiscriminator tells 3 classes"),
+    ],
+)
+def test_labels_that_the_classifier_has_not_are_a_line(images, labels, message):
+    """Without the check: an index error of torch, or on a GPU an assertion that ends the process."""
+    (judge,) = given(torch.tensor(labels), ClassifierDCGANDiscriminator(SHAPE, 3, 4).double())
+    with pytest.raises(GANError, match=message):
+        SemiSupervised().discriminator(judge, *images[:2])
+
+
+def test_a_classifier_of_no_classes_is_a_line(images):
+    (judge,) = given(images[2], NotByRow(SHAPE, num_classes=3, base_channels=4).double())
+    with pytest.raises(GANError, match=r"NotByRow.classify must give logits of shape \(5, K\), .* got \(3,\)"):
+        SemiSupervised().discriminator(judge, *images[:2])
 
 
 @pytest.mark.parametrize("labels", [None, torch.zeros(5), torch.zeros(5, 3, dtype=torch.int64)])
@@ -162,6 +189,12 @@ def test_networks_that_a_term_says_nothing_of_are_named(term, discriminator, tol
     with pytest.raises(ValueError, match=message):
         Terms(term).check(discriminator, *told)
     Terms(type(term)(weight=0)).check(discriminator, *told)  # which is off
+
+
+def test_which_terms_may_need_labels():
+    assert not Terms(None, FeatureMatching(), Reconstruction()).need_labels
+    assert Terms(SemiSupervised(), FeatureMatching()).need_labels
+    assert not Terms(SemiSupervised(0)).need_labels
 
 
 def test_networks_that_a_term_is_of():

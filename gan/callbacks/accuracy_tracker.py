@@ -16,6 +16,7 @@ from gan.module import GAN
 from gan.networks import evaluating
 from gan.noise import keyed, seed_all
 from gan.spec import uncompiled
+from gan.weights import share_buffers
 
 ACCURACY = "accuracy/test"
 
@@ -92,10 +93,16 @@ class AccuracyTracker(Callback):
         discriminator: Any = pl_module.discriminator
         accuracy = MulticlassAccuracy(self.num_classes, average="micro").to(pl_module.device)
         num = torch.zeros((), device=pl_module.device)
+        share_buffers(pl_module, discriminator)
         with evaluating(discriminator), isolate_rng():  # loaders and data sets may draw from it
             seed_all(keyed(0, "test images"))
             for images, labels in self.test_batches(trainer):
                 logits = discriminator.classify(images.to(pl_module.device, pl_module.dtype))  # (N, K)
+                if logits.shape != (len(labels), self.num_classes):
+                    raise GANError(
+                        f"AccuracyTracker: {type(uncompiled(discriminator)).__name__}.classify must give logits "
+                        f"{(len(labels), self.num_classes)}, one of each class of the data, got {tuple(logits.shape)}"
+                    )
                 accuracy.update(logits.float(), labels.to(pl_module.device))
                 num += len(labels)
         return float(accuracy.compute()), int(trainer.strategy.reduce(num, reduce_op="sum"))

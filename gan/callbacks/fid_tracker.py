@@ -236,7 +236,7 @@ class FIDTracker(Callback):
 
     def generate(self, pl_module: GAN, num: int, noise: str) -> Generated | None:
         """Images and their features; None, with a warning, where they have none. Warns of scores that are too good."""
-        share_buffers(pl_module)
+        share_buffers(pl_module, sampled(pl_module))
         try:
             generated = self.evaluator.generate(lambda number: self.make(pl_module, noise, number), num)
         except NotFinite as error:
@@ -332,7 +332,7 @@ class FIDTracker(Callback):
             assert labels is not None  # since there are classes
             return self.make(pl_module, "report", number), labels
 
-        share_buffers(pl_module)
+        share_buffers(pl_module, sampled(pl_module))
         return self.evaluator.accuracy_score(make, self.final_samples)
 
     def condition_scores(self, pl_module: GAN, generated: Generated) -> dict[str, float]:

@@ -15,6 +15,7 @@ from gan.errors import GANError, counted
 from gan.metrics import NgramDistance
 from gan.module import GAN
 from gan.noise import keyed
+from gan.weights import sampled, share_buffers
 
 CHUNK = 500  # texts made at a time, over all processes
 SIZES = (1, 2, 3, 4)  # characters of an n-gram
@@ -29,7 +30,7 @@ class NgramTracker(Callback):
     are of others and of more. Nothing here touches training.
 
     The scalars are `ngram/1` to `ngram/4`, which a ModelCheckpoint, EarlyStopping or ReduceLROnPlateau can monitor, and
-    `ngram_floor/1` to `ngram_floor/4`.
+    `ngram_floor/1` to `ngram_floor/4`; those of the last one `ngram_of_end/1` and so on.
 
     Args:
         every: Training batches between two scores. The start and the end of a run are scored in any case.
@@ -67,6 +68,10 @@ class NgramTracker(Callback):
         if trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps:
             self.track(trainer, pl_module)
 
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: GAN) -> None:
+        if trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs:
+            self.track(trainer, pl_module)
+
     def track(self, trainer: Trainer, pl_module: GAN) -> None:
         """Scores the generator of this batch, and logs it."""
         if trainer.global_step == self.scored_at:
@@ -76,8 +81,9 @@ class NgramTracker(Callback):
         pl_module.log_scores(scores | of_floor(self.floor(pl_module, self.num_samples)))
 
     def on_train_end(self, trainer: Trainer, pl_module: GAN) -> None:
-        self.track(trainer, pl_module)
         scores, floor = self.report(pl_module)
+        for logger in trainer.loggers:
+            logger.log_metrics(of_end(scores | of_floor(floor)), step=trainer.global_step)
         each = ", ".join(f"{scores[name]:.4f} ({floor[name]:.4f})" for name in scores)
         say(trainer, f"n-grams        of 1 to {len(scores)} characters, and floors: {each}; {self.terms(pl_module)}")
 
@@ -134,6 +140,7 @@ class NgramTracker(Callback):
 
     def score(self, pl_module: GAN, num: int, noise: str) -> dict[str, float]:
         """The scores of `num` texts that the generator makes of latents by the run's seed and `noise` alone."""
+        share_buffers(pl_module, sampled(pl_module))
         for chunk in range(-(-num // CHUNK)):
             latents = pl_module.latents(CHUNK, pl_module.rng("score", noise, chunk))
             mine = share(pl_module, latents[: num - chunk * CHUNK])
@@ -170,3 +177,8 @@ def share(gan: GAN, rows: Tensor) -> Tensor:
 def of_floor(scores: dict[str, float]) -> dict[str, float]:
     """Scores under the names of a floor."""
     return {name.replace("ngram/", "ngram_floor/"): value for name, value in scores.items()}
+
+
+def of_end(scores: dict[str, float]) -> dict[str, float]:
+    """Scores, and floors, under the names of those of the end."""
+    return {name.replace("/", "_of_end/"): value for name, value in scores.items()}

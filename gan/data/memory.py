@@ -170,7 +170,7 @@ class InMemoryDataModule(EpochDataModule):
         if train_size is not None and not train_size >= 1:
             raise GANError(f"train_size must be at least 1 image, got {train_size}; leave it out for all there are")
         self.train_size = train_size
-        self.labels = labels
+        self.num_labels = labels  # not `labels`, which a subclass may have of its own
         self._subsets: dict[str, tuple[Tensor, Tensor]] = {}
 
     def load(self, train: bool) -> tuple[Tensor, Tensor] | Tensor:
@@ -216,9 +216,9 @@ class InMemoryDataModule(EpochDataModule):
             }
             for name, index in subsets.items():
                 self._subsets[name] = images.index_select(0, index), labels.index_select(0, index)
-            if self.labels is not None:
+            if self.num_labels is not None:
                 images, labels = self._subsets["train"]
-                self._subsets["train"] = images, self.with_few(labels, self.labels)
+                self._subsets["train"] = images, self.with_few(labels, self.num_labels)
         if stage in ("test", None) and "test" not in self._subsets:
             self._subsets["test"] = self.load_checked(train=False)
 
@@ -234,11 +234,19 @@ class InMemoryDataModule(EpochDataModule):
 
     def _loader(self, subset: str, batch_size: int, **options: Any) -> InMemoryLoader:
         images, labels = self._subsets[subset]
-        return self._loader_class(subset)(images, labels, batch_size, **options, **self._share())
+        share = self._share()
+        parts = share["world_size"] * batch_size // self.batch_size  # of a batch: the passes of all processes
+        if subset == "train" and self.num_labels is not None and parts > 1 and self.batch_size % LABELLED_EVERY:
+            raise GANError(
+                f"data.batch_size={self.batch_size} is not a multiple of {LABELLED_EVERY}, and with data.labels every "
+                f"fourth image has a label: the {parts} parts of a batch, by processes and passes, would not have as "
+                "many each. Set it to a multiple"
+            )
+        return self._loader_class(subset)(images, labels, batch_size, **options, **share)
 
     def _loader_class(self, subset: str) -> Callable[..., InMemoryLoader]:
         """What makes the loader of a subset."""
-        return InMemoryLoader if self.labels is None or subset != "train" else FewLabelsLoader
+        return InMemoryLoader if self.num_labels is None or subset != "train" else FewLabelsLoader
 
     def with_few(self, labels: Tensor, num: int) -> Tensor:
         """The labels int64 (N,) of the training images with `num` of them kept, and -1 in the place of all others.

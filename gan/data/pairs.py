@@ -17,7 +17,6 @@ CHUNK = 1000  # images degraded at a time, in floating numbers
 OF_BATCHES = {  # settings of the images' own data module that are about its batches, and what there is instead
     "batch_size": "data.batch_size decides",
     "seed": "--seed_everything decides",
-    "labels": "what an image is to be of is its source",
 }
 OF_SPLIT = dict.fromkeys(("validation_size", "validation_share"), "data.validation_size decides")  # where it is given
 BATCH_HOOKS = (  # which say what a batch is
@@ -191,6 +190,11 @@ class DegradedDataModule(InMemoryDataModule):
             default = constructor[setting].default if setting in constructor else Parameter.empty
             if default not in (Parameter.empty, getattr(of, setting, default)):
                 raise GANError(f"data.of.{setting}={getattr(of, setting)} would do nothing: {instead}. Leave it out")
+        if of.num_labels is not None:
+            raise GANError(
+                f"data.of.labels={of.num_labels} would do nothing: what an image is to be of is its source. Leave it "
+                "out"
+            )
         self.of = of
         self.as_of = validation_size is None
         self.degradation = degradation

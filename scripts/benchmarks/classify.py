@@ -80,12 +80,17 @@ def spread(accuracies: list[float]) -> str:
 
 def kept(settings: argparse.Namespace, way: str, labels: int, seed: int) -> float:
     """The accuracy of one training, made if its file is not there."""
-    file = settings.out / f"{way}-{labels}-{seed}.json"
+    file = settings.out / f"{way}-{kind(settings, labels, seed)}.json"
     if not file.exists():
         accuracy = WAYS[way][1](settings, labels, seed)
         file.write_text(json.dumps({"accuracy": accuracy}), encoding="utf-8")
         print(f"classify  {way}, {labels} labels, seed {seed}: {accuracy:.2%}", flush=True)
     return json.loads(file.read_text(encoding="utf-8"))["accuracy"]
+
+
+def kind(settings: argparse.Namespace, labels: int, seed: int) -> str:
+    """What a file is of: a try of so many batches is none of a whole training."""
+    return f"{labels}-{seed}" + (f"-{settings.batches}" if settings.batches else "")
 
 
 # ---------------------------------------------------------------------- data
@@ -163,7 +168,7 @@ def batches(images: Tensor, labels: Tensor) -> Iterator[Images]:
 
 def generated(settings: argparse.Namespace, labels: int, seed: int) -> Images:
     """Images of the classes in turn, by a conditional GAN that is trained on the labelled images; kept in a file."""
-    file = settings.out / f"generated-{labels}-{seed}.pt"
+    file = settings.out / f"generated-{kind(settings, labels, seed)}.pt"
     if not file.exists():
         torch.manual_seed(seed)
         adam = partial(Adam, lr=0.004, betas=(0.0, 0.9), fused=True)
@@ -194,7 +199,7 @@ def generated(settings: argparse.Namespace, labels: int, seed: int) -> Images:
 
 def semisupervised(settings: argparse.Namespace, labels: int, seed: int) -> float:
     """The discriminator of `configs/semisupervised.yaml`, by the real command."""
-    run_dir = settings.out / f"run-{labels}-{seed}"
+    run_dir = settings.out / f"run-{kind(settings, labels, seed)}"
     words: list[object] = ["--config", CONFIGS / "semisupervised.yaml", "--data.labels", labels]
     if settings.batches:
         words += ["--trainer.max_steps", settings.batches]

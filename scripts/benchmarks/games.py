@@ -79,7 +79,9 @@ def row(settings: argparse.Namespace, method: str, rate: float, costs: dict[str,
 
 
 def interval(values: list[float]) -> str:
-    """The mean and half of its interval of 95 %, and the range."""
+    """The mean and half of its interval of 95 %, and the range; infinite where a run has come to no FID."""
+    if not all(map(math.isfinite, values)):
+        return f"inf ({min(values):.2f} to inf)"
     half = STUDENT[len(values)] * stdev(values) / math.sqrt(len(values)) if len(values) in STUDENT else math.nan
     return f"{mean(values):.2f} ± {half:.2f} ({min(values):.2f} to {max(values):.2f})"
 
@@ -117,14 +119,17 @@ def trained(settings: argparse.Namespace, method: str, rate: float, batches: int
         words = [*words_of(method, rate), "--trainer.max_steps", batches, "--seed_everything", seed]
         words += ["--trainer.callbacks+=FIDTracker", "--trainer.callbacks.every", batches]
         seconds = gan("fit", "--run_dir", run_dir, "--resume", "auto", *words, may_fail=True)
-        findings = json.loads((run_dir / "findings.json").read_text("utf-8"))
-        result = {"fid": last_score(run_dir), "findings": [found["name"] for found in findings], "seconds": seconds}
+        found = run_dir / "findings.json"  # none of a run that has ended before the first measurement
+        findings = [each["name"] for each in json.loads(found.read_text("utf-8"))] if found.exists() else []
+        result = {"fid": last_score(run_dir), "findings": findings, "seconds": seconds}
         kept.write_text(json.dumps(result), encoding="utf-8")
     return json.loads(kept.read_text("utf-8"))
 
 
 def last_score(run_dir: Path) -> float:
     """The last FID in a run's table."""
+    if not (run_dir / "metrics.csv").exists():
+        return math.inf
     with (run_dir / "metrics.csv").open(encoding="utf-8", newline="") as file:
         scores = [float(row[SCORE]) for row in csv.DictReader(file) if row.get(SCORE)]
     return scores[-1] if scores else math.inf

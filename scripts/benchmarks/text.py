@@ -8,6 +8,8 @@ from statistics import mean
 from benchmarks.runs import gan
 from gan.run import CONFIGS
 
+START, END = "ngram/1", "ngram_of_end/1"  # the second by more texts, as are the floors beside it
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of the runs")
@@ -27,15 +29,15 @@ def measure(settings: argparse.Namespace) -> None:
 
 
 def train(run_dir: Path, seed: int) -> dict[str, float]:
-    """The scores of a run, by those of its first and of its last batch, and the seconds of one core that it took."""
+    """The scores of a run before its first batch and at its end, and the seconds of one core that it took."""
     kept = run_dir / "scores.json"
     if not kept.exists():
         words = ["--config", CONFIGS / "text.yaml", "--run_dir", run_dir, "--resume", "auto", "--seed_everything", seed]
         scores = {"seconds": gan("fit", *words)}
         rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text("utf-8").splitlines()]
-        rows = [row for row in rows if "ngram/1" in row]
+        first, last = (next(row for row in some if name in row) for some, name in ((rows, START), (rows[::-1], END)))
         for n in (1, 2, 3, 4):
-            scores |= {f"start/{n}": rows[0][f"ngram/{n}"], f"end/{n}": rows[-1][f"ngram/{n}"]}
-            scores[f"floor/{n}"] = rows[-1][f"ngram_floor/{n}"]
+            scores |= {f"start/{n}": first[f"ngram/{n}"], f"end/{n}": last[f"ngram_of_end/{n}"]}
+            scores[f"floor/{n}"] = last[f"ngram_floor_of_end/{n}"]
         kept.write_text(json.dumps(scores), encoding="utf-8")
     return json.loads(kept.read_text("utf-8"))

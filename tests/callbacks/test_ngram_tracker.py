@@ -3,12 +3,12 @@
 import pytest
 import torch
 import yaml
-from commands import command
+from commands import command, load
 from conftest import TableLogger, same_weights
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from texts import TEXT, make_data, make_gan, small_text
 
-from gan.callbacks import FIDTracker, GeneratorEMA, ImageLogger, NgramTracker
+from gan.callbacks import FIDTracker, GeneratorEMA, ImageLogger, NgramTracker, RunCheckpoint
 from gan.cli import main
 from gan.data import TextDataModule
 from gan.metrics import NgramDistance
@@ -45,6 +45,44 @@ def test_scores_are_those_of_the_average_against_what_is_held_out(make_trainer, 
     floors = {row[f"ngram_floor/{n}"] for row in scores.values() for n in (1,)}
     assert len(floors) == 1
     assert 0 < floors.pop() < scores[0]["ngram/1"]
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [
+        {"max_epochs": 1, "limit_train_batches": 5},
+        {"max_epochs": -1, "max_time": {"seconds": 1}},
+        {"callbacks": [EarlyStopping("ngram/1", patience=1, divergence_threshold=0.0)]},
+    ],
+    ids=["epochs", "time", "score"],
+)
+def test_the_end_is_scored_whatever_it_is(make_trainer, tmp_path, ends):
+    """And by as many other texts as the report says, under names of their own."""
+    data, table, gan = make_data(tmp_path), TableLogger(), None
+    tracker = NgramTracker(every=3, num_samples=30, final_samples=40)
+    callbacks = [tracker, *ends.get("callbacks", [])]
+    trainer = make_trainer(**{"max_steps": -1, **ends, "logger": table, "callbacks": callbacks})
+    gan = make_gan(data)
+    trainer.fit(gan, data)
+    assert max(scores_of(table)) == trainer.global_step
+    of_end = {name: value for _, row in table.rows for name, value in row.items() if "_of_end/" in name}
+    scores, floors = tracker.report(gan)
+    assert [*of_end] == [name.replace("/", "_of_end/") for name in (*scores, *(f"ngram_floor/{n}" for n in "1234"))]
+    assert [*of_end.values()] == [*scores.values(), *floors.values()]
+
+
+def test_a_run_that_was_over_does_its_end(make_trainer, tmp_path):
+    data, table = make_data(tmp_path), TableLogger()
+    folder = {"default_root_dir": tmp_path / "run", "max_steps": 2}
+    make_trainer(callbacks=[RunCheckpoint()], **folder).fit(make_gan(data), data)
+    path = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    checkpoint = load(path)
+    del checkpoint["ended"]
+    torch.save(checkpoint, path)
+    tracker = NgramTracker(num_samples=30, final_samples=30)
+    trainer = make_trainer(callbacks=[RunCheckpoint(), tracker], logger=table, **folder)
+    trainer.fit(make_gan(data), data, ckpt_path=path, weights_only=True)
+    assert "ngram_of_end/1" in table.rows[-1][1]
 
 
 def test_a_checkpoint_can_monitor_a_score(make_trainer, tmp_path):

@@ -270,6 +270,43 @@ def test_labels_that_there_are_not_are_refused(settings, message):
         Fives(2, 12, **settings).setup("fit")
 
 
+def test_parts_of_a_batch_have_as_many_labels_each():
+    """Of batches of 6 in two passes, one would have two and the other one."""
+    trainer = SimpleNamespace(
+        global_rank=0,
+        world_size=1,
+        overfit_batches=0,
+        training=False,
+        lightning_module=SimpleNamespace(accumulate=2),
+        strategy=SimpleNamespace(root_device=torch.device("cpu")),
+    )
+    for size, passes, processes in ((6, 2, 1), (6, 1, 2), (6, 1, 1), (8, 2, 2)):
+        data = Fives(size, 2, labels=10)
+        data.trainer = trainer
+        trainer.world_size, trainer.lightning_module.accumulate = processes, passes
+        if size == 8 or passes * processes == 1:
+            data.train_dataloader()
+        else:
+            with pytest.raises(GANError, match=r"^data.batch_size=6 is not a multiple of 4, .* the 2 parts of a batch"):
+                data.train_dataloader()
+
+
+def test_a_module_may_have_labels_of_its_own():
+    """As a subclass that is given tensors keeps them; the setting of that name has another attribute."""
+
+    class Given(Fives):
+        def __init__(self, labels):
+            super().__init__(8, 12)
+            self.labels = labels
+
+        def load(self, train):
+            return super().load(train)[0], self.labels
+
+    data = Given(Fives(8, 12).load(train=True)[1])
+    data.setup("fit")
+    assert set(flat(data.train_dataloader())) == {0, 1, 2, 3, 4}
+
+
 def test_data_is_loaded_once_and_only_when_needed():
     data = Numbers(8, 4)
     data.setup("fit")

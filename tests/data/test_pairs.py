@@ -219,6 +219,7 @@ class Shapeless(InMemoryDataModule):
         (SmallMNIST(64), Mask(), "data.of.batch_size=64 would do nothing: data.batch_size decides. Leave it out"),
         (SmallMNIST(validation_size=9), Mask(), "data.of.validation_size=9 would do nothing"),
         (SmallMNIST(seed=1), Mask(), "data.of.seed=1 would do nothing"),
+        (SmallMNIST(labels=20), Mask(), "data.of.labels=20 would do nothing: what an image is to be of is its source"),
         (SmallMNIST(), Grey(), "3 channels, and these have 1"),
     ],
 )
