@@ -142,7 +142,7 @@ def report(trainer: Trainer, gan: GAN) -> list[str]:
     page = f"   (charts: page {CHARTS_PAGE})" if any(isinstance(log, RunTensorBoard) for log in trainer.loggers) else ""
     epoch = "? batches" if batches == math.inf else counted(int(batches), "batch", "batches")
     frozen, kind = gan.frozen_layers, made(gan)
-    few = getattr(data, "labels", None)
+    few = getattr(data, "num_labels", None)
     labels = f", of which {few:,} keep their label" if isinstance(few, int) else ""
     return [
         f"device         {device_name(trainer)}, precision {trainer.precision}",

@@ -227,8 +227,9 @@ class ImageFolder(InMemoryDataModule):
                 self._warn_of_classes_without(kept.labels[part])
             if name not in self._subsets:
                 labels = kept.labels[part]
-                few = name == "train" and self.labels is not None
-                self._subsets[name] = kept.images[part], self.with_few(labels, self.labels) if few else labels
+                if name == "train" and self.num_labels is not None:
+                    labels = self.with_few(labels, self.num_labels)
+                self._subsets[name] = kept.images[part], labels
         if self.trainer and self.validation_size == 0:
             self.trainer.limit_val_batches = 0  # Lightning warns of an empty list of loaders
         device = self.device
@@ -262,7 +263,7 @@ class ImageFolder(InMemoryDataModule):
         return loader
 
     def _loader_class(self, subset: str) -> Callable[..., InMemoryLoader]:
-        kept, few = self.made(), subset == "train" and self.labels is not None
+        kept, few = self.made(), subset == "train" and self.num_labels is not None
         if self._subsets[subset][0].device != kept.images.device:
             return super()._loader_class(subset)
         start = HEAD + self.bounds()[subset].start * kept.images[0].nbytes
