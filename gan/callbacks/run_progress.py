@@ -143,7 +143,7 @@ def report(trainer: Trainer, gan: GAN) -> list[str]:
     epoch = "? batches" if batches == math.inf else counted(int(batches), "batch", "batches")
     frozen, kind = gan.frozen_layers, made(gan)
     few = getattr(data, "num_labels", None)
-    labels = f", of which {few:,} keep their label" if isinstance(few, int) else ""
+    labels = f", {counted(few, 'label')} kept" if isinstance(few, int) else ""
     return [
         f"device         {device_name(trainer)}, precision {trainer.precision}",
         f"data           {name} {shape}, {epoch} an epoch{labels}",
