@@ -9,6 +9,7 @@ import yaml
 
 from gan.errors import GANError
 from gan.paths import cache_folder
+from gan.text import briefly
 
 KEY = "config"  # in a checkpoint
 OF_COMMAND = ("run_dir", "resume", "config", "trust", "ckpt_path", "verbose")  # which say nothing of the run
@@ -52,7 +53,9 @@ def changes(old: dict[str, Any], new: dict[str, Any], whole: bool = True) -> lis
     """
     before, now = settings(old), settings(new)
     names = [name for name in now | before if before.get(name) != now.get(name) and (whole or name in before)]
-    return [f"changed        {name}: {before.get(name)} -> {now.get(name)}" for name in names]
+    return [
+        f"changed        {name}: {briefly(str(before.get(name)))} -> {briefly(str(now.get(name)))}" for name in names
+    ]
 
 
 def settings(config: Any, name: str = "") -> dict[str, Any]:

@@ -134,7 +134,8 @@ def translate(ckpt: str, images: str, out: str, seed: int = 0, trust: str | list
     ckpt = str(checkpoint_in(ckpt))
     gan = load(ckpt, trust)
     if gan.condition_shape is None:
-        told = "nothing, and makes images of noise" if gan.num_classes is None else "a class"
+        kind = "texts" if hasattr(gan.generator, "characters") else "images"
+        told = f"nothing, and makes {kind} of noise" if gan.num_classes is None else "a class"
         raise GANError(
             f"the generator of {ckpt} is told {told}: `translate` is for one that is told images; use `sample`"
         )

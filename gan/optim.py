@@ -47,7 +47,8 @@ def make_optimizers(
         try:
             optimizers.append(make([each for each in network.parameters() if id(each) not in left_out]))
         except ValueError as error:
-            raise GANError(f"model.{name}_optimizer: {error}") from error
+            way = ": take gan.muon.Muon, which takes kernels too" if "only supports 2D parameters" in str(error) else ""
+            raise GANError(f"model.{name}_optimizer: {error}{way}") from error
         if isinstance(optimizers[-1], LBFGS):
             raise GANError(f"model.{name}_optimizer: LBFGS evaluates a batch several times, which a GAN cannot")
         if all(callable(getattr(optimizers[-1], mode, None)) for mode in ("train", "eval")):

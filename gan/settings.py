@@ -18,6 +18,7 @@ from jsonargparse import (
 )
 
 from gan.errors import GANError, or_meant
+from gan.text import briefly
 
 HERE = Path(__file__).parent
 CONFIGS = next(path for path in (HERE / "configs", HERE.parent / "configs") if path.is_dir())  # wheel, checkout
@@ -160,4 +161,4 @@ def classes(value: Any) -> Iterator[tuple[str, str]]:
 def as_words(value: Any) -> str:
     """A value of a setting, a class in it by its path and arguments."""
     within = [path + f" ({arguments})" * bool(arguments) for path, arguments in classes(value)]
-    return ", ".join(within) or str(value)
+    return ", ".join(within) or briefly(str(value))

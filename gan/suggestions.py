@@ -35,6 +35,7 @@ class Parser(Suggesting, ArgumentParser):
 PROBLEM = r"Problem with given class_path '([^']+)':\s+(.*?)(?=\n {0,4}- |\n *Given value|\Z)"
 OF_CALLABLE = r"expects a function or a callable class: (.*?)\.? Got value: Namespace\(class_path='([^']+)'"
 VALUE = r"(?:(?:Given|Got) value:|Import path|path string:) (\S+)$|(?:path|class, but) (\S+) (?:does not|is abstract)"
+SEVERAL = r"Multiple subclasses with name (\w+)\..*?ambiguity: ([\w., ]*\w)"
 KIND = r"Expected an? (?:<class '([\w.]+)'>|typing.Literal\[(.*?)\])"
 DERIVE = "is no {base}: give a class that derives from it"
 REASONS = {  # of jsonargparse's, which stand in a list of all that a value might have been
@@ -51,6 +52,9 @@ def plainly(message: str) -> str:
         return message
     if problem := re.search(PROBLEM, message, re.DOTALL):
         return f"{key[1]}: {problem[1]}: {plainly(problem[2])}"
+    if several := re.search(SEVERAL, message):
+        paths = " or ".join(several[2].split(", "))
+        return f"{key[1]}={several[1]} is the name of more than one class: give a path, {paths}"
     found = re.search(VALUE, message)
     value = found and (found[1] or found[2])
     wanted = [kind or f"one of {names}" for kind, names in re.findall(KIND, message) if kind != "NoneType"]
@@ -78,7 +82,10 @@ def suggestion(message: str, parser: Any) -> str:
     if found := re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message):
         return like_setting(f"{found[1]}.{found[2]}", parser)
     if found := re.search(r"Option '([\w.]+)' is not accepted", message):
-        return like_setting(found[1], parser) or takers(found[1], message)
+        key = re.match(r'Parser key "([\w.]+)"', message)
+        hint = like_setting(found[1], parser)
+        refused = f"; did you mean {key[1]}.{found[1]}?" if key else None  # which the defaults' class takes
+        return takers(found[1], message) if hint in ("", refused) else hint
     if found := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message):
         return or_meant(found[2], vars(sys.modules[found[1]])) if found[1] in sys.modules else ""
     if found := re.search(r"dot import path string: (\w+)", message):

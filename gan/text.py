@@ -10,11 +10,24 @@ from torch import Tensor
 from gan.errors import GANError, counted
 
 SHOWN = 10  # characters that an error lists
+LONGEST = 200  # characters of a setting that a line has
 
 
 def plain_text(text: str) -> str:
     """A text whose line breaks, tabs and runs of spaces are one space each, so that each sample is a line."""
     return re.sub(r"\s+", " ", text).strip()
+
+
+def shown(text: str) -> str:
+    """A text as a terminal may have it: those that steer it (control, direction) by their codes."""
+    steering = r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]"
+    return re.sub(steering, lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def briefly(text: str) -> str:
+    """A text as a line may have it: nothing that steers a terminal, and the start of what is very long."""
+    start = f"{text[:LONGEST]}... ({len(text):,} characters)" if len(text) > LONGEST else text
+    return shown(start)
 
 
 def alphabet(text: str) -> str:

@@ -13,6 +13,7 @@ from torch.optim import SGD, Adam, AdamW, RMSprop, lr_scheduler
 from torch.utils.data import DataLoader, IterableDataset
 
 from gan.callbacks import NonFiniteGuard, RunProgress
+from gan.errors import GANError
 from gan.loggers import MetricsTable
 from gan.optim import OPTIMIZER_ORDER, Length, Resumed, WarmupCosine, class_of, make_optimizers, network_of
 from gan.spec import described
@@ -367,3 +368,9 @@ def test_counters_that_an_optimizer_keeps_in_its_groups_go_on():
     half = Trained(partial(Counting, lr=0.01), (None, None), steps=7)
     rest = Trained(partial(Counting, lr=0.5), (None, None), steps=2, before=half)
     assert [(group["lr"], group["count"]) for group in rest.rates[-1]] == [(0.5, 9)] * 2
+
+
+def test_muon_of_torch_leads_to_the_one_that_takes_kernels():
+    networks = {"generator": torch.nn.Linear(2, 2), "discriminator": torch.nn.Linear(2, 1)}
+    with pytest.raises(GANError, match=r"model.generator_optimizer: Muon only supports 2D .*: take gan.muon.Muon"):
+        make_optimizers(networks, [torch.optim.Muon, torch.optim.Muon], [None, None], Length(), Resumed())

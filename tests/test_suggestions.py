@@ -1,5 +1,7 @@
 """A mistyped name is answered by the known one that is most like it, in the line of the complaint."""
 
+from importlib import import_module
+
 import pytest
 from commands import SHORT
 
@@ -148,3 +150,20 @@ def test_who_does_not_know_a_class_is_told_which_there_are(capsys, words, line):
 
 def test_of_optimizers_which_are_many_none_are_listed(capsys):
     assert "known are" not in refused(capsys, "fit", "--model.generator_optimizer=Zzzz")
+
+
+def test_a_name_of_two_classes_is_answered_by_both_paths(capsys):
+    import_module("gan.muon")  # as a config that names it does
+    line = refused(capsys, "fit", "--model.generator_optimizer", "Muon")
+    assert line == (
+        "error: model.generator_optimizer=Muon is the name of more than one class: give a path, torch.optim.Muon or "
+        "gan.muon.Muon"
+    )
+
+
+def test_a_setting_that_another_data_module_takes_is_not_its_own_suggestion(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["fit", "--data", "StreamDataModule", "--data.labels", "100"])
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "Option 'labels' is not accepted" in line
+    assert "did you mean" not in line

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gan.text import alphabet, decoded, encoded, in_lines, plain_text
+from gan.text import LONGEST, alphabet, briefly, decoded, encoded, in_lines, plain_text, shown
 
 
 def test_there_and_back():
@@ -33,3 +33,15 @@ def test_characters_that_are_not_known_are_listed_the_most_frequent_first():
         encoded("ab", "a", "it")
     with pytest.raises(ValueError, match=r"has 16 characters .*, 'k' and 6 more: "):
         encoded("abcdefghijklmnopq", "a", "it")
+
+
+def test_what_is_shown_does_not_steer_a_terminal():
+    assert shown("a\x1b[31m\x00\x9b\u202eb") == r"a\x1b[31m\x00\x9b\u202eb"
+    family = "\N{MAN}\N{ZERO WIDTH JOINER}\N{GIRL} e\u0301 \u0647"  # what writing is made of stays
+    assert shown(family) == family
+
+
+def test_a_long_setting_is_shortened_in_a_line():
+    assert briefly("x" * LONGEST) == "x" * LONGEST
+    assert briefly("x" * 5000) == "x" * LONGEST + "... (5,000 characters)"
+    assert briefly("\x07") == r"\x07"

@@ -49,7 +49,10 @@ class AccuracyTracker(Callback):
         data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere
         classes = getattr(data, "num_classes", 1)
         if classes < 2 or getattr(data, "condition_shape", None) is not None:
-            raise GANError("AccuracyTracker needs the labels of a data module with classes: leave it out")
+            raise GANError(
+                f"AccuracyTracker measures how well classes are told apart, and {type(data).__name__} has none here: "
+                "take data with classes, or train without a classifier and leave AccuracyTracker out"
+            )
         self.num_classes, self.loader, self.measured_at = classes, None, -1
 
     def on_fit_start(self, trainer: Trainer, pl_module: GAN) -> None:

@@ -123,7 +123,7 @@ class RunProgress(ProgressBar):
         if trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere
             return  # a trial, of which a command keeps nothing
         folder = Path(trainer.default_root_dir)
-        kind = "texts" if hasattr(pl_module.generator, "characters") else "pictures"
+        kind = "texts" if made(pl_module) == "text" else "pictures"
         for what, path in ((kind, folder / "samples"), ("checkpoint", folder / "checkpoints" / "last.ckpt")):
             if path.exists():
                 self.print(f"{what:<15}{path}")
@@ -141,12 +141,14 @@ def report(trainer: Trainer, gan: GAN) -> list[str]:
     batches = trainer.num_training_batches
     page = f"   (charts: page {CHARTS_PAGE})" if any(isinstance(log, RunTensorBoard) for log in trainer.loggers) else ""
     epoch = "? batches" if batches == math.inf else counted(int(batches), "batch", "batches")
-    frozen = gan.frozen_layers
+    frozen, kind = gan.frozen_layers, made(gan)
+    few = getattr(data, "num_labels", None)
+    labels = f", {counted(few, 'label')} kept" if isinstance(few, int) else ""
     return [
         f"device         {device_name(trainer)}, precision {trainer.precision}",
-        f"data           {name} {shape}, {epoch} an epoch",
-        f"generator      {describe(gan.generator, gan.fixed_latents[:1], condition)}",
-        f"discriminator  {describe(gan.discriminator, gan(gan.fixed_latents[:1], condition), condition)}",
+        f"data           {name} {shape}, {epoch} an epoch{labels}",
+        f"generator      {describe(gan.generator, gan.fixed_latents[:1], condition)} per {kind}",
+        f"discriminator  {describe(gan.discriminator, gan(gan.fixed_latents[:1], condition), condition)} per {kind}",
         *(
             [f"frozen         of the discriminator, its first {counted(len(frozen), 'layer')}: {', '.join(frozen)}"]
             if frozen
@@ -176,9 +178,12 @@ def describe(network: nn.Module, inputs: Tensor, condition: Tensor | None = None
         told(inputs)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     multiply_adds = counter.get_total_flops() // 2
-    return (
-        f"{class_name(network)}, {counted(parameters, 'parameter')}, {counted(multiply_adds, 'multiply-add')} per image"
-    )
+    return f"{class_name(network)}, {counted(parameters, 'parameter')}, {counted(multiply_adds, 'multiply-add')}"
+
+
+def made(gan: Any) -> str:
+    """What a GAN makes, one of them."""
+    return "text" if hasattr(gan.generator, "characters") else "image"
 
 
 def total_batches(trainer: Trainer) -> int | None:
@@ -222,7 +227,7 @@ def scalars(trainer: Trainer) -> str:
     parts = [f"{short.get(name, name)} {value:.2f}" for name, value in losses.items()]
     parts += [f"FID {value:.3f}" for name, value in metrics.items() if name.startswith("fid/")]
     if "images_per_second" in metrics:
-        parts.append(f"{metrics['images_per_second']:,.0f} images/s")
+        parts.append(f"{metrics['images_per_second']:,.0f} {made(trainer.lightning_module)}s/s")
     return "  ".join(parts)
 
 

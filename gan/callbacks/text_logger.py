@@ -11,7 +11,7 @@ from gan.errors import GANError
 from gan.loggers import log_text
 from gan.module import GAN
 from gan.outbox import outbox
-from gan.text import decoded, in_lines
+from gan.text import decoded, in_lines, shown
 
 
 class TextLogger(Callback):
@@ -65,7 +65,7 @@ class TextLogger(Callback):
         self.last_written = trainer.global_step
         texts = self.write(trainer, pl_module, "fixed", pl_module(pl_module.fixed_latents))
         for text in texts[: self.lines]:
-            say(trainer, f"text           batch {trainer.global_step:,}: {text}")
+            say(trainer, f"text           batch {trainer.global_step:,}: {shown(text)}")
 
     def write(self, trainer: Trainer, pl_module: GAN, name: str, samples: Any) -> list[str]:
         """Writes samples (N, V, L) as lines to `samples/`, logs and returns them."""

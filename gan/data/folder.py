@@ -24,7 +24,7 @@ from gan.data.image_cache import (
     say,
     told_left_out,
 )
-from gan.data.memory import InMemoryDataModule, InMemoryLoader
+from gan.data.memory import FewLabelsLoader, InMemoryDataModule, InMemoryLoader
 from gan.data.reading import check_made, read_mode
 from gan.data.sources import Sources, shown, told
 from gan.errors import GANError, counted
@@ -89,6 +89,10 @@ class MappedLoader(InMemoryLoader):
                 os.posix_fadvise(self._file, self._start + number * self._bytes, self._bytes, os.POSIX_FADV_WILLNEED)
 
 
+class FewLabelsMappedLoader(FewLabelsLoader, MappedLoader):
+    """Of images that stay in their file, few with a label: an epoch's order is `FewLabelsLoader`'s."""
+
+
 class ImageFolder(InMemoryDataModule):
     """Images of one's own, of any sizes and formats: a folder, a ZIP archive or a tar that is not compressed.
 
@@ -114,6 +118,8 @@ class ImageFolder(InMemoryDataModule):
         max_damaged: Share of the files that may be left out because they cannot be read; more are an error.
         batch_size: Training images per process and pass; a batch is one pass unless `model.accumulate` is set.
         seed: Seed of the order of the training images, and of the flips.
+        labels: Images to train on that keep their label, as many of each class, drawn by the seed; all others are told
+            as -1, and every fourth image of a batch is one of these. All keep theirs if not given.
 
     Raises:
         ValueError: If a setting is out of range, there are no images to be had, or an archive is made to do harm.
@@ -131,8 +137,9 @@ class ImageFolder(InMemoryDataModule):
         max_damaged: float = 0.1,
         batch_size: int = 32,
         seed: int = 42,
+        labels: int | None = None,
     ) -> None:
-        super().__init__(batch_size, 0, seed)
+        super().__init__(batch_size, 0, seed, labels=labels)
         check_made(size, channels, background, null="as the files are")
         shares = {"validation_share": validation_share, "test_share": test_share, "max_damaged": max_damaged}
         for name, share in shares.items():
@@ -219,7 +226,10 @@ class ImageFolder(InMemoryDataModule):
             if name == "train" and name not in self._subsets:
                 self._warn_of_classes_without(kept.labels[part])
             if name not in self._subsets:
-                self._subsets[name] = kept.images[part], kept.labels[part]
+                labels = kept.labels[part]
+                if name == "train" and self.num_labels is not None:
+                    labels = self.with_few(labels, self.num_labels)
+                self._subsets[name] = kept.images[part], labels
         if self.trainer and self.validation_size == 0:
             self.trainer.limit_val_batches = 0  # Lightning warns of an empty list of loaders
         device = self.device
@@ -237,6 +247,10 @@ class ImageFolder(InMemoryDataModule):
                 "data.validation_share and data.test_share"
             )
 
+    def class_named(self, number: int) -> str:
+        """What errors call a class: its folder."""
+        return f"class {(self.class_names or [])[number]}"
+
     def validation_first(self, num: int) -> Tensor:
         """The order in which `load` gives the images."""
         return torch.arange(num)
@@ -249,11 +263,11 @@ class ImageFolder(InMemoryDataModule):
         return loader
 
     def _loader_class(self, subset: str) -> Callable[..., InMemoryLoader]:
-        kept = self.made()
+        kept, few = self.made(), subset == "train" and self.num_labels is not None
         if self._subsets[subset][0].device != kept.images.device:
-            return InMemoryLoader
+            return super()._loader_class(subset)
         start = HEAD + self.bounds()[subset].start * kept.images[0].nbytes
-        return partial(MappedLoader, path=kept.path, start=start, device=self.device)
+        return partial(FewLabelsMappedLoader if few else MappedLoader, path=kept.path, start=start, device=self.device)
 
 
 def channels_of(sources: Sources) -> Literal[1, 3]:

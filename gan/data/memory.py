@@ -259,6 +259,8 @@ class InMemoryDataModule(EpochDataModule):
         name = type(self).__name__
         if self.condition_shape is not None:
             raise GANError(f"labels={num} is for images with classes, and those of {name} have sources: leave it out")
+        if self.num_classes < 2:
+            raise GANError(f"labels={num} is for images with classes, and those of {name} have none: leave it out")
         if num < self.num_classes:
             raise GANError(
                 f"labels={num} is fewer than the {self.num_classes} classes of {name}: one of each is the least, "
@@ -271,11 +273,15 @@ class InMemoryDataModule(EpochDataModule):
             of_class = order[labels[order] == number]
             if len(of_class) < share:
                 raise GANError(
-                    f"labels={num} asks for {counted(share, 'image')} of class {number}, and {len(of_class)} of "
-                    f"{counted(len(labels), 'training image')} are of it: lower it"
+                    f"labels={num} asks for {counted(share, 'image')} of {self.class_named(number)}, and "
+                    f"{len(of_class)} of {counted(len(labels), 'training image')} are of it: lower it"
                 )
             few[of_class[:share]] = number
         return few
+
+    def class_named(self, number: int) -> str:
+        """What errors call a class."""
+        return f"class {number}"
 
     def load_checked(self, train: bool) -> tuple[Tensor, Tensor]:
         """What `load` returns, with zeros for labels of images alone; refused if it is not what `load` promises."""

@@ -53,7 +53,10 @@ class ImageNetwork(Network):
     def __init__(self, image_shape: tuple[int, int, int]) -> None:
         super().__init__()
         if image_shape is None:
-            raise GANError(f"{type(self).__name__} is for images, and the data has other samples: take TextGenerator")
+            raise GANError(
+                f"{type(self).__name__} is for images, and the data has other samples: for texts take TextGenerator "
+                "and TextDiscriminator, as --config text does"
+            )
         shape = tuple(image_shape)
         if len(shape) != 3 or not all(isinstance(n, int) and n >= 1 for n in shape):
             raise GANError(

@@ -296,5 +296,8 @@ def test_scalars_is_one_short_line():
         "images_per_second": 12345.6,
         "grad_norm/generator": 3.0,
     }
-    assert scalars(SimpleNamespace(progress_bar_metrics=metrics)) == "D 1.23  r1 0.50  12,346 images/s"
+    images, texts = (SimpleNamespace(generator=SimpleNamespace(**own)) for own in ({}, {"characters": "ab"}))
+    for gan, unit in ((images, "images/s"), (texts, "texts/s")):
+        trainer = SimpleNamespace(progress_bar_metrics=metrics, lightning_module=gan)
+        assert scalars(trainer) == f"D 1.23  r1 0.50  12,346 {unit}"
     assert scalars(SimpleNamespace(progress_bar_metrics={})) == ""

@@ -44,6 +44,15 @@ def test_files_loggers_and_terminal(make_trainer, tmp_path, capsys):
     assert said[-1].endswith(f"batch 8: {lines[0]}".rstrip())
 
 
+def test_control_characters_do_not_steer_the_terminal(make_trainer, tmp_path, capsys, monkeypatch):
+    data = make_data(tmp_path)
+    monkeypatch.setattr("gan.callbacks.text_logger.decoded", lambda *_: ["red \x1b[31m"] * 6)
+    callbacks = [TextLogger(lines=1), RunProgress()]
+    make_trainer(max_steps=1, callbacks=callbacks, enable_progress_bar=True).fit(make_gan(data), data)
+    assert r"batch 1: red \x1b[31m" in capsys.readouterr().out
+    assert (tmp_path / "samples" / "real.txt").read_text(encoding="utf-8") == "red \x1b[31m\n" * 6
+
+
 @pytest.mark.parametrize(("settings", "error"), [({"every": 0}, "every must be"), ({"lines": -1}, "lines must be")])
 def test_bad_settings_are_one_line(settings, error):
     with pytest.raises(ValueError, match=f"TextLogger's {error}"):

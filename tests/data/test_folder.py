@@ -18,6 +18,7 @@ from gan import GAN
 from gan.cli import main
 from gan.data import DegradedDataModule, Downsample, ImageFolder, InMemoryLoader
 from gan.data.folder import MappedLoader
+from gan.data.memory import FewLabelsLoader
 from gan.errors import GANError
 from gan.metrics.feature_cache import real_features
 from gan.networks import MLPDiscriminator, MLPGenerator
@@ -173,6 +174,28 @@ def test_without_what_only_linux_has_they_are_the_same(path, monkeypatch):
     for name in ("preadv", "posix_fadvise"):
         monkeypatch.delattr(os, name)
     assert all(torch.equal(one, other) for (one, _), (other, _) in zip(mapped, memory, strict=True))
+
+
+def test_few_labels_come_by_fours_from_the_file_as_from_memory(path):
+    data = module(path, labels=7)
+    data.setup("fit")
+    assert data._subsets["train"][1].add(1).bincount().tolist()[1:] == [3, 2, 2]
+    assert (data._subsets["validation"][1] >= 0).all()
+    options = {"shuffle": True, "drop_last": True, "counter": lambda: (3, 5)}
+    mapped = data._loader("train", 8, **options)
+    assert isinstance(mapped, MappedLoader)
+    memory = FewLabelsLoader(*data._subsets["train"], 8, seed=data.seed, **options)
+    for (ours, labels), (theirs, others) in zip(mapped, memory, strict=True):
+        assert (labels >= 0).tolist() == [True, False, False, False] * 2
+        assert torch.equal(ours, theirs)
+        assert torch.equal(labels, others)
+
+
+def test_labels_that_a_folder_has_not_are_refused(path, tmp_path):
+    with pytest.raises(GANError, match=r"labels=90 asks for 30 images of class c, and \d+ of \d+ training images are"):
+        module(path, labels=90).setup("fit")
+    with pytest.raises(GANError, match="labels=9 is for images with classes, and those of ImageFolder have none"):
+        module(path / "a", labels=9).setup("fit")
 
 
 def test_processes_share_the_batches_that_one_would_see(path):

@@ -96,7 +96,10 @@ def test_specs_are_plain_and_make_the_same_network():
             "TextDiscriminator is for texts, sample_shape=(characters, positions), and the",
         ),
         (lambda: TextGenerator((1, 28, 28), "a"), "and the data has (1, 28, 28): take TextDataModule"),
-        (lambda: DCGANGenerator(None), "DCGANGenerator is for images, and the data has other samples: take TextGener"),
+        (
+            lambda: DCGANGenerator(None),
+            "data has other samples: for texts take TextGenerator and TextDiscriminator",
+        ),
     ],
 )
 def test_bad_settings_are_one_line(make, error):
