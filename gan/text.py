@@ -53,7 +53,7 @@ def encoded(text: str, characters: str, whose: str) -> Tensor:
         more = f" and {len(strange) - SHOWN} more" if len(strange) > SHOWN else ""
         raise GANError(
             f"{whose} has {counted(len(strange), 'character')} that the model never saw, {', '.join(most)}{more}: take "
-            "them out, or train on that text, with data.characters null"
+            "them out, or train a run of its own on that text, without data.characters"
         )
     place = {character: number for number, character in enumerate(characters)}
     dtype = torch.uint8 if len(characters) <= 256 else torch.int32

@@ -27,7 +27,7 @@ def test_more_characters_than_a_byte_has():
 
 
 def test_characters_that_are_not_known_are_listed_the_most_frequent_first():
-    with pytest.raises(ValueError, match=r"^it has 2 characters that the model never saw, 'z', 'é': .*null$"):
+    with pytest.raises(ValueError, match=r"^it has 2 characters that the model never saw, 'z', 'é': .*characters$"):
         encoded("azéaz", "a", "it")
     with pytest.raises(ValueError, match="has 1 character that the model never saw, 'b': "):
         encoded("ab", "a", "it")
