@@ -27,5 +27,5 @@ EXPERIMENTS = {
     "many_paths": 10,
     "article": 60,
     "clipping": 14,
-    "exploding": 4,
+    "exploding": 5,
 }
