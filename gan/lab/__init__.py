@@ -23,6 +23,7 @@ EXPERIMENTS = {
     "perfect_discriminator": 60,
     "critic": 4,
     "weight_clipping": 9,
+    "approximate_r1": 2,
     "dirac": 7,
     "many_paths": 10,
     "article": 60,
