@@ -21,7 +21,20 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # From the ground up. What shares a floor imports nothing of each other: an import goes down, or stays in its room.
 FLOORS = [
     {"errors"},
-    {"archive", "batch", "folder", "images", "normalize", "outbox", "paths", "pickles", "repeat", "spec", "text", "trust"},
+    {
+        "archive",
+        "batch",
+        "folder",
+        "images",
+        "normalize",
+        "outbox",
+        "paths",
+        "pickles",
+        "repeat",
+        "spec",
+        "text",
+        "trust",
+    },
     {"checkpoints", "events", "suggestions"},
     {"augment", "data", "games", "gradients", "losses", "metrics", "networks", "noise", "optim", "penalties", "terms"},
     {"config", "lab", "loader", "loggers", "muon", "order", "parallel", "rollback", "train_features"},
