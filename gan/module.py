@@ -67,7 +67,7 @@ class GAN(Lifecycle):
         accumulate: Passes that a training batch is worked through in, so that memory is needed for one of them only.
             Our data modules make a batch `accumulate` times as large, so a pass has `data.batch_size` images; a
             loader of your own is asked for a multiple. The weights become those of the large batch in one pass,
-            except that batch normalisation sees one pass at a time.
+            except that batch normalisation sees one pass at a time, and FeatureMatching matches the means of each.
         extragradient: Whether to evaluate each batch twice, where the networks are and a step ahead, and to step by
             what is seen there, at twice the cost of a batch: see `gan.games.Extragradient`.
         lookahead: For both networks to go back part of their way every so many batches.

@@ -33,7 +33,8 @@ def encoded(text: str, characters: str, whose: str) -> Tensor:
     Raises:
         GANError: If it has others.
     """
-    strange = Counter(character for character in text if character not in set(characters))
+    known = set(characters)
+    strange = Counter(character for character in text if character not in known)
     if strange:
         most = [f"{character!r}" for character, _ in strange.most_common(SHOWN)]
         more = f" and {len(strange) - SHOWN} more" if len(strange) > SHOWN else ""

@@ -1,6 +1,7 @@
 """Measures this project: `python scripts/benchmark.py NAME`.
 
-NAME is augment|classify|data|step|monitor|ddp|failures|fid|folder|games|init|recipes|score|sizes|startup|stream|text.
+NAME is
+augment|classify|data|step|monitor|ddp|failures|fid|folder|games|init|race|recipes|score|sizes|startup|stream|text.
 Prints the machine and the versions first: a figure means nothing without them. Each measurement is a file of
 `scripts/benchmarks`, whose first line says what it measures.
 """
@@ -19,6 +20,7 @@ from benchmarks import (
     games,
     init,
     monitor,
+    race,
     recipes,
     report,
     score,
@@ -41,6 +43,7 @@ MEASUREMENTS = {
     "folder": folder,
     "games": games,
     "init": init,
+    "race": race,
     "recipes": recipes,
     "score": score,
     "sizes": sizes,

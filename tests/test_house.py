@@ -66,6 +66,7 @@ WIDER = {
     "test_numbers": "whatever takes a number, and NaN in its place",
     "test_prescriptions": "what the doctor prescribes for the failures that tests/sick.py makes",
     "test_private": "private names of other libraries",
+    "test_race": "scripts/benchmarks/race.py and published.py",
     "test_readme": "README.md",
     "test_slurm": "scripts/slurm.sh",
     "test_workflows": ".github/workflows/",

@@ -342,7 +342,8 @@ def refused(trainer: Trainer, pl_module: GAN) -> frozenset[str]:
         found.add(PENALTIES)
     if is_compiled(discriminator) or is_sharded(discriminator):
         found.add(TWICE)
-    if pl_module.condition_shape is not None and is_conditional(discriminator):
+    makes_none = hasattr(pl_module.generator, "sample_shape")  # images
+    if makes_none or (pl_module.condition_shape is not None and is_conditional(discriminator)):
         found |= {"DiffAugment", "AdaptiveAugment"}
     if pl_module.loss.border is None:
         found.add("AdaptiveAugment")

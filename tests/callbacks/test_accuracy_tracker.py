@@ -6,7 +6,7 @@ from conftest import Halves, Pairs, mnist, same_weights
 from lightning import Callback
 
 from gan import GAN
-from gan.callbacks import AccuracyTracker
+from gan.callbacks import AccuracyTracker, accuracy_tracker
 from gan.callbacks.accuracy_tracker import ACCURACY
 from gan.errors import GANError
 from gan.images import to_float
@@ -58,6 +58,14 @@ def test_is_the_share_of_right_answers_and_changes_nothing(make_trainer):
     assert min(rows.rows) == 3
     assert float(trainer.callback_metrics[ACCURACY]) == pytest.approx(right(watched), abs=1e-6)
     assert len(set(rows.rows.values())) > 1, "measured once alone"
+
+
+def test_processes_judge_by_the_buffers_of_the_first(make_trainer, monkeypatch):
+    """As a checkpoint has them; what `share_buffers` does is another test's."""
+    shared, gan = [], make()
+    monkeypatch.setattr(accuracy_tracker, "share_buffers", lambda *which: shared.append(which))
+    make_trainer(callbacks=[AccuracyTracker()]).validate(gan, few_labels(), verbose=False)
+    assert shared == [(gan, gan.discriminator)]
 
 
 def test_validate_says_it(make_trainer, capsys):

@@ -581,3 +581,11 @@ def test_texts_are_watched_and_healthy(make_trainer, tmp_path):
     assert monitor.stats.logit_held_out is not None
     assert monitor.stats.batch.distinct > 8
     assert monitor.stats.moved_average > 0
+
+
+def test_what_texts_refuse_is_not_prescribed(make_trainer, make_gan, tmp_path):
+    """`model.augment` is for images."""
+    augmentations = {"DiffAugment", "AdaptiveAugment"}
+    of_texts = make_gan_of_texts(make_data(tmp_path), loss=NonSaturating())
+    assert augmentations <= doctor_module.refused(make_trainer(), of_texts)
+    assert not augmentations & doctor_module.refused(make_trainer(), make_gan())

@@ -1,0 +1,389 @@
+"""A race to a fixed FID: seconds of training of the default, the speed run, a plain loop and two published scripts.
+
+The clock starts at the first batch and counts the processor's seconds of this process, which has one thread: those of
+an idle core, which other jobs hardly change. It stands still while images are scored. Start-up is given beside it, and
+so is what the scores took. FID is of 10,000 images against the test images, by the averaged generator where a
+competitor has one; KID and coverage are measured at the end.
+
+A rate that falls does so over all of `--seconds`: a row is one run, and what it has reached before its end it has
+reached with a rate that is still high. The best after 20 seconds is told by `--seconds 20`.
+
+A seed that a competitor has run is kept in `--out`, for these seconds, and not run again: each state of the code
+wants a folder of its own.
+"""
+
+import argparse
+import io
+import json
+import math
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from statistics import median
+from typing import Any, cast
+
+import torch
+from lightning import Callback, Trainer
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from benchmarks.bare_loop import bare_loop
+from benchmarks.published import MLP, Upsampling, dropping_out, mlp_discriminator, published_loop
+from benchmarks.recipes import RECIPES
+from benchmarks.report import spread
+from gan import GAN
+from gan.cli import keep_memory
+from gan.data import MNISTDataModule
+from gan.metrics import fingerprint, load_features
+from gan.metrics.evaluator import Evaluator, NotFinite
+from gan.metrics.feature_cache import CHUNK
+from gan.networks import DCGANDiscriminator, DCGANGenerator
+from gan.networks.modes import evaluating
+from gan.noise import keyed
+from gan.optim import WarmupCosine
+from gan.run import CONFIGS, run
+
+Make = Callable[[int], Tensor]  # the number of a chunk to its images (CHUNK, 1, 28, 28)
+Scores = dict[str, float]
+Result = dict[str, Any]
+
+SHAPE = MNISTDataModule.image_shape
+BORDER = 2  # pixels of black around a digit, for networks of 32 x 32: resized, digits would be blurred
+TIMES = (1, 2, 3, 5, 8, 13, 20, 35, 60, 120, 300, 600)  # seconds of training after which images are scored
+FIRST, SECOND = "mnist_cnn", "second"
+CLASSIC = "dcgan"  # whose quality is the target
+TARGET_SECONDS = 120  # after which it has it
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    configs = [config for config in RECIPES if config not in ("superres", "inpaint")]  # which are told images
+    parser.add_argument(
+        "--competitors", nargs="+", default=[*COMPETITORS], choices=[*dict.fromkeys([*COMPETITORS, *configs])]
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5], help="of the runs of each")
+    parser.add_argument("--seconds", type=float, default=120, help="of training in a run")
+    parser.add_argument(
+        "--target", type=float, help=f"FID to reach; {CLASSIC}'s after {TARGET_SECONDS} s, or at its end, if not given"
+    )
+    parser.add_argument("--second-extractor", type=Path, help="file of `train_features`, whose scores stand beside")
+    parser.add_argument("--out", type=Path, default=Path("runs/race"), help="folder of what is measured")
+
+
+def measure(settings: argparse.Namespace) -> None:
+    torch.set_num_threads(1)
+    keep_memory()
+    settings.out.mkdir(parents=True, exist_ok=True)
+    judges = {FIRST: Judge(FIRST)}
+    if settings.second_extractor is not None:
+        judges[SECOND] = Judge(settings.second_extractor)
+    results: dict[str, list[Result]] = {competitor: [] for competitor in settings.competitors}
+    for seed in settings.seeds:  # all competitors before the next seed: what is stopped has something to compare
+        for competitor in settings.competitors:
+            results[competitor].append(raced(settings, competitor, seed, judges))
+    for line in report(settings, results, {name: judge.id for name, judge in judges.items()}):
+        print(line)
+
+
+# ---------------------------------------------------------------------- the clock
+
+
+def now() -> float:
+    """Seconds of the processor that this process has had."""
+    return time.process_time()
+
+
+class Clock:
+    """Seconds of training, by which images are scored; it stands still as they are.
+
+    Args:
+        times: Seconds of training after which to score, rising; the last one is the end.
+        score: Is given what makes images, and whether it is the last time.
+    """
+
+    def __init__(self, times: Sequence[float], score: Callable[[Make, bool], Scores]):
+        self.times, self.score = times, score
+        self.rows: list[Scores] = []
+        self.scoring, self.images = 0.0, 0
+        self.began: float | None = None
+
+    def begin(self) -> None:
+        """Starts it, right before the first batch."""
+        self.began = now()
+
+    @property
+    def seconds(self) -> float:
+        """Of training, until now."""
+        return 0.0 if self.began is None else now() - self.began - self.scoring
+
+    def share(self) -> float:
+        """Of all the time, what is over: 0 to 1."""
+        return min(1.0, self.seconds / self.times[-1])
+
+    def tick(self, images: int, make: Make) -> bool:
+        """Counts the images of a batch, and scores if it is time to; whether time is left."""
+        self.images += images
+        seconds = self.seconds
+        passed = [each for each in self.times[len(self.rows) :] if each <= seconds]
+        if passed:
+            start = now()
+            scores = self.score(make, passed[-1] == self.times[-1])
+            self.rows += [{"after": each, "at": seconds, **scores} for each in passed]
+            self.scoring += now() - start
+        return len(self.rows) < len(self.times)
+
+
+def times_until(seconds: float) -> list[float]:
+    """When a run of so many seconds is scored."""
+    return [*(each for each in TIMES if each < seconds), seconds]
+
+
+# ---------------------------------------------------------------------- the judge
+
+
+class Judge:
+    """Scores images by an extractor.
+
+    Args:
+        extractor: Its name, or its file.
+        num: Images of a score.
+    """
+
+    def __init__(self, extractor: str | Path, num: int = 10_000):
+        self.extractor, self.num = load_features(extractor), num
+        self.id = fingerprint(self.extractor)
+        self.evaluator: Evaluator | None = None  # not made where nothing is left to score
+
+    def scores(self, make: Make, last: bool) -> Scores:
+        """FID and, the last time, KID and coverage; FID is infinite of images that are not finite."""
+        if self.evaluator is None:
+            data = MNISTDataModule()
+            data.setup()
+            self.evaluator = Evaluator(self.extractor, data.train_dataloader(), data.test_dataloader())
+        try:
+            generated = self.evaluator.generate(make, self.num)
+        except NotFinite:
+            return {"fid": math.inf}
+        scores = self.evaluator.scores(generated) if last else {"fid": generated.fid}
+        return {name: scores[name] for name in ("fid", "kid", "coverage") if name in scores}
+
+
+def judged(judges: dict[str, Judge], make: Make, last: bool) -> Scores:
+    """The scores of all judges, those of the second by names of their own; training's randomness stays as it is."""
+    with isolate_rng():
+        of_judges = {name: judge.scores(make, last) for name, judge in judges.items()}
+    second = {f"{name} by {SECOND}": value for name, value in of_judges.get(SECOND, {}).items()}
+    return of_judges[FIRST] | second
+
+
+# ---------------------------------------------------------------------- competitors
+
+
+def by_config(config: str, seed: int, clock: Clock) -> None:
+    """Trains by a config, all its callbacks at work but for the scores of its FIDTracker."""
+    words = ["--config", CONFIGS / f"{config}.yaml", "--seed_everything", seed]
+    words += ["--trainer.max_steps", -1, "--trainer.max_epochs", -1]
+    words += ["--trainer.callbacks+=FIDTracker", "--trainer.callbacks.every", 10**9]
+    words += ["--trainer.callbacks.num_samples", 100, "--trainer.callbacks.final_samples", 100]
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a run without an end, which the clock is, and of scores of 100 images
+        run(["fit", "--run_dir", f"{folder}/run", *map(str, words)], callbacks=[ByClock(clock)])
+
+
+class ByClock(Callback):
+    """Runs a training by a clock, to which its schedules keep too."""
+
+    def __init__(self, clock: Clock):
+        self.clock = clock
+
+    def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:
+        for config in trainer.lr_scheduler_configs:
+            if isinstance(config.scheduler, WarmupCosine) and config.scheduler.total is None:
+                config.scheduler.elapsed = self.clock.share
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: GAN, batch: Any, batch_idx: int) -> None:
+        # Here, where all callbacks are done with the batch before.
+        if self.clock.began is None:
+            self.clock.begin()
+        elif not trainer.should_stop:
+            trainer.should_stop = not self.clock.tick(self.batch_size, lambda number: images_of(pl_module, number))
+        self.batch_size = len(batch[0])
+
+
+def images_of(pl_module: GAN, number: int) -> Tensor:
+    """A chunk of images of a run's generator, by the run's seed and the chunk's number alone."""
+    return pl_module(pl_module.latents(CHUNK, pl_module.rng("race", number)))
+
+
+Network = tuple[nn.Module, Iterator[Tensor]]  # a generator, and the loop that trains it
+
+
+def by_hand(make_loop: Callable[[int], Network], seed: int, clock: Clock) -> None:
+    """Trains by a loop."""
+    torch.manual_seed(seed)
+    generator, loop = make_loop(seed)
+
+    @torch.no_grad()
+    def make(number: int) -> Tensor:
+        latents = torch.randn(CHUNK, cast(int, generator.latent_dim), generator=keyed(seed, "race", number))
+        with evaluating(generator):
+            images = generator(latents)
+        border = (images.shape[-1] - SHAPE[-1]) // 2
+        return images[..., border : border + SHAPE[-2], border : border + SHAPE[-1]]
+
+    clock.begin()
+    while clock.tick(len(next(loop)), make):
+        pass
+
+
+def batches(batch_size: int, seed: int, border: int = 0) -> Iterator[Tensor]:
+    """Training images (N, 1, 28, 28), again and again, with a border of black pixels around them."""
+    data = MNISTDataModule(batch_size, seed=seed)
+    data.setup()
+    while True:
+        for images, _ in data.train_dataloader():
+            yield pad(images, [border] * 4, value=-1)
+
+
+def bare(seed: int) -> Network:
+    """The default's networks, penalty, rate and betas, with nothing around them: no average, no schedule."""
+    data = MNISTDataModule(64, seed=seed)
+    data.setup()
+    generator, discriminator = DCGANGenerator(SHAPE, 16), DCGANDiscriminator(SHAPE)
+    return generator, bare_loop(generator, discriminator, data, one_pass=True)
+
+
+def mlp(seed: int) -> Network:
+    """The MLP GAN of Lightning's example."""
+    generator = MLP(SHAPE)
+    return generator, published_loop(generator, mlp_discriminator(SHAPE), batches(256, seed))
+
+
+def dcgan(seed: int) -> Network:
+    """The classic DCGAN script."""
+    generator = Upsampling()
+    return generator, published_loop(generator, dropping_out(), batches(64, seed, BORDER))
+
+
+BY_HAND = {"bare": bare, "mlp": mlp, CLASSIC: dcgan}
+COMPETITORS = ("default", *BY_HAND)
+
+
+def raced(settings: argparse.Namespace, competitor: str, seed: int, judges: dict[str, Judge]) -> Result:
+    """What a competitor has come to with a seed; kept in the folder."""
+    kept = settings.out / f"{competitor}-{settings.seconds:g}-{seed}.json"
+    if not kept.exists():
+        clock = Clock(times_until(settings.seconds), lambda make, last: judged(judges, make, last))
+        start = now()
+        if competitor in BY_HAND:
+            by_hand(BY_HAND[competitor], seed, clock)
+        else:
+            by_config(competitor, seed, clock)
+        assert clock.began is not None
+        result = {"rows": clock.rows, "start_up": clock.began - start, "scoring": clock.scoring}
+        result["images_per_second"] = clock.images / clock.rows[-1]["at"]
+        kept.write_text(json.dumps(result), encoding="utf-8")
+    return json.loads(kept.read_text("utf-8"))
+
+
+# ---------------------------------------------------------------------- the table
+
+
+def report(settings: argparse.Namespace, results: dict[str, list[Result]], ids: dict[str, str]) -> Iterator[str]:
+    """The lines of both tables, or of three."""
+    target = settings.target
+    if target is None and CLASSIC not in results:
+        sys.exit(f"race: without {CLASSIC} among the competitors, give the FID to reach by --target")
+    if target is None:
+        target = median(after(result, min(TARGET_SECONDS, settings.seconds))["fid"] for result in results[CLASSIC])
+    times = {name: [time_to(result["rows"], target) for result in of_one] for name, of_one in results.items()}
+    yield f"race      seeds {', '.join(map(str, settings.seeds))}; {settings.seconds:g} s of training of one core"
+    yield f"race      FID of 10,000 images by {', '.join(f'{name} {id_}' for name, id_ in ids.items())}"
+    yield ""
+    yield from table(
+        [
+            "competitor",
+            f"seconds to FID {target:.2f}",
+            f"times as fast as {CLASSIC}",
+            "missed",
+            "images/s",
+            "KID x 1000",
+            "coverage",
+            "start-up, s",
+            "scoring, s",
+        ],
+        (overview(name, of_one, times) for name, of_one in results.items()),
+    )
+    for score in ("fid", f"fid by {SECOND}"):
+        measured = {name: with_score(of_one, score) for name, of_one in results.items()}
+        if any(measured.values()):
+            ends = [row["after"] for row in next(iter(results.values()))[0]["rows"]]
+            yield ""
+            yield from table(
+                [score.replace("fid", "FID"), *(f"{end:g} s" for end in ends)],
+                ([name, *by_time(of_one, score, ends)] for name, of_one in measured.items()),
+            )
+
+
+def table(head: Sequence[str], rows: Iterator[Sequence[str]]) -> Iterator[str]:
+    """A table in Markdown."""
+    yield f"| {' | '.join(head)} |"
+    yield "|---" * len(head) + "|"
+    for row in rows:
+        yield f"| {' | '.join(row)} |"
+
+
+def overview(name: str, results: list[Result], times: dict[str, list[float]]) -> list[str]:
+    """A competitor's row: medians over the seeds, and the least and the most of them."""
+    last = [result["rows"][-1] for result in results]
+    ratio = median(times[CLASSIC]) / median(times[name]) if CLASSIC in times else math.nan
+    return [
+        name,
+        spread(times[name], "{:.1f}"),
+        f"{ratio:.1f}",
+        f"{missed(times[name]):.0%}",
+        spread((result["images_per_second"] for result in results), "{:,.0f}"),
+        spread((1000 * row.get("kid", math.nan) for row in last), "{:.1f}"),
+        spread((row.get("coverage", math.nan) for row in last), "{:.3f}"),
+        spread((result["start_up"] for result in results), "{:.1f}"),
+        spread((result["scoring"] for result in results), "{:.0f}"),
+    ]
+
+
+def by_time(results: list[Result], score: str, ends: Sequence[float]) -> list[str]:
+    """A competitor's scores after each time, as in `overview`; nothing where none was taken."""
+    return [spread((after(result, end)[score] for result in results), "{:.2f}") if results else "" for end in ends]
+
+
+def with_score(results: list[Result], score: str) -> list[Result]:
+    """Those that have it."""
+    return [result for result in results if all(score in row for row in result["rows"])]
+
+
+def after(result: Result, seconds: float) -> Scores:
+    """The scores after so many seconds."""
+    return next(row for row in result["rows"] if row["after"] == seconds)
+
+
+def missed(times: Sequence[float]) -> float:
+    """The share of runs that have not come to the target."""
+    return sum(map(math.isinf, times)) / len(times)
+
+
+def time_to(rows: Sequence[Scores], target: float) -> float:
+    """Seconds until FID is down at the target, infinite if it does not come there.
+
+    Between two scores by a straight line through the logarithms of both time and FID. At the first score, or after one
+    that is infinite, by when it was taken, which is later.
+    """
+    for before, row in zip([None, *rows], rows, strict=False):
+        if row["fid"] <= target:
+            if before is None or math.isinf(before["fid"]):
+                return row["at"]
+            share = math.log(before["fid"] / target) / math.log(before["fid"] / row["fid"])
+            return before["at"] * (row["at"] / before["at"]) ** share
+    return math.inf
