@@ -162,9 +162,11 @@ def test_the_monitor_measures_what_the_generator_gets_and_changes_nothing(make_g
         make_trainer(max_steps=4, callbacks=callbacks).fit(gan, data)
         runs.append(gan)
     assert same_weights(*runs)
+    assert monitor.stats is not None
     assert monitor.stats.image_gradient == pytest.approx(1, rel=0.3)
     plain = GradientMonitor(every=1, images=16)
     make_trainer(max_steps=4, callbacks=[plain]).fit(make_gan(loss=scaled(1e-12)), data)
+    assert plain.stats is not None
     assert plain.stats.image_gradient < 1e-10
     assert monitor.stats.generator.total > 1e9 * plain.stats.generator.total
 
