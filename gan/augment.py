@@ -1,4 +1,4 @@
-"""Augmentation of what the discriminator judges, so that it cannot learn few images by heart.
+"""Augmentation of what the discriminator judges, so that it cannot learn few images by heart, nor tell all apart.
 
 Real and generated images are augmented alike, each time that they are judged, and the gradient goes through: what the
 generator makes is not augmented by it. Karras et al. 2020, arXiv:2006.06676, section 2.2, say when that holds.
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from gan.batch import of_samples
 from gan.errors import GANError
+from gan.schedule import Number, ends
 from gan.spec import Described
 
 REAL_SIGN, PROBABILITY = "augment/real_sign", "augment/probability"  # scalars of `AdaptiveAugment`
@@ -29,12 +30,16 @@ class Augment(Described, nn.Module, ABC):
 
     draws: int
 
+    def draws_for(self, images: Tensor) -> int:
+        """How many random numbers each of the images (N, C, H, W) needs."""
+        return self.draws
+
     def forward(self, images: Tensor, noise: Tensor) -> Tensor:
         """Images (N, C, H, W), changed, in their type.
 
         Args:
             images: (N, C, H, W) in [-1, 1].
-            noise: Numbers from U[0, 1), (N, draws), drawn by the caller.
+            noise: Numbers from U[0, 1), (N, draws_for(images)), drawn by the caller.
 
         Raises:
             GANError: If these are no images, or of channels that cannot be changed so.
@@ -60,9 +65,9 @@ class DiffAugment(Augment):
     moved by whole pixels, and what comes in is 0, as what is cut out is: the grey between -1 and 1.
 
     Args:
-        color: Strength, >= 0, as a part of the paper's; 0 leaves colours alone.
-        translation: How far images are moved at most, as a part of their height and width, from 0 to 1; the paper takes
-            1/8.
+        color: Strength, >= 0, as a part of the paper's, or its schedule; 0 leaves colours alone.
+        translation: How far images are moved at most, as a part of their height and width, from 0 to 1, or its
+            schedule; the paper takes 1/8.
         cutout: Side of the square that is cut out, likewise; the paper takes 1/2.
 
     Raises:
@@ -71,25 +76,26 @@ class DiffAugment(Augment):
 
     draws = 7
 
-    def __init__(self, color: float = 1.0, translation: float = 0.125, cutout: float = 0.5) -> None:
+    def __init__(self, color: Number = 1.0, translation: Number = 0.125, cutout: Number = 0.5) -> None:
         super().__init__()
-        if not 0 <= color < math.inf:
+        if not all(0 <= end < math.inf for end in ends(color)):
             raise GANError(f"DiffAugment: color must be a finite number >= 0, got {color}")
         for name, value in {"translation": translation, "cutout": cutout}.items():
-            if not 0 <= value <= 1:
+            if not all(0 <= end <= 1 for end in ends(value)):
                 raise GANError(f"DiffAugment: {name} must be from 0 to 1, a part of the image, got {value}")
         self.color, self.translation, self.cutout = color, translation, cutout
 
     def change(self, images: Tensor, noise: Tensor) -> Tensor:
         brightness, saturation, contrast, down, right, y, x = noise.unbind(1)  # each (N,)
-        if self.color:
-            b, s, c = (self.color * (u - 0.5).view(-1, 1, 1, 1) for u in (brightness, saturation, contrast))
+        color, translation, cutout = float(self.color), float(self.translation), float(self.cutout)
+        if color:
+            b, s, c = (color * (u - 0.5).view(-1, 1, 1, 1) for u in (brightness, saturation, contrast))
             images = images + b
             images = scaled_about(images.mean(1, keepdim=True), images, 1 + 2 * s)
             images = scaled_about(images.mean((1, 2, 3), keepdim=True), images, 1 + c)
-        if self.translation:
-            images = moved(images, down, right, self.translation)
-        return cut_out(images, y, x, self.cutout) if self.cutout else images
+        if translation:
+            images = moved(images, down, right, translation)
+        return cut_out(images, y, x, cutout) if cutout else images
 
 
 def scaled_about(center: Tensor, images: Tensor, factor: Tensor) -> Tensor:
@@ -134,7 +140,104 @@ def cut_out(images: Tensor, y: Tensor, x: Tensor, part: float) -> Tensor:
     return images.masked_fill((rows.unsqueeze(2) & columns.unsqueeze(1)).unsqueeze(1), 0)
 
 
-class AdaptiveAugment(Augment):
+class InstanceNoise(Augment):
+    """Normal noise on what the discriminator judges, of real and generated images alike.
+
+    Images lie on few dimensions of their space, those of a generator on others, and a discriminator that tells them
+    apart without error leaves no gradient. Noise lets the two overlap (Sonderby et al. 2016, arXiv:1610.04490; Arjovsky
+    and Bottou 2017, arXiv:1701.04862); a level that falls to 0 lets training end on the images themselves.
+
+    Args:
+        level: Standard deviation of the noise, >= 0, of images in [-1, 1], or its schedule, such as from .5 to 0.
+
+    Raises:
+        GANError: If `level` is negative or not finite.
+    """
+
+    def __init__(self, level: Number) -> None:
+        super().__init__()
+        if not all(0 <= end < math.inf for end in ends(level)):
+            raise GANError(f"InstanceNoise: level must be a finite number >= 0, got {level}")
+        self.level = level
+
+    def draws_for(self, images: Tensor) -> int:
+        return math.prod(images.shape[1:])
+
+    def change(self, images: Tensor, noise: Tensor) -> Tensor:
+        level = float(self.level)
+        return images + level * normal(noise).view_as(images) if level else images
+
+
+class Pipeline(Augment):
+    """The changes of ADA, each with the same probability: see `AdaptiveAugment`.
+
+    Args:
+        blit: Whether to flip, to turn by 90 degrees, and to move by whole pixels.
+        geometry: Whether to scale, to rotate, and to move by parts of pixels.
+        color: Whether to change brightness, contrast, luma, hue and saturation.
+
+    Raises:
+        GANError: If all changes are off.
+    """
+
+    draws = 28
+
+    def __init__(self, blit: bool = True, geometry: bool = True, color: bool = True) -> None:
+        super().__init__()
+        if not (blit or geometry or color):
+            raise GANError(f"{type(self).__name__}: blit, geometry and color are all off: leave model.augment out")
+        self.blit, self.geometry, self.color = blit, geometry, color
+
+    @abstractmethod
+    def chance(self, images: Tensor) -> Tensor:
+        """The probability of each change, (), in the type of the images."""
+
+    def change(self, images: Tensor, noise: Tensor) -> Tensor:
+        p = self.chance(images)
+        u = noise.unbind(1)  # each (N,)
+        if self.color and images.shape[1] not in (1, 3):
+            raise GANError(
+                f"{type(self).__name__} changes colours of 1 or 3 channels, got {images.shape[1]}: set "
+                "model.augment.color to false"
+            )
+        if self.blit or self.geometry:
+            height, width = images.shape[2:]
+            back = identity(images, 3)
+            if self.blit:
+                back = back @ blits(p, u[:7], height, width)
+            if self.geometry:
+                back = back @ geometry(p, u[7:18], height, width)
+            images = looked_up(images, back)
+        return recolored(images, p, u[18:]) if self.color else images
+
+
+class ScheduledAugment(Pipeline):
+    """The changes of ADA with a probability that is given, or follows a schedule, as R3GAN has them.
+
+    Huang et al. 2024 (arXiv:2501.05441) let it rise. It asks nothing of the loss: a relativistic one, whose logits tell
+    `AdaptiveAugment` nothing to go by, can have it.
+
+    Args:
+        probability: Of each change, from 0 to 1, or its schedule.
+        blit: Flips left to right, turns by 90 degrees, moves by whole pixels up to 1/8 of the size.
+        geometry: Scale, rotation, another scale for each side, moves by parts of pixels.
+        color: Brightness, contrast, luma flip, hue, saturation; of images of 1 or 3 channels.
+
+    Raises:
+        GANError: If `probability` is out of range, or all changes are off.
+    """
+
+    def __init__(self, probability: Number, blit: bool = True, geometry: bool = True, color: bool = True) -> None:
+        super().__init__(blit, geometry, color)
+        if not all(0 <= end <= 1 for end in ends(probability)):
+            raise GANError(f"ScheduledAugment: probability must be from 0 to 1, got {probability}")
+        self.probability = probability
+
+    def chance(self, images: Tensor) -> Tensor:
+        return images.new_tensor(float(self.probability))
+
+
+class AdaptiveAugment(Pipeline):
     """ADA (Karras et al. 2020, arXiv:2006.06676): each change with a probability that overfitting sets.
 
     After each batch the probability rises if the mean sign of the discriminator's logits of real images is above the
@@ -163,7 +266,6 @@ class AdaptiveAugment(Augment):
         GANError: If a setting is out of range, or all changes are off.
     """
 
-    draws = 28
     probability: Tensor  # ()
 
     def __init__(
@@ -175,16 +277,13 @@ class AdaptiveAugment(Augment):
         ramp: int = 100_000,
         max_probability: float = 0.8,
     ) -> None:
-        super().__init__()
+        super().__init__(blit, geometry, color)
         if not -1 <= target <= 1:
             raise GANError(f"AdaptiveAugment: target must be from -1 to 1, a mean sign, got {target}")
         if not 1 <= ramp < math.inf:
             raise GANError(f"AdaptiveAugment: ramp must be at least 1 image, got {ramp}")
         if not 0 <= max_probability <= 1:
             raise GANError(f"AdaptiveAugment: max_probability must be from 0 to 1, got {max_probability}")
-        if not (blit or geometry or color):
-            raise GANError("AdaptiveAugment: blit, geometry and color are all off: leave model.augment out")
-        self.blit, self.geometry, self.color = blit, geometry, color
         self.target, self.ramp, self.max_probability = target, ramp, max_probability
         self.register_buffer("probability", torch.tensor(0.0))
 
@@ -199,23 +298,8 @@ class AdaptiveAugment(Augment):
         way = (over > 1e-6).to(self.probability) - (over < -1e-6).to(self.probability)
         self.probability.add_(way * images / self.ramp).clamp_(0, self.max_probability)
 
-    def change(self, images: Tensor, noise: Tensor) -> Tensor:
-        p = self.probability.to(images)
-        u = noise.unbind(1)  # each (N,)
-        if self.color and images.shape[1] not in (1, 3):
-            raise GANError(
-                f"AdaptiveAugment changes colours of 1 or 3 channels, got {images.shape[1]}: set model.augment.color "
-                "to false"
-            )
-        if self.blit or self.geometry:
-            height, width = images.shape[2:]
-            back = identity(images, 3)
-            if self.blit:
-                back = back @ blits(p, u[:7], height, width)
-            if self.geometry:
-                back = back @ geometry(p, u[7:18], height, width)
-            images = looked_up(images, back)
-        return recolored(images, p, u[18:]) if self.color else images
+    def chance(self, images: Tensor) -> Tensor:
+        return self.probability.to(images)
 
 
 def normal(u: Tensor) -> Tensor:
@@ -368,7 +452,7 @@ class Augmentation:
         def augmented(images: Tensor) -> Tensor:
             call = next(calls)
             if call == len(self.drawn):
-                self.drawn.append(self.uniform(self.passes * len(images), self.augment.draws))
+                self.drawn.append(self.uniform(self.passes * len(images), self.augment.draws_for(images)))
             return self.augment(images, self.drawn[call].chunk(self.passes)[number])
 
         return augmented

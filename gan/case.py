@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -294,9 +294,22 @@ def cut(config: Mapping[str, Any], begin: int, end: int) -> dict[str, Any]:
     short = {**deepcopy(dict(config))}
     short["trainer"] |= dict.fromkeys(("max_epochs", "min_steps", "min_epochs", "max_time"))
     short["trainer"] |= {"max_steps": end, "logger": True}  # no run of its own on a server of the user's
+    for schedule in schedules_of(short):
+        if schedule.get("batches"):
+            schedule["batches"] = min(schedule["batches"], end)  # a longer one would be refused
     for callback in callbacks(short):
         callback["init_args"] = often(name_of(callback), dict(callback.get("init_args") or {}), end - begin)
     return short
+
+
+def schedules_of(value: Any) -> Iterator[dict[str, Any]]:
+    """The settings of numbers that follow a schedule, wherever in a config they stand."""
+    if isinstance(value, Mapping):
+        if {"start", "end", "kind"} <= value.keys():
+            yield cast(dict[str, Any], value)
+        value = list(value.values())
+    for item in value if isinstance(value, list | tuple) else ():
+        yield from schedules_of(item)
 
 
 def often(name: str, settings: dict[str, Any], batches: int) -> dict[str, Any]:
@@ -315,6 +328,7 @@ def run_itself(case: Case, begin: int, end: int) -> Outcome | None:
     """The run as it was, up to a batch; None if it tells nothing of that."""
     model, fids = case.config["model"], fids_in(case.folder)
     schedules = any(model.get(f"{network}_scheduler") for network in ("generator", "discriminator"))
+    schedules = schedules or any(True for _ in schedules_of(case.config))
     if end not in fids or (schedules and case.config["trainer"].get("max_steps") != end):
         return None
     return Outcome(case.folder, (), begin, end - begin, fids[end], told_at(case.findings, end))
@@ -329,6 +343,10 @@ def whole(config: Mapping[str, Any], treatment: Treatment, outcome: Outcome) -> 
         if name != "callbacks" and value != config["trainer"].get(name) and f"trainer.{name}" not in given:
             trial["trainer"][name] = config["trainer"].get(name)
     before = [*zip(callbacks(short), callbacks(config), strict=True)]
+    for changed, own in zip(schedules_of(short), schedules_of(config), strict=True):
+        for schedule in schedules_of(trial["model"]):
+            if schedule == changed:
+                schedule |= own
     trial["trainer"]["callbacks"] = [
         next((own for changed, own in before if changed == callback), callback) for callback in callbacks(trial)
     ]

@@ -54,6 +54,7 @@ from gan.outbox import outbox
 from gan.parallel import check_manual, check_strategy, is_sharded, shard
 from gan.paths import local_path
 from gan.penalties import Penalty, mixing_layers
+from gan.schedule import Schedule, schedules_in
 from gan.spec import is_compiled, uncompiled
 from gan.terms import Terms
 from gan.trust import Trust, check_hyper_parameters, imports_of
@@ -93,6 +94,7 @@ class Lifecycle(L.LightningModule):
         scalars: The latest value of each scalar of training, between two log entries.
         scores: The names of the scores that a FIDTracker measures as the run trains.
         scored_at: The batches completed when it did so last; -1 before.
+        scheduled: The numbers that move as this run goes on, by name.
         resumed: What a run that goes on takes of its checkpoint's optimizers.
         run_config: Of a run of the command line, its config as plain data, which its checkpoints carry.
         data_place: What the checkpoint that a run goes on from says of the place in the data.
@@ -126,6 +128,7 @@ class Lifecycle(L.LightningModule):
     scored_at = -1  # the batches completed when they were measured last
     evaluates = False  # whether the present batch goes by `evaluations`
     looks: Extragradient | None = None  # of the present batch, by the extragradient method
+    scheduled: Sequence[tuple[str, Schedule]] = ()  # the numbers that move, from the start of training on
 
     # ------------------------------------------------------------------ what the steps call
 
@@ -330,7 +333,8 @@ class Lifecycle(L.LightningModule):
     def report(self, scalars: dict[str, Tensor], images: int) -> None:
         """Takes the scalars () of a batch, of this process, and logs the latest of each every `log_every_n_steps`.
 
-        So it does with the learning rates that the batch was trained with. An augmentation that adapts does so.
+        So it does with the learning rates, and the numbers that follow a `Schedule`, that the batch was trained with.
+        An augmentation that adapts does so.
 
         Args:
             scalars: By name.
@@ -342,7 +346,8 @@ class Lifecycle(L.LightningModule):
             scalars[PROBABILITY] = self.augment.probability.clone()
         self.scalars |= scalars
         if self.logs_now:
-            self.log_scalars(self.over_processes(self.scalars) | rates(self.trainer.lr_scheduler_configs))
+            numbers = {f"schedule/{name}": float(schedule) for name, schedule in self.scheduled}
+            self.log_scalars(self.over_processes(self.scalars) | rates(self.trainer.lr_scheduler_configs) | numbers)
 
     @property
     def logs_now(self) -> bool:
@@ -409,6 +414,23 @@ class Lifecycle(L.LightningModule):
             return Length(int(batches))
         timer = next((timer for timer in callbacks_of(self.trainer, Timer) if timer.time_remaining() is not None), None)
         return Length() if timer is None else Length(elapsed=partial(self.elapsed, timer))
+
+    def schedules(self) -> list[tuple[str, Schedule]]:
+        """The numbers that move as a run goes on, by name: of penalties, augmentation, optimizers and callbacks."""
+        owners: dict[str, object] = {penalty.name: penalty for penalty in self.penalties}
+        owners |= {} if self.augment is None else {"augment": self.augment}
+        owners |= {
+            f"{name}_optimizer": each for name, each in zip(OPTIMIZER_ORDER, self.trainer.optimizers, strict=False)
+        }
+        owners |= {type(each).__name__: each for each in callbacks_of(self.trainer, L.Callback)}
+        return list(schedules_in(owners))
+
+    def move_schedules(self) -> None:
+        """Lets each of them be what it is in the batch that follows."""
+        if self.scheduled:
+            length = self.length().batches
+            for _, schedule in self.scheduled:
+                schedule.move(self.global_step, length)
 
     def elapsed(self, timer: Timer) -> float:
         """The share of a timer's time that is over, the same for all processes."""
@@ -548,6 +570,10 @@ class Lifecycle(L.LightningModule):
         self.seed_layers(self.global_step)
         self.evaluates = False
 
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Moves what follows a `Schedule`, after all callbacks have seen the batch."""
+        self.move_schedules()
+
     def on_fit_start(self) -> None:
         """Spares each batch the calls of hooks that do nothing, and numbers what is logged by batches."""
         skip_idle_hooks(self.trainer.callbacks)  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere
@@ -587,7 +613,7 @@ class Lifecycle(L.LightningModule):
         return [self.taken(batch) for batch in batches]
 
     def on_train_start(self) -> None:
-        """Lets what monitors a score wait for it, and has a batch fetched anew that came too early.
+        """Lets what monitors a score wait for it and schedules begin, and has a batch fetched anew that came too early.
 
         Lightning fetches the first before it knows where the run goes on.
         """
@@ -595,6 +621,10 @@ class Lifecycle(L.LightningModule):
         batches = self.length().batches
         check_schedules(self.trainer.lr_scheduler_configs, self.scores, batches)
         watch_scores(self.trainer, self, batches)
+        self.scheduled = self.schedules()
+        for name, schedule in self.scheduled:
+            schedule.check(name, batches)
+        self.move_schedules()
         loop = self.trainer.fit_loop
         if isinstance(loop._combined_loader, KeyedLoaders) and loop._combined_loader.is_stale:  # private
             iter(cast(Any, loop._data_fetcher))  # private

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
-from torch.optim import LBFGS, Optimizer
+from torch.optim import LBFGS, Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from gan.errors import GANError, counted
+from gan.schedule import Number, ends
 from gan.spec import uncompiled
 
 OPTIMIZER_ORDER = ("discriminator", "generator")  # of a trainer's optimizers: the first one's steps are the batches
@@ -147,6 +148,44 @@ def rates(configs: Sequence[Any]) -> dict[str, float]:
             of_group = f"/{group.get('name', f'pg{number}')}" if len(groups) > 1 else ""
             scalars[config.name + of_group] = float(group["lr"])
     return scalars
+
+
+class ScheduledAdam(Adam):
+    """torch's Adam, whose betas may each follow a `gan.schedule.Schedule`.
+
+    Args:
+        params: Those to move.
+        lr: Learning rate.
+        betas: Decay of the averages of the gradient and of its square, per step, at least 0 and below 1, or schedules.
+        eps: Added to the root of the second average.
+        weight_decay: Factor of the weights, added to their gradient.
+        fused: Whether torch moves all weights by one kernel; as it sees fit if not given.
+
+    Raises:
+        GANError: If a beta is out of range, at either end of a schedule.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        betas: tuple[Number, Number] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        fused: bool | None = None,
+    ) -> None:
+        if not all(0 <= end < 1 for beta in betas for end in ends(beta)):
+            shown = ", ".join(str(beta) for beta in betas)
+            raise GANError(f"ScheduledAdam: betas must be at least 0 and below 1, got {shown}")
+        self.betas = tuple(betas)
+        now = float(betas[0]), float(betas[1])
+        super().__init__(params, lr, now, eps, weight_decay, fused=fused)
+        self.register_step_pre_hook(ScheduledAdam.move_betas)
+
+    def move_betas(self, *_: Any) -> None:
+        """Lets the groups have the betas of the present batch."""
+        for group in self.param_groups:
+            group["betas"] = tuple(float(beta) for beta in self.betas)
 
 
 # ---------------------------------------------------------------------- in a run that goes on

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 from gan.batch import of_samples
 from gan.errors import GANError
+from gan.schedule import Number, ends
 from gan.spec import Described
 
 Critic = Callable[[Tensor], Tensor]  # images (N, ...) to logits (N, ...)
@@ -33,7 +34,8 @@ class Penalty(Described, ABC):
     see that.
 
     Args:
-        weight: Factor of the mean penalty in the discriminator's loss, >= 0; 0 switches the penalty off.
+        weight: Factor of the mean penalty in the discriminator's loss, >= 0, or its schedule; 0 switches the penalty
+            off.
         every: Batches from one application to the next, >= 1; 1 is each batch.
 
     Attributes:
@@ -47,8 +49,8 @@ class Penalty(Described, ABC):
     name: str
     differentiates_twice = True
 
-    def __init__(self, weight: float, every: int = 1) -> None:
-        if not (math.isfinite(weight) and weight >= 0):
+    def __init__(self, weight: Number, every: int = 1) -> None:
+        if not all(math.isfinite(each) and each >= 0 for each in ends(weight)):
             raise GANError(f"{type(self).__name__}: weight must be a finite number >= 0, got {weight}")
         if not every >= 1:
             raise GANError(f"{type(self).__name__}: every must be >= 1 batches, got {every}")
@@ -76,11 +78,11 @@ class Penalty(Described, ABC):
 
     def is_due(self, step: int) -> bool:
         """Whether to apply the penalty in the batch that follows `step` completed ones."""
-        return self.weight > 0 and step % self.every == 0
+        return float(self.weight) > 0 and step % self.every == 0
 
     def contribution(self, penalties: Tensor) -> Tensor:
         """What the (N,) penalties of a due batch add to the loss, a scalar: weight * every * mean."""
-        return self.weight * self.every * penalties.mean()
+        return float(self.weight) * self.every * penalties.mean()
 
 
 def due(penalties: Iterable[Penalty], step: int) -> list[Penalty]:
@@ -172,7 +174,7 @@ class ApproximateR1(Penalty):
     name = "approximate_r1"
     differentiates_twice = False
 
-    def __init__(self, weight: float, every: int = 1, sigma: float = 0.01) -> None:
+    def __init__(self, weight: Number, every: int = 1, sigma: float = 0.01) -> None:
         super().__init__(weight, every)
         if not 1e-4 <= sigma < math.inf:
             raise GANError(
@@ -231,7 +233,7 @@ class GradientPenalty(Penalty):
 
     name = "gradient_penalty"
 
-    def __init__(self, weight: float = 10.0, every: int = 1) -> None:
+    def __init__(self, weight: Number = 10.0, every: int = 1) -> None:
         super().__init__(weight, every)
 
     def noise_shape(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -263,7 +265,7 @@ class DRAGAN(Penalty):
 
     name = "dragan"
 
-    def __init__(self, weight: float = 10.0, every: int = 1) -> None:
+    def __init__(self, weight: Number = 10.0, every: int = 1) -> None:
         super().__init__(weight, every)
 
     def noise_shape(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:

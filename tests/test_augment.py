@@ -10,12 +10,21 @@ from lightning import Callback
 from torch import nn
 
 from gan import GAN
-from gan.augment import AdaptiveAugment, Augment, Augmentation, DiffAugment, real_sign
+from gan.augment import (
+    AdaptiveAugment,
+    Augment,
+    Augmentation,
+    DiffAugment,
+    InstanceNoise,
+    ScheduledAugment,
+    real_sign,
+)
 from gan.callbacks import GradientMonitor, NonFiniteGuard
 from gan.losses import LeastSquares, NonSaturating, RelativisticPaired, Wasserstein
 from gan.networks import AuxiliaryDCGANDiscriminator, ConditionalDCGANGenerator, given
 from gan.noise import Noise, keyed
 from gan.penalties import DRAGAN, R1, GradientPenalty
+from gan.schedule import Schedule
 from gan.terms import Classification
 
 HALF = 0.5  # in most draws: the middle, at which nothing changes
@@ -26,7 +35,7 @@ def images(num=4, channels=3, height=8, width=8, dtype=torch.float64, seed=0):
 
 
 def draws(augment: Augment, num=4, seed=1, dtype=torch.float64):
-    return torch.rand(num, augment.draws, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+    return torch.rand(num, getattr(augment, "draws", 0), dtype=dtype, generator=torch.Generator().manual_seed(seed))
 
 
 def at(probability: float, **settings) -> AdaptiveAugment:
@@ -247,6 +256,9 @@ def test_autocast_and_16_bits_lose_nothing_within(augment):
         (lambda: DiffAugment(color=-1), "DiffAugment: color must be a finite number >= 0, got -1"),
         (lambda: DiffAugment(translation=1.5), "DiffAugment: translation must be from 0 to 1, a part of the image"),
         (lambda: DiffAugment(cutout=-0.1), "DiffAugment: cutout must be from 0 to 1"),
+        (lambda: InstanceNoise(-1), "InstanceNoise: level must be a finite number >= 0, got -1"),
+        (lambda: ScheduledAugment(1.5), "ScheduledAugment: probability must be from 0 to 1, got 1.5"),
+        (lambda: ScheduledAugment(1, False, False, False), "ScheduledAugment: blit, .* are all off"),
         (lambda: AdaptiveAugment(target=2), "AdaptiveAugment: target must be from -1 to 1, a mean sign, got 2"),
         (lambda: AdaptiveAugment(ramp=0), "AdaptiveAugment: ramp must be at least 1 image, got 0"),
         (lambda: AdaptiveAugment(max_probability=1.1), "max_probability must be from 0 to 1, got 1.1"),
@@ -259,6 +271,56 @@ def test_bad_settings_and_shapes_are_a_line(make, message):
     with pytest.raises(ValueError, match=message) as caught:
         make()
     assert "\n" not in str(caught.value)
+
+
+def test_of_a_given_probability_as_ada_at_it():
+    """To the bit; and at 0, where a schedule may begin, nothing."""
+    x, noise = images(), draws(at(0.3))
+    for p in (0.0, 0.3, 0.8):
+        assert torch.equal(ScheduledAugment(p)(x, noise), at(p)(x, noise))
+    rising = ScheduledAugment(Schedule(0, 0.8, batches=10))
+    assert torch.equal(rising(x, noise), x)
+    rising.probability.move(10)
+    assert torch.equal(rising(x, noise), at(0.8)(x, noise))
+
+
+def test_a_relativistic_loss_takes_a_given_probability(make_gan, make_trainer, data):
+    augment = ScheduledAugment(Schedule(0, 0.5))
+    make_trainer(max_steps=2).fit(make_gan(loss=RelativisticPaired(), augment=augment), data)
+
+
+# ---------------------------------------------------------------------- noise
+
+
+def test_noise_is_normal_of_its_level_and_passes_the_gradient():
+    x = images(64, 1, 28, 28).requires_grad_()
+    augment = InstanceNoise(0.3)
+    assert augment.draws_for(x) == 28 * 28
+    noise = torch.rand(64, 28 * 28, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    added = augment(x, noise) - x
+    assert float(added.mean()) == pytest.approx(0, abs=0.01)
+    assert float(added.std()) == pytest.approx(0.3, rel=0.02)
+    assert float((added.abs() < 0.3).double().mean()) == pytest.approx(0.6827, abs=0.01)  # of a normal distribution
+    (gradient,) = torch.autograd.grad(augment(x, noise).sum(), x)
+    assert torch.equal(gradient, torch.ones_like(x))
+    assert torch.equal(InstanceNoise(0.0)(x, noise), x)
+
+
+def test_noise_is_real_and_generated_ones_own_and_falls(make_gan, make_trainer, data):
+    """Each time that images are judged by its own numbers, at the level of the batch; in the end none is left."""
+    seen = []
+
+    class Spied(InstanceNoise):
+        def change(self, images, noise):
+            out = super().change(images, noise)
+            seen.append((float((out - images).std()), float(noise.sum())))
+            return out
+
+    gan = make_gan(augment=Spied(Schedule(1, 0, "linear", batches=4)))
+    make_trainer(max_steps=6).fit(gan, data)
+    levels = [level for level, _ in seen]
+    assert levels == pytest.approx([1 - min(4, step) / 4 for step in range(6) for _ in range(3)], rel=0.05)
+    assert len({numbers for _, numbers in seen}) == 18
 
 
 # ---------------------------------------------------------------------- the probability

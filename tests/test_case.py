@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 from test_cure import finding
 
 from gan.callbacks import FIDTracker, GradientDoctor, GradientMonitor
@@ -17,7 +18,9 @@ from gan.case import (
     plan,
     run_itself,
     well_checkpoints,
+    whole,
 )
+from gan.trials import Outcome
 
 RATE = ("--model.generator_optimizer.lr", "0.1")
 SCORED = {"num_samples": 100, "final_samples": 1000}
@@ -180,6 +183,24 @@ def test_the_run_as_it_was(tmp_path, end, schedule, told):
     assert (outcome is not None) == told
     if outcome is not None:
         assert (outcome.fid, outcome.says, outcome.batches) == ({200: 50.0, 300: 40.0}[end], ["fever"], end)
+
+
+def test_schedules_of_a_short_run(tmp_path):
+    """Those that are longer than it are cut, as they would be refused, and the run itself has its own again."""
+    weight = {"start": 1, "end": 0, "kind": "cosine", "batches": 200, "share": None}
+    given = {"class_path": "gan.penalties.R1", "init_args": {"weight": weight}}
+    run = case(tmp_path, penalties=[given, {"class_path": "gan.penalties.R2", "init_args": {"weight": 1}}])
+    short = cut(run.config, 0, 60)
+    assert short["model"]["penalties"][0]["init_args"]["weight"] == weight | {"batches": 60}
+    assert cut(run.config, 150, 250)["model"] == run.config["model"]
+    folder = tmp_path / "trial"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(yaml.safe_dump({**short, "data": {}}), "utf-8")
+    outcome = Outcome(folder, (), 0, 60, 1.0, [])
+    assert whole(run.config, Treatment(()), outcome)["model"] == run.config["model"]
+    (tmp_path / "metrics.csv").write_text("step,fid/own\n200,50\n300,40\n", "utf-8")
+    assert run_itself(run, 0, 200) is None
+    assert run_itself(run, 0, 300) is not None
 
 
 def test_a_prescription_of_two_conditions_is_tried_once():

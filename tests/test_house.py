@@ -31,6 +31,7 @@ FLOORS = [
         "paths",
         "pickles",
         "repeat",
+        "schedule",
         "spec",
         "text",
         "trust",

@@ -62,6 +62,8 @@ NAMES = {
     penalties.DRAGAN: ["weight", "every"],
     augment.DiffAugment: ["color", "translation", "cutout"],
     augment.AdaptiveAugment: ["target", "ramp", "max_probability"],
+    augment.InstanceNoise: ["level"],
+    augment.ScheduledAugment: ["probability"],
     clip.ByNorm: ["max_norm"],
     clip.ByValue: ["max_value"],
     clip.Adaptive: ["ratio", "eps"],

@@ -10,6 +10,7 @@ from gan.errors import GANError
 from gan.gradients.norms import local
 from gan.gradients.places import Places
 from gan.module import GAN
+from gan.schedule import Number, ends
 from gan.spec import uncompiled
 
 
@@ -21,12 +22,16 @@ class GeneratorEMA(Callback):
     included, decays by the step whatever the size of a batch, and does not know shards.
 
     Args:
-        half_life: Images after which a weight counts half. Early in a run it is shortened to a twentieth of the
-            images seen so far, so that the random start is soon forgotten (Karras et al. 2022, arXiv:2206.00364).
+        half_life: Images after which a weight counts half, or the schedule of that, which may start or end at 0. Early
+            in a run it is shortened to a twentieth of the images seen so far, so that the random start is soon
+            forgotten (Karras et al. 2022, arXiv:2206.00364).
+
+    Raises:
+        GANError: If `half_life` is not above 0, or a schedule's is below.
     """
 
-    def __init__(self, half_life: float = 5000):
-        if not half_life > 0:
+    def __init__(self, half_life: Number = 5000):
+        if not (min(ends(half_life)) >= 0 and max(ends(half_life)) > 0):
             raise GANError(f"GeneratorEMA's half_life must be a number of images above 0, got {half_life}")
         self.half_life = half_life
 
@@ -45,8 +50,8 @@ class GeneratorEMA(Callback):
             adopt_buffers(*self.networks)
             self.average, self.current = map(tensors, self.networks)
         batch_images = len(batch[0]) * self.processes
-        half_life = min(self.half_life, batch_images * trainer.global_step / 20)
-        average(self.average, self.current, decay=0.5 ** (batch_images / half_life))
+        half_life = min(float(self.half_life), batch_images * trainer.global_step / 20)
+        average(self.average, self.current, decay=0.5 ** (batch_images / half_life) if half_life else 0.0)
 
 
 def tensors(network: nn.Module) -> tuple[list[Tensor], list[Tensor]]:

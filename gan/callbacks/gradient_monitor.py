@@ -127,7 +127,7 @@ class GradientMonitor(Callback):
             each.before = augmentation and augmentation.of_pass(0)
         normalizer, mean = pl_module.normalizer, self.over_processes(trainer)
         generate.after = normalizer and (lambda images: normalizer.measured(images, lambda norm: mean(norm, "mean")))
-        penalties = [penalty for penalty in pl_module.penalties if penalty.weight > 0]
+        penalties = [penalty for penalty in pl_module.penalties if float(penalty.weight) > 0]
         self._norms: dict[str, float] = {}
         try:
             self._measuring = measure(

@@ -133,7 +133,7 @@ class RunProgress(ProgressBar):
 
 
 def report(trainer: Trainer, gan: GAN) -> list[str]:
-    """What will run, in five lines."""
+    """What will run, in five lines, and one for each number that follows a schedule."""
     condition = gan.trial_condition(1)
     folder, data = trainer.default_root_dir, trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue] # as above
     name = "given data loaders" if data is None else type(data).__name__
@@ -152,6 +152,7 @@ def report(trainer: Trainer, gan: GAN) -> list[str]:
             if frozen
             else []
         ),
+        *(f"schedule       {name}: {schedule}" for name, schedule in gan.schedules()),
         f"run            {folder}{page}   (watch: tensorboard --logdir {shlex.quote(str(folder))})"
         if not trainer.fast_dev_run  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere
         else "run            one batch to try, of which nothing is kept",

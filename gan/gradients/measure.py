@@ -146,7 +146,7 @@ def measure_discriminator(
         logits = judge(real), judge(fake)
     objectives = {"adversarial": loss.discriminator(*logits).mean()}
     for penalty, noise in penalties:
-        value = penalty.weight * penalty(judge, real, fake, noise).mean()
+        value = float(penalty.weight) * penalty(judge, real, fake, noise).mean()
         objectives[penalty.name] = objectives.get(penalty.name, 0) + value
     gradients = {
         name: parameter_gradients(objective, discriminator, (generator, discriminator), over_processes)

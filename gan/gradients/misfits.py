@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from gan.gradients.change import Change, class_of
-from gan.gradients.patient import PENALTIES, TWICE, Patient
+from gan.gradients.patient import PENALTIES, TWICE, Patient, most
 from gan.gradients.rules import Record
 from gan.gradients.treatments import (
     CLIPPING,
@@ -26,7 +26,7 @@ from gan.gradients.treatments import (
     wrapped,
 )
 
-WEIGHTS = {  # most, and a good one
+WEIGHTS = {  # highest, and a good one
     **dict.fromkeys(("R1", "R2", "ApproximateR1", "ApproximateR2"), (100, 1)),
     **dict.fromkeys(("GradientPenalty", "DRAGAN"), (100, 10)),
 }
@@ -132,9 +132,10 @@ def weights(patient: Patient) -> Iterator[Change]:
     wrong = {}
     for number, penalty in enumerate(penalties):
         kind = penalty["class_path"].rpartition(".")[2]
-        most, good = WEIGHTS.get(kind, (float("inf"), 0))
-        if (penalty.get("init_args") or {}).get("weight", good) > most:
-            wrong[number] = penalty["init_args"]["weight"], kind, good
+        highest, good = WEIGHTS.get(kind, (float("inf"), 0))
+        weight = most((penalty.get("init_args") or {}).get("weight", good))
+        if weight > highest:
+            wrong[number] = weight, kind, good
     if not wrong:
         return
     new = [

@@ -17,6 +17,11 @@ REPAIRS = ("Logit", "Tanh", "Normalized", "Unmixed")
 PENALTIES, TWICE = "penalties", "second derivatives"  # what not every run can have
 
 
+def most(value: Any) -> Any:
+    """A number of a setting; of one that follows a schedule, the larger of its ends."""
+    return max(value["start"], value["end"]) if isinstance(value, dict) and {"start", "end"} <= value.keys() else value
+
+
 @dataclass(frozen=True)
 class Part:
     """A network, or a data module, as the run has it.

@@ -5,7 +5,7 @@ from typing import Any
 
 from gan.gradients.change import REPAIR, Change, class_of
 from gan.gradients.patient import PENALTIES as ANY_PENALTY
-from gan.gradients.patient import TWICE, Part, Patient
+from gan.gradients.patient import TWICE, Part, Patient, most
 
 NETWORKS = ("discriminator", "generator")
 ADAM = "torch.optim.Adam"
@@ -47,7 +47,7 @@ def first_beta(patient: Patient, name: str) -> float:
     optimizer = patient.model.get(f"{name}_optimizer")
     if kind_of(patient, name) != "Adam" or optimizer is None:
         return 0.0
-    return (optimizer.get("init_args") or {}).get("betas", (0.9, 0.999))[0]
+    return most((optimizer.get("init_args") or {}).get("betas", (0.9, 0.999))[0])
 
 
 def adam(patient: Patient) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def r1(patient: Patient, text: str) -> Iterator[Change]:
         return
     present = {penalty["class_path"].rpartition(".")[2]: penalty for penalty in penalties}
     if kind in present:
-        weight = (present[kind].get("init_args") or {}).get("weight", 1)
+        weight = most((present[kind].get("init_args") or {}).get("weight", 1))
         raised = class_of(PENALTIES + kind, weight=rounded(min(max(10 * weight, 1), 10)), every=1)
         rest = [penalty for penalty in penalties if penalty is not present[kind]]
         if weight < 10:

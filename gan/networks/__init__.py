@@ -28,6 +28,13 @@ from gan.networks.network import (
     sources_of,
     trial_condition,
 )
+from gan.networks.r3gan import (
+    ConditionalR3GANGenerator,
+    GroupedBlock,
+    ProjectionR3GANDiscriminator,
+    R3GANDiscriminator,
+    R3GANGenerator,
+)
 from gan.networks.resnet import ResidualBlock, ResNetDiscriminator, ResNetGenerator
 from gan.networks.text import TextDiscriminator, TextGenerator
 from gan.networks.translation import PatchDiscriminator, UNetGenerator
@@ -38,6 +45,7 @@ __all__ = [
     "ClassNorm",
     "ClassifierDCGANDiscriminator",
     "ConditionalDCGANGenerator",
+    "ConditionalR3GANGenerator",
     "ConditionalResNetGenerator",
     "DCGANDiscriminator",
     "DCGANGenerator",
@@ -45,6 +53,7 @@ __all__ = [
     "DeepMLPGenerator",
     "Discriminator",
     "Generator",
+    "GroupedBlock",
     "MLPDiscriminator",
     "MLPGenerator",
     "MinibatchStd",
@@ -52,7 +61,10 @@ __all__ = [
     "Norm",
     "PatchDiscriminator",
     "ProjectionDCGANDiscriminator",
+    "ProjectionR3GANDiscriminator",
     "ProjectionResNetDiscriminator",
+    "R3GANDiscriminator",
+    "R3GANGenerator",
     "ResNetDiscriminator",
     "ResNetGenerator",
     "ResidualBlock",

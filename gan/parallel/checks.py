@@ -10,6 +10,7 @@ from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, Si
 from gan.errors import GANError
 from gan.parallel.ddp import DDP
 from gan.parallel.fsdp2 import FSDP2, PRECISIONS
+from gan.schedule import ends
 
 FSDP1 = "is FSDP1, which cannot save two networks that step in turn: set it to fsdp2"
 TENSOR_PARALLEL = "splits layers (tensor parallelism), which is not supported: set it to fsdp2"
@@ -99,7 +100,7 @@ def check_strategy(trainer: Trainer, penalties: Iterable[Any]) -> None:
             "line, or Trainer(strategy=gan.parallel.DDP()) in Python"
         )
     if isinstance(strategy, FSDP2):
-        due = [type(each).__name__ for each in penalties if each.weight > 0 and each.differentiates_twice]
+        due = [type(each).__name__ for each in penalties if max(ends(each.weight)) > 0 and each.differentiates_twice]
         if trainer.state.fn == "fit" and due:
             raise GANError(
                 f"model.penalties=[{', '.join(due)}] differentiate twice, which fails under trainer.strategy=fsdp2: "

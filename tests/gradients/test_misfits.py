@@ -119,3 +119,12 @@ def test_units_that_are_dead_are_no_matter_of_depth():
     through = {"discriminator__activation_gradients": layers, "discriminator__first_to_last": 0.0}
     assert "model.discriminator" in settings(changed(good(), **through))
     assert settings(changed(good(), discriminator__dead_share=0.9, **through)) == {}
+
+
+def test_a_schedule_counts_by_its_larger_end():
+    falling, rising = {"start": 500, "end": 1, "kind": "cosine"}, {"start": 0.9, "end": 0.99, "kind": "cosine"}
+    assert settings(penalties=[penalty("R1", falling)]) == {"model.penalties": [penalty("R1", 1)]}
+    assert settings(generator_optimizer=adam(betas=(rising, 0.9))) == {"model.generator_optimizer.betas": [0.0, 0.9]}
+    assert (
+        settings(penalties=[penalty("R1", falling | {"start": 5})], generator_optimizer=adam(betas=(0, rising))) == {}
+    )

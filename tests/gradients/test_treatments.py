@@ -208,3 +208,11 @@ def test_what_is_not_known_is_not_made_again():
     run = replace(run, parts={**run.parts, "data": data})
     assert len(list(its_base(run, ""))) == 1
     assert list(its_base(replace(run, parts={**run.parts, "data": replace(data, unknown=True)}), "")) == []
+
+
+def test_numbers_that_follow_a_schedule():
+    """R1 is raised from the larger of its ends; a momentum that falls is one, and goes."""
+    falling = {"start": 0.3, "end": 0.1, "kind": "cosine"}
+    assert settings(r1(patient(penalties=[penalty("R1", falling)]), "text")) == {"model.penalties": [penalty("R1", 3)]}
+    run = patient(generator_optimizer=adam(betas=(falling, 0.9)))
+    assert settings(no_momentum(run, "text")) == {"model.generator_optimizer.betas": [0.0, 0.9]}

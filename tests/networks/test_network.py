@@ -17,6 +17,8 @@ from gan.networks import (
     MLPDiscriminator,
     MLPGenerator,
     Network,
+    R3GANDiscriminator,
+    R3GANGenerator,
     ResNetDiscriminator,
     ResNetGenerator,
     slerp,
@@ -30,6 +32,8 @@ NETWORKS = (
     DCGANDiscriminator,
     ResNetGenerator,
     ResNetDiscriminator,
+    R3GANGenerator,
+    R3GANDiscriminator,
 )
 
 
@@ -65,13 +69,14 @@ def test_spec_holds_the_arguments_and_the_defaults():
 
 
 @pytest.mark.parametrize(
-    ("cls", "norm"),
-    [(cls, None) for cls in NETWORKS[:2]]
-    + [(cls, norm) for cls in NETWORKS[2:] for norm in ("batch", "group", "spectral")],
+    ("cls", "settings"),
+    [(cls, {}) for cls in NETWORKS[:2]]
+    + [(cls, {"norm": norm, "base_channels": 8}) for cls in NETWORKS[2:6] for norm in ("batch", "group", "spectral")]
+    + [(cls, {"blocks": 1, "base_channels": 8}) for cls in NETWORKS[6:]],
 )
-def test_checkpoint_rebuilds_an_equal_network(cls, norm):
-    network = cls(MNIST, **({"norm": norm, "base_channels": 8} if norm else {}))
-    inputs = torch.randn(2, *([100] if isinstance(network, Generator) else MNIST))
+def test_checkpoint_rebuilds_an_equal_network(cls, settings):
+    network = cls(MNIST, **settings)
+    inputs = torch.randn(2, *([network.latent_dim] if isinstance(network, Generator) else MNIST))
     network(inputs)  # training mode: batch statistics and power iterations have moved
     file = io.BytesIO()
     torch.save({"spec": network.spec, "weights": network.state_dict()}, file)

@@ -13,6 +13,8 @@ from gan.networks import (
     MLPDiscriminator,
     MLPGenerator,
     Norm,
+    R3GANDiscriminator,
+    R3GANGenerator,
     ResNetDiscriminator,
     ResNetGenerator,
 )
@@ -20,12 +22,14 @@ from gan.penalties import mixes_batch
 
 MNIST = (1, 28, 28)
 NORMS = get_args(Norm)
-GENERATORS = (MLPGenerator, DCGANGenerator, ResNetGenerator)
-DISCRIMINATORS = (MLPDiscriminator, DCGANDiscriminator, ResNetDiscriminator)
+GENERATORS = (MLPGenerator, DCGANGenerator, ResNetGenerator, R3GANGenerator)
+DISCRIMINATORS = (MLPDiscriminator, DCGANDiscriminator, ResNetDiscriminator, R3GANDiscriminator)
 CONVOLUTIONAL = (DCGANGenerator, DCGANDiscriminator, ResNetGenerator, ResNetDiscriminator)
+GROUPED = (R3GANGenerator, R3GANDiscriminator)
 # Every network under every normalisation that it has.
 EVERY = [(cls, {}) for cls in (MLPGenerator, MLPDiscriminator)]
 EVERY += [(cls, {"norm": norm, "base_channels": 8}) for cls in CONVOLUTIONAL for norm in NORMS]
+EVERY += [(cls, {"base_channels": 8, "blocks": 1}) for cls in GROUPED]
 ATTENTION = {"base_channels": 8, "attention_resolution": 14}
 EVERY += [(cls, {"norm": norm, **ATTENTION}) for cls in CONVOLUTIONAL for norm in ("group", "spectral")]
 EVERY += [(cls, {"norm": "none", "base_channels": 8, "minibatch_std": True}) for cls in CONVOLUTIONAL[1::2]]
@@ -150,7 +154,7 @@ def test_images_of_a_batch_are_mixed_by_batch_norm_and_minibatch_std_alone(cls, 
 
 @pytest.mark.parametrize(
     ("cls", "image_shape"),
-    [(cls, shape) for cls in CONVOLUTIONAL for shape in [(1, 30, 28), (1, 28, 30), (3, 4, 4)]]
+    [(cls, shape) for cls in CONVOLUTIONAL + GROUPED for shape in [(1, 30, 28), (1, 28, 30), (3, 4, 4)]]
     + [(cls, shape) for cls in GENERATORS + DISCRIMINATORS for shape in [(28, 28), (0, 28, 28), (1, 28.0, 28)]],
 )
 def test_bad_image_shape_is_named(cls, image_shape):
@@ -163,13 +167,13 @@ def test_bad_image_shape_is_named(cls, image_shape):
 def test_generator_exports_with_any_batch_size(cls, kwargs):
     generator = cls(MNIST, **kwargs).eval()
     batch = torch.export.Dim("batch")
-    program = torch.export.export(generator, (torch.randn(2, 100),), dynamic_shapes=({0: batch},))
+    program = torch.export.export(generator, (torch.randn(2, generator.latent_dim),), dynamic_shapes=({0: batch},))
     for n in (1, 5):
-        z = torch.randn(n, 100)
+        z = torch.randn(n, generator.latent_dim)
         torch.testing.assert_close(program.module()(z), generator(z))
 
 
-@pytest.mark.parametrize("cls", CONVOLUTIONAL)
+@pytest.mark.parametrize("cls", CONVOLUTIONAL + GROUPED)
 def test_channels_last_trains_as_contiguous(cls):
     """Fused Adam walks through memory: parameters, gradients and its own state must lie in the same order."""
     network = cls(MNIST, base_channels=8).double()

@@ -17,7 +17,7 @@ from lightning.pytorch.loggers import Logger
 from torch.optim import Adam
 
 from gan import GAN, losses, penalties
-from gan.augment import AdaptiveAugment, DiffAugment
+from gan.augment import AdaptiveAugment, DiffAugment, InstanceNoise, ScheduledAugment
 from gan.callbacks import GeneratorEMA
 from gan.cli import keep_memory
 from gan.games import Lookahead
@@ -33,7 +33,9 @@ from gan.networks import (
     ProjectionDCGANDiscriminator,
     UNetGenerator,
 )
+from gan.optim import ScheduledAdam
 from gan.parallel import DDP
+from gan.schedule import Schedule
 from gan.terms import Classification, FeatureMatching, Reconstruction, SemiSupervised
 
 SHAPE = (1, 28, 28)
@@ -107,6 +109,19 @@ CASES |= {
     "fully connected": {"networks": mlps},
     "DiffAugment": {"augment": DiffAugment(), "penalties": [penalties.R1(1.0, every=2)], "accumulate": 2},
     "ADA": {"augment": AdaptiveAugment(ramp=400), "penalties": [penalties.DRAGAN(1.0)], "n_critic": 2},
+    "schedules": {
+        "penalties": [penalties.R1(Schedule(2, 0.1), every=2), penalties.R2(Schedule(0, 1, "linear", batches=30))],
+        "augment": InstanceNoise(Schedule(0.5, 0, share=0.7)),
+        "optimizer": partial(ScheduledAdam, lr=1e-3, betas=(0.0, Schedule(0.9, 0.99))),
+        "half_life": Schedule(0, 200),
+        "accumulate": 2,
+        "n_critic": 2,
+    },
+    "scheduled augmentation": {
+        "augment": ScheduledAugment(Schedule(0, 0.6)),
+        "penalties": [penalties.R1(1.0)],
+        "loss": losses.RelativisticPaired(),
+    },
     "groups of images": {"networks": groups, "accumulate": 2},
     "projection": {
         "networks": partial(conditional, ProjectionDCGANDiscriminator),
@@ -199,7 +214,8 @@ def train(
     devices: int, networks=None, steps=STEPS, precision="64-true", validation_size=0, data=SmallMNIST, **settings
 ) -> dict[str, Any]:
     torch.manual_seed(7 + int(os.environ.get("LOCAL_RANK", 0)))  # the first one's weights are those that count
-    make = partial(Adam, lr=1e-3, betas=(0.5, 0.9))
+    make = settings.pop("optimizer", None) or partial(Adam, lr=1e-3, betas=(0.5, 0.9))
+    average = GeneratorEMA(settings.pop("half_life", 100))
     gan = GAN(*(networks or small)(), generator_optimizer=make, discriminator_optimizer=make, **settings)
     loaded = data(BATCH // devices // settings.get("accumulate", 1), validation_size)
     record, gradients = Record(), Gradients()
@@ -213,7 +229,7 @@ def train(
         precision=precision,
         max_steps=steps,
         logger=record,
-        callbacks=[GeneratorEMA(half_life=100), gradients],
+        callbacks=[average, gradients],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -236,7 +252,7 @@ def main(out: str, devices: int, names: list[str]) -> None:
     torch.set_num_threads(1)
     keep_memory()
     cases = CASES | OTHERS
-    results = {name: train(devices, **cases[name]) for name in names or cases}
+    results = {name: train(devices, **dict(cases[name])) for name in names or cases}
     rank = dist.get_rank() if dist.is_initialized() else 0
     torch.save(results, Path(out, f"{devices}-{rank}.pt"))
 
