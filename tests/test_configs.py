@@ -35,6 +35,7 @@ def test_all_are_there():
         "r3gan.yaml",
         "resnet.yaml",
         "semisupervised.yaml",
+        "speedrun.yaml",
         "superres.yaml",
         "text.yaml",
         "wgan_gp.yaml",

@@ -177,7 +177,7 @@ def test_loops_run_by_the_clock_and_what_has_run_is_kept(competitor, few_images,
     assert re.search(rf"\| {competitor} \| .* \| 0% \|", capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("config", ["default"])
+@pytest.mark.parametrize("config", ["default", "speedrun"])
 def test_configs_run_by_the_clock(config, few_images, tmp_path, monkeypatch):
     """Their schedules keep to it: the rate has risen, and is near zero at the end."""
     rates = []

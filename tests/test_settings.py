@@ -209,7 +209,7 @@ def test_a_config_may_be_a_text(capsys):
         (
             "mine.yaml",
             "there are acgan, article, conditional, dcgan, default, extragradient, hinge_sn, inpaint, optimistic, "
-            "r3gan, resnet, semisupervised, superres, text, wgan_gp",
+            "r3gan, resnet, semisupervised, speedrun, superres, text, wgan_gp",
         ),
         ("../pyproject", "there are acgan, article"),
     ],

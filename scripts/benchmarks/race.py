@@ -270,7 +270,7 @@ def dcgan(seed: int) -> Network:
 
 
 BY_HAND = {"bare": bare, "mlp": mlp, CLASSIC: dcgan}
-COMPETITORS = ("default", *BY_HAND)
+COMPETITORS = ("default", "speedrun", *BY_HAND)
 
 
 def raced(settings: argparse.Namespace, competitor: str, seed: int, judges: dict[str, Judge]) -> Result:

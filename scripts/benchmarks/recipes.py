@@ -18,6 +18,7 @@ RECIPES = [
     "hinge_sn",
     "optimistic",
     "extragradient",
+    "speedrun",
     "conditional",
     "acgan",
     "semisupervised",
