@@ -250,7 +250,7 @@ def batches(batch_size: int, seed: int, border: int = 0) -> Iterator[Tensor]:
 
 
 def bare(seed: int) -> Network:
-    """The default's networks, penalty, rate and betas, with nothing around them: no average, no schedule."""
+    """The default's networks and penalty without average and schedule, by Adam at a rate of 0.0001."""
     data = MNISTDataModule(64, seed=seed)
     data.setup()
     generator, discriminator = DCGANGenerator(SHAPE, 16), DCGANDiscriminator(SHAPE)
