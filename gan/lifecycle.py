@@ -23,12 +23,13 @@ from gan.checkpoints import check_checkpoint
 from gan.config import KEY as CONFIG
 from gan.errors import GANError, counted
 from gan.games import Extragradient, Lookahead
-from gan.gradients.norms import unscale
+from gan.gradients.norms import local, unscale
 from gan.loader import KeyedLoaders, held_out, key_loaders, place_in
 from gan.loggers import number_by_batches
 from gan.losses import Loss
 from gan.networks import check_characters, check_pair, first_layers, given, is_conditional, trial_condition
 from gan.noise import Noise, keyed, seed_all, seed_layers
+from gan.normalize import GradientNormalizer
 from gan.optim import (
     OPTIMIZER_ORDER,
     Length,
@@ -58,6 +59,7 @@ from gan.spec import is_compiled, uncompiled
 from gan.terms import Terms
 from gan.trust import Trust, check_hyper_parameters, imports_of
 
+CARRIED = ("augment", "normalizer")  # parts that are no network, and come to something as training goes on
 COMPILED = "._orig_mod"  # what `torch.compile` puts into the names of a network's weights
 ON_BAR = ("loss/", "fid/", "images_per_second")  # what any progress bar has room for
 MAX_COLUMNS = 10  # of a class in a row: two classes' pictures would be strips
@@ -74,6 +76,7 @@ class Lifecycle(L.LightningModule):
         penalties: Terms of the discriminator's loss, of its gradient.
         terms: Terms of both losses, of what images show.
         augment: What is done to images before they are judged in training; None for nothing.
+        normalizer: What divides the gradient at the generated images by its running norm; None for nothing.
         accumulate: Passes that a batch is worked through in.
         extragradient: Whether batches are evaluated twice, see `gan.games.Extragradient`.
         lookahead: How both networks go back part of their way every so often; None where they do not.
@@ -104,6 +107,7 @@ class Lifecycle(L.LightningModule):
     penalties: list[Penalty]
     terms: Terms
     augment: Augment | None
+    normalizer: GradientNormalizer | None
     accumulate: int
     extragradient: bool
     lookahead: Lookahead | None
@@ -226,10 +230,18 @@ class Lifecycle(L.LightningModule):
         The discriminator judges images as `augment` has them, each time by numbers of its own.
         """
         augmentation = self.augmentation(noise, self.accumulate)
+        between = self.normalizer and partial(self.normalizer.between, factor=self.accumulate / self.loss_scale)
         for number, (part, *parts) in enumerate(in_passes(self.accumulate, condition, *tensors)):
             generate, judge = given(part, self.generator, self.discriminator)
             judge.before = augmentation and augmentation.of_pass(number)
+            generate.after = between
             yield generate, judge, *parts
+
+    @property
+    def loss_scale(self) -> float:
+        """What a loss is multiplied by before it flows back: by the scaler of float16 training."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        return 1.0 if scaler is None else scaler.get_scale()
 
     def augmentation(self, noise: Noise, passes: int = 1) -> Augmentation | None:
         """The augmentation of a batch, by a branch of its noise; None where there is none."""
@@ -275,12 +287,28 @@ class Lifecycle(L.LightningModule):
                     "time anew"
                 )
         first = optimizer is self.optimizer(OPTIMIZER_ORDER[0])
+        if not first and self.normalizer is not None:
+            self.normalize(self.normalizer)
         if first and (self.looks is None or self.looks.ahead):
             optimizer.step()
         else:
             self.step_uncounted(optimizer)
         if self.looks is not None:
             self.looks.wait(optimizer.optimizer)
+
+    def normalize(self, normalizer: GradientNormalizer) -> None:
+        """Divides the generator's gradient by the running norm of that at its images.
+
+        Raises:
+            GANError: If nobody has seen that.
+        """
+        if not normalizer.seen:
+            raise GANError(
+                "model.normalize_gradient: a training_step of your own must take the generator from self.passes(), "
+                "which divides the gradient that comes to its images"
+            )
+        gradients = [local(weight.grad) for weight in self.generator.parameters() if weight.grad is not None]
+        normalizer.settle(gradients, lambda norm: self.over_processes({"norm": norm})["norm"])
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Lets a step of the extragradient method begin where the batch did, after all callbacks have seen it."""
@@ -454,6 +482,11 @@ class Lifecycle(L.LightningModule):
             raise GANError(
                 f"trainer.precision={self.trainer.precision} leaves no float32 weights to compute a penalty with: "
                 f"set it to {self.trainer.precision.replace('true', 'mixed')}, or model.penalties to []"
+            )
+        if self.normalizer is not None and self.trainer.precision == "16-true":
+            raise GANError(
+                "trainer.precision=16-true has no loss scaler, and a gradient that vanishes is 0 before "
+                "model.normalize_gradient divides it: set trainer.precision to 16-mixed or bf16-true"
             )
         twice = [penalty for penalty in self.penalties if penalty.differentiates_twice]
         if twice and is_compiled(self.discriminator):
@@ -644,8 +677,8 @@ class Lifecycle(L.LightningModule):
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Lightning's, by which precisions of 16 bits convert the module: all but what small steps add up in."""
-        wide = {"generator_ema": self.generator_ema, "augment": self.augment}
-        self.generator_ema = self.augment = None
+        wide = {name: getattr(self, name) for name in ("generator_ema", *CARRIED)}
+        self.generator_ema = self.augment = self.normalizer = None
         super().to(*args, **kwargs)
         narrow = cast(torch.dtype, self.dtype).itemsize < 4
         for name, module in wide.items():
@@ -690,11 +723,13 @@ class Lifecycle(L.LightningModule):
         if not average and self.generator_ema is not None:
             own = [key for key in state if key.startswith("generator.")]
             state |= {key.replace("generator.", "generator_ema.", 1): state[key].clone() for key in own}
-        # What an augmentation has come to is this run's if it has one of the kind; else that starts anew.
-        start = {} if self.augment is None else self.augment.state_dict(prefix="augment.")
-        for key in [key for key in state if key.startswith("augment.") and key not in start]:
-            del state[key]
-        state |= {key: value.clone() for key, value in start.items() if key not in state}
+        # What these have come to is this run's if it has one of the kind; else that starts anew.
+        for name in CARRIED:
+            part = cast(nn.Module | None, getattr(self, name))
+            start = {} if part is None else part.state_dict(prefix=f"{name}.")
+            for key in [key for key in state if key.startswith(f"{name}.") and key not in start]:
+                del state[key]
+            state |= {key: value.clone() for key, value in start.items() if key not in state}
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The weights, by the names that they have without `torch.compile`."""

@@ -19,6 +19,7 @@ from gan.lifecycle import Lifecycle
 from gan.losses import Loss, NonSaturating
 from gan.networks import classes_of, evaluating, frozen, given, in_own_precision, sources_of
 from gan.noise import Noise
+from gan.normalize import GradientNormalizer
 from gan.optim import OPTIMIZER_ORDER, Resumed, make_optimizers, mean, with_names
 from gan.penalties import Penalty, add_penalties, clip_weights_after, due
 from gan.spec import save_hparams, without_parser
@@ -57,6 +58,8 @@ class GAN(Lifecycle):
         feature_matching: A term of the generator's loss in the place of the adversarial part, or beside it.
         reconstruction: For training on pairs of images: its term of the generator's loss.
         augment: Of all that the discriminator judges in training, real and generated: DiffAugment, AdaptiveAugment.
+        normalize_gradient: Whether to divide the gradient that comes to the generated images by a running mean of its
+            norm: see `gan.normalize.GradientNormalizer`.
         weight_clip: Clamp every discriminator weight to [-weight_clip, weight_clip] after its step (WGAN).
         freeze_discriminator: The first layers of the discriminator, so many, that stay as they are: for training that
             starts from trained weights (FreezeD). What counts as a layer: see `gan.networks.freezing`.
@@ -89,6 +92,7 @@ class GAN(Lifecycle):
         feature_matching: FeatureMatching | None = None,
         reconstruction: Reconstruction | None = None,
         augment: Augment | None = None,
+        normalize_gradient: bool = False,
         weight_clip: float | None = None,
         freeze_discriminator: int = 0,
         n_critic: int = 1,
@@ -128,6 +132,7 @@ class GAN(Lifecycle):
         self.penalties = [penalties] if isinstance(penalties, Penalty) else penalties or []
         self.terms = Terms(classification, feature_matching, reconstruction)
         self.augment = augment
+        self.normalizer = GradientNormalizer() if normalize_gradient else None
         self.weight_clip = weight_clip
         self.freeze_discriminator = freeze_discriminator
         self.n_critic = n_critic

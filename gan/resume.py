@@ -254,8 +254,9 @@ def check_fits(path: str | Path, checkpoint: dict[str, Any], model: LightningMod
     Raises:
         ValueError: If they differ, with the first difference.
     """
+    beside = "generator_ema.", "augment.", "normalizer."
     shapes = [
-        {key: tuple(value.shape) for key, value in state.items() if not key.startswith(("generator_ema.", "augment."))}
+        {key: tuple(value.shape) for key, value in state.items() if not key.startswith(beside)}
         for state in (checkpoint["state_dict"], model.state_dict())
     ]
     for key in sorted(shapes[0].keys() | shapes[1].keys()):

@@ -26,6 +26,7 @@ FLOORS = [
         "batch",
         "folder",
         "images",
+        "normalize",
         "outbox",
         "paths",
         "pickles",

@@ -38,7 +38,8 @@ class GradientMonitor(Callback):
 
     Every so many batches it makes passes of its own over images of the batch to come: training is the same to the bit
     with and without. `gan.gradients.GradientStats` says what is measured. The latest are in `stats`, from the end of
-    the batch on, for callbacks that come later in the trainer's list. Where training augments images, so does it.
+    the batch on, for callbacks that come later in the trainer's list. Where training augments images, so does it;
+    where it normalises the generator's gradient, what flows back is measured after that.
 
     Scalars are called `gradients/...`; those of single layers are for TensorBoard alone, and histograms of single
     images' gradients for it and W&B, as `layers/...`. `grad_norm/<network>`, the norm of the gradient that the batch
@@ -124,6 +125,8 @@ class GradientMonitor(Callback):
         for each in (judge, judge_held_out):
             augmentation = pl_module.augmentation(noise)
             each.before = augmentation and augmentation.of_pass(0)
+        normalizer, mean = pl_module.normalizer, self.over_processes(trainer)
+        generate.after = normalizer and (lambda images: normalizer.measured(images, lambda norm: mean(norm, "mean")))
         penalties = [penalty for penalty in pl_module.penalties if float(penalty.weight) > 0]
         self._norms: dict[str, float] = {}
         try:

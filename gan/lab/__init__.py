@@ -23,9 +23,10 @@ EXPERIMENTS = {
     "perfect_discriminator": 60,
     "critic": 4,
     "weight_clipping": 9,
+    "approximate_r1": 2,
     "dirac": 7,
     "many_paths": 10,
     "article": 60,
     "clipping": 14,
-    "exploding": 4,
+    "exploding": 5,
 }

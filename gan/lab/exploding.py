@@ -10,7 +10,8 @@ after 40 steps, and 0.85 a thousandth. Beside a cliff the gradient is huge, and 
 reaches: a plain step throws the weights away, and in a few steps the loss is infinite. Clipping the norm keeps the
 direction and walks. A step small enough for the cliff leads over its edge to the plateau, where nothing is remembered
 (a loss of 1/2) and the gradient has vanished: there it stays. RMS normalisation of the state divides the gain out,
-forwards and backwards. Spectral normalisation bounds it from above alone: it cannot explode, but vanishes, if the
+forwards and backwards; some starts leave a unit or two of the sixteen on the way for long, so the median of five is
+drawn and asked about. Spectral normalisation bounds it from above alone: it cannot explode, but vanishes, if the
 matrix is not orthogonal.
 
 Try. `run(gain=0.85)` vanishes instead, and clipping has nothing to clip: it can cure one of the two diseases.
@@ -42,6 +43,7 @@ Spectral norm  W ← W/σmax(W)  makes all other singular values less than 1, an
 """
 
 TIME, WIDTH, STEP, STEPS = 40, 16, 0.005, 200
+STARTS = 5  # of the network with RMS normalisation
 UNIT_STEP = STEP / 3  # for a single weight
 GAIN = 1.15
 LOOKS = {"plain": VERMILION, "small steps": ORANGE, "clipped by norm": BLUE, "clipped by value": SKY, "RMS norm": GREEN}
@@ -119,7 +121,9 @@ def run(
     kinds = [("plain", None, STEP, "none"), ("small steps", None, 0.1 * STEP / gain**TIME, "none")]
     kinds += [(name, clip, STEP, "none") for name, clip in clips.items()] + [("RMS norm", None, STEP, rms)]
     for number, (name, clip, step_size, norm) in enumerate(kinds):
-        curve = train(Recurrent(gain, norm), clip, step_size)
+        starts = STARTS if name == "RMS norm" else 1
+        curves = [train(Recurrent(gain, norm), clip, step_size) for _ in range(starts)]
+        curve = sorted(curves, key=left_of)[starts // 2]
         training.add(network=name, step=np.arange(len(curve)), loss=curve[:, 0], gradient=curve[:, 1])
         progress(0.2 + 0.8 * (number + 1) / len(kinds))
 
@@ -129,8 +133,7 @@ def run(
 
     def left(name: str) -> float:
         """The loss at the end over that at the start."""
-        losses = training.where(network=name)["loss"]
-        return losses[-1] / losses[0]
+        return left_of(training.where(network=name)["loss"][:, None])
 
     first = training.where(network="clipped by norm")["gradient"][0]
     plain = training.where(network="plain")["loss"]
@@ -151,7 +154,7 @@ def run(
               above=0.4, below=0.6),
         *[Check(f"{name}: loss at the end", training.where(network=name)["loss"][-1], below=0.1) for name in clips],
         Check("clipped by norm: loss at the end over that at the start", left("clipped by norm"), below=1e-4),
-        Check("RMS norm: loss at the end over that at the start", left("RMS norm"), below=0.1),
+        Check("RMS norm, median of 5 starts: loss at the end over that at the start", left("RMS norm"), below=0.1),
     ]  # fmt: skip
     return Result({"back": back, "cliff": cliff, "training": training}, checks)
 
@@ -163,6 +166,11 @@ def through_time(network: Recurrent) -> list[float]:
     # Across the state: along it a normalised state cannot move.
     direction -= (direction @ states[-1][0].detach()) / states[-1][0].detach().square().sum() * states[-1][0].detach()
     return [gradient.norm().item() for gradient in reversed(torch.autograd.grad(states[-1] @ direction, states))]
+
+
+def left_of(curve: np.ndarray) -> float:
+    """The loss at the end of a curve (steps, columns) over that at the start; the loss is its first column."""
+    return curve[-1, 0] / curve[0, 0]
 
 
 def one_unit(start: float, clip: Clip) -> list[tuple[float, float, float]]:

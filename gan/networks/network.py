@@ -212,9 +212,11 @@ class Told:
 
     Attributes:
         before: What is done to each input first; nothing if None.
+        after: What is done to what comes out; nothing if None.
     """
 
     before: Callable[[Tensor], Tensor] | None = None
+    after: Callable[[Tensor], Tensor] | None = None
 
     def __init__(self, network: nn.Module, condition: Tensor | None) -> None:
         self.network = network
@@ -222,7 +224,8 @@ class Told:
         self.others = (condition,) if is_conditional(network) else ()
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        return self.network(self.prepared(inputs), *self.others)
+        out = self.network(self.prepared(inputs), *self.others)
+        return out if self.after is None else self.after(out)
 
     def classify(self, images: Tensor) -> Tensor:
         """Logits (N, K) of the classes of images, by a discriminator that tells them."""

@@ -97,6 +97,7 @@ CASES |= {
         "penalties": [penalties.R1(1.0, every=2)],
         "accumulate": 2,
     },
+    "normalized gradient": {"normalize_gradient": True, "loss": losses.Saturating(), "accumulate": 2, "n_critic": 2},
     "layer norm": {"networks": partial(convolutions, "layer")},
     "spectral norm": {"networks": partial(convolutions, "spectral"), "loss": losses.Hinge()},
     "all at once": {
