@@ -11,7 +11,7 @@ import torch
 from commands import FEW_SCORES, FEW_TEXTS, PAIRS, TRANSLATION, fit, process
 from conftest import ROOT
 from lightning import LightningDataModule, Trainer
-from pictures import fill, zipped
+from pictures import fill, fill_classes, zipped
 from PIL import Image
 from texts import TEXT, small_text
 
@@ -122,6 +122,8 @@ def test_command(line, request, tmp_path, monkeypatch):
     if "photos" in line:
         photos = fill(tmp_path / "photos", 160)
         zipped(tmp_path / "photos.zip", {file.name: file.read_bytes() for file in photos.iterdir()})
+    if "animals" in line:
+        fill_classes(tmp_path / "animals", {"cats": 80, "dogs": 80})
     if "shards/" in line:
         pytest.importorskip("litdata", reason="data in shards needs LitData: pip install gan[stream]")
         for name in ("train", "test"):
