@@ -13,6 +13,7 @@ All is computed from the logit by softplus(l) = log(1 + e^l). The float32 sigmoi
 and exactly 0 from l = -89 down, so log(sigmoid(l)) has infinite values, and NaN or 0 for gradients.
 """
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -25,7 +26,7 @@ from gan.spec import Described
 
 
 class Loss(Described, ABC):
-    """An adversarial objective; both players minimise. It has no state and no arguments.
+    """An adversarial objective; both players minimise. It has no state.
 
     Logits of any floating type come in; losses come out in float32 (float64 for float64 logits), one per
     sample, of whose logits (N, ...) each has its part: the mean over samples and the log are the caller's. Nothing is
@@ -173,14 +174,30 @@ class RelativisticPaired(Loss):
 
     dG/dl_f = -sigmoid(l_r - l_f) tends to -1 as D separates the pair, and vanishes only once the fake
     outranks its real; D's Jacobian can still explode.
+
+    The difference says nothing of where logits lie: a shift of all is free, and they drift. Centring (adversarial flow
+    models, Lin et al. 2025, arXiv:2511.22475) adds centering * (l_r + l_f)^2 to D's loss, which a shift that makes
+    their sum 0 makes least.
+
+    Args:
+        centering: Weight of that, >= 0; 0 leaves it out, the paper takes .01.
+
+    Raises:
+        GANError: If `centering` is negative or not finite.
     """
 
     relativistic = True
     border = None
 
+    def __init__(self, centering: float = 0.0) -> None:
+        if not 0 <= centering < math.inf:
+            raise GANError(f"RelativisticPaired: centering must be a finite number >= 0, got {centering}")
+        self.centering = centering
+
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         real, fake = _alike(real_logits, fake_logits)
-        return of_samples(softplus(fake - real))
+        loss = softplus(fake - real)
+        return of_samples(loss + self.centering * (real + fake).square() if self.centering else loss)
 
     def generator(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
         if real_logits is None:

@@ -294,3 +294,34 @@ def test_command_line_takes_the_class_name(cls):
     parser.add_argument("--loss", type=Loss)
     config = parser.parse_args([f"--loss={cls.__name__}"])
     assert config.loss.class_path == f"gan.losses.{cls.__name__}"
+
+
+# ---------------------------------------------------------------------- centring
+
+
+def test_centering_is_its_formula_and_off_by_default():
+    real, fake = torch.tensor([3.0, -1.0, 0.5]).double(), torch.tensor([2.0, 1.0, -4.0]).double()
+    plain, centred = RelativisticPaired(), RelativisticPaired(centering=0.01)
+    added = centred.discriminator(real, fake) - plain.discriminator(real, fake)
+    torch.testing.assert_close(added, 0.01 * torch.tensor([25.0, 0.0, 12.25]).double())
+    assert torch.equal(centred.generator(fake, real), plain.generator(fake, real))
+
+
+def test_only_centering_holds_a_shift_of_all_logits():
+    """Its gradient is 4 * centering * mean(l_r + l_f), and it goes to where the mean of all logits is 0."""
+    real, fake = torch.tensor([3.0, 1.0]).double(), torch.tensor([2.0, -4.0]).double()
+
+    def pull(centering: float, by: float) -> float:
+        shift = torch.tensor(by, dtype=torch.float64, requires_grad=True)
+        loss = RelativisticPaired(centering).discriminator(real + shift, fake + shift).mean()
+        return float(torch.autograd.grad(loss, shift)[0])
+
+    assert pull(0.0, 7.0) == 0
+    assert pull(0.01, 7.0) == pytest.approx(4 * 0.01 * ((5 - 3) / 2 + 14))
+    assert pull(0.01, -0.5) == pytest.approx(0)
+
+
+@pytest.mark.parametrize("centering", [-0.1, float("nan"), float("inf")])
+def test_centering_out_of_range_is_refused(centering):
+    with pytest.raises(ValueError, match=r"RelativisticPaired: centering must be a finite number >= 0, got"):
+        RelativisticPaired(centering)

@@ -1,5 +1,6 @@
 """Normalisation of the gradient at the generated images: its numbers, in training, in checkpoints, as measured."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -11,6 +12,8 @@ from torch.optim import SGD
 
 from gan import GAN
 from gan.callbacks import GradientMonitor
+from gan.gradients.causes import saturated_discriminator
+from gan.gradients.rules import Record, Thresholds
 from gan.losses import NonSaturating
 from gan.normalize import GradientNormalizer, mean_norm
 
@@ -167,6 +170,12 @@ def test_the_monitor_measures_what_the_generator_gets_and_changes_nothing(make_g
     plain = GradientMonitor(every=1, images=16)
     make_trainer(max_steps=4, callbacks=[plain]).fit(make_gan(loss=scaled(1e-12)), data)
     assert plain.stats is not None
+    assert (monitor.stats.normalized, plain.stats.normalized) == (True, False)
+    # Nor does a slope of a million say that the loss is flat.
+    steep = replace(monitor.stats, slope_fake=1e6, logit_gap=20.0, accuracy_fake=1.0)
+    record = Record([steep], [])
+    assert saturated_discriminator(record, Thresholds()) is None
+    assert saturated_discriminator(Record([replace(steep, normalized=False)], []), Thresholds()) is not None
     assert plain.stats.image_gradient < 1e-10
     assert monitor.stats.generator.total > 1e9 * plain.stats.generator.total
 

@@ -159,7 +159,7 @@ class GradientMonitor(Callback):
         labels = labels if labels is not None and labels.ndim == 1 and not labels.is_floating_point() else None
         epoch = int(batches) if math.isfinite(batches) else None
         of_batch = self.batches.stats(labels, epoch, self.over_processes(trainer))
-        self._measuring = replace(self._measuring, batch=of_batch)
+        self._measuring = replace(self._measuring, batch=of_batch, normalized=normalizer is not None)
         self._before = {name: weights(getattr(pl_module, name)) for name in OPTIMIZER_ORDER}
         self._bad = self.non_finite(trainer)
         self._stepped: set[str] = set()

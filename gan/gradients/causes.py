@@ -188,7 +188,8 @@ def saturated_discriminator(record: Record, limits: Thresholds) -> Finding | Non
     now = record.latest
     if not (now.slope_fake > 0 and now.logit_gap > 0 and now.accuracy_fake >= limits.accuracy):
         return None
-    passing = now.image_gradient / now.slope_fake
+    # Divided by its running norm, it is about 1, whatever the slope, unless it has vanished faster than that follows.
+    passing = now.image_gradient / (1.0 if now.normalized else now.slope_fake)
     if not passing < limits.passed_slope:
         return None
     return Finding(

@@ -130,6 +130,7 @@ class GradientStats:
             None in the first, and without an averaged generator.
         moved_average: The same of the averaged generator's images.
         batch: What the batch has in common with others; None where nobody has looked.
+        normalized: Whether the image gradient is divided by its running norm, see `gan.normalize`.
     """
 
     step: int
@@ -159,6 +160,7 @@ class GradientStats:
     moved: float | None = None
     moved_average: float | None = None
     batch: BatchStats | None = None
+    normalized: bool = False
 
     @property
     def by_heart(self) -> float | None:
