@@ -417,12 +417,12 @@ class Lifecycle(L.LightningModule):
 
     def schedules(self) -> list[tuple[str, Schedule]]:
         """The numbers that move as a run goes on, by name: of penalties, augmentation, optimizers and callbacks."""
-        owners: dict[str, object] = {penalty.name: penalty for penalty in self.penalties}
-        owners |= {} if self.augment is None else {"augment": self.augment}
-        owners |= {
-            f"{name}_optimizer": each for name, each in zip(OPTIMIZER_ORDER, self.trainer.optimizers, strict=False)
-        }
-        owners |= {type(each).__name__: each for each in callbacks_of(self.trainer, L.Callback)}
+        owners: list[tuple[str, object]] = [(penalty.name, penalty) for penalty in self.penalties]
+        owners += [] if self.augment is None else [("augment", self.augment)]
+        owners += [
+            (f"{name}_optimizer", each) for name, each in zip(OPTIMIZER_ORDER, self.trainer.optimizers, strict=False)
+        ]
+        owners += [(type(each).__name__, each) for each in callbacks_of(self.trainer, L.Callback)]
         return list(schedules_in(owners))
 
     def move_schedules(self) -> None:

@@ -13,7 +13,7 @@ from torch.optim import LBFGS, Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from gan.errors import GANError, counted
-from gan.schedule import Number, ends
+from gan.schedule import Number, Schedule, ends
 from gan.spec import uncompiled
 
 OPTIMIZER_ORDER = ("discriminator", "generator")  # of a trainer's optimizers: the first one's steps are the batches
@@ -163,7 +163,7 @@ class ScheduledAdam(Adam):
         fused: Whether torch moves all weights by one kernel; as it sees fit if not given.
 
     Raises:
-        GANError: If a beta is out of range, at either end of a schedule.
+        GANError: If there are not two betas, or one is out of range, at either end of a schedule.
     """
 
     def __init__(
@@ -175,18 +175,19 @@ class ScheduledAdam(Adam):
         weight_decay: float = 0.0,
         fused: bool | None = None,
     ) -> None:
-        if not all(0 <= end < 1 for beta in betas for end in ends(beta)):
+        if len(betas) != 2 or not all(0 <= end < 1 for beta in betas for end in ends(beta)):
             shown = ", ".join(str(beta) for beta in betas)
-            raise GANError(f"ScheduledAdam: betas must be at least 0 and below 1, got {shown}")
+            raise GANError(f"ScheduledAdam: betas must be two, each at least 0 and below 1, got {shown}")
         self.betas = tuple(betas)
         now = float(betas[0]), float(betas[1])
         super().__init__(params, lr, now, eps, weight_decay, fused=fused)
         self.register_step_pre_hook(ScheduledAdam.move_betas)
 
     def move_betas(self, *_: Any) -> None:
-        """Lets the groups have the betas of the present batch."""
+        """Lets the groups have the present batch's betas, of those that follow a schedule."""
         for group in self.param_groups:
-            group["betas"] = tuple(float(beta) for beta in self.betas)
+            both = zip(self.betas, group["betas"], strict=True)
+            group["betas"] = tuple(float(beta) if isinstance(beta, Schedule) else there for beta, there in both)
 
 
 # ---------------------------------------------------------------------- in a run that goes on

@@ -1,9 +1,10 @@
 """Numbers that move as a run goes on: a `Schedule` may stand where a number does."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from gan.errors import GANError, counted
 
@@ -52,6 +53,19 @@ class Schedule:
 
     def __float__(self) -> float:
         return self._now
+
+    def refuse(self, _: object) -> NoReturn:
+        """Has whoever looks whether it is in range, as if it were a plain number, hear of it.
+
+        Raises:
+            GANError: Always.
+        """
+        raise GANError(
+            f"a Schedule ({self}) stands where a plain number is wanted: take one for the weight of a penalty, a "
+            "strength of model.augment, the betas of gan.optim.ScheduledAdam or GeneratorEMA's half_life"
+        )
+
+    __lt__ = __le__ = __gt__ = __ge__ = refuse
 
     def __str__(self) -> str:
         way = "the whole run" if self.share is None else f"{self.share:.0%} of the run"
@@ -119,13 +133,16 @@ def ends(number: Number) -> tuple[float, ...]:
     return number.start, number.end
 
 
-def schedules_in(owners: Mapping[str, object]) -> Iterator[tuple[str, Schedule]]:
+def schedules_in(owners: Iterable[tuple[str, object]]) -> Iterator[tuple[str, Schedule]]:
     """The schedules among the attributes of objects, and in their tuples and lists: `r1.weight`, `adam.betas.1`.
 
     Args:
-        owners: The objects, by name.
+        owners: The objects, each with its name; the second of a name is called `r1_2`.
     """
-    for owner, thing in owners.items():
+    named: Counter[str] = Counter()
+    for owner, thing in owners:
+        named[owner] += 1
+        owner += f"_{named[owner]}" if named[owner] > 1 else ""
         for name, value in vars(thing).items():
             if isinstance(value, tuple | list):
                 items = {f"{owner}.{name}.{number}": item for number, item in enumerate(value)}

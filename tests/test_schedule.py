@@ -14,16 +14,19 @@ from conftest import SmallMNIST, TableLogger, same_weights
 from lightning import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.optim import Adam
+from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader, IterableDataset
 
 from gan import GAN
 from gan.augment import DiffAugment, InstanceNoise, ScheduledAugment
 from gan.callbacks import GeneratorEMA
 from gan.games import Lookahead
+from gan.losses import RelativisticPaired
 from gan.optim import ScheduledAdam
 from gan.penalties import DRAGAN, R1, R2, GradientPenalty
 from gan.schedule import Schedule, ends, schedules_in
 from gan.spec import described
+from gan.terms import Reconstruction
 
 # ---------------------------------------------------------------------- closed forms
 
@@ -63,8 +66,17 @@ def test_it_is_a_number_that_moves():
 
 def test_schedules_are_found_by_name():
     optimizer = ScheduledAdam([torch.nn.Parameter(torch.zeros(1))], betas=(0.0, Schedule(0.9, 0.99)))
-    found = dict(schedules_in({"r1": R1(Schedule(1, 0)), "adam": optimizer, "r2": R2(1.0)}))
+    found = dict(schedules_in([("r1", R1(Schedule(1, 0))), ("adam", optimizer), ("r2", R2(1.0))]))
     assert found == {"r1.weight": Schedule(1, 0), "adam.betas.1": Schedule(0.9, 0.99)}
+
+
+def test_two_of_a_name_both_move(make_gan, make_trainer, data):
+    """As two penalties R1 are, and two callbacks of a class."""
+    penalties = [R1(Schedule(1, 0, "linear")), R1(Schedule(2, 0, "linear", batches=2), every=2)]
+    gan = make_gan(penalties=penalties)
+    make_trainer(max_steps=4).fit(gan, data)
+    assert [name for name, _ in gan.scheduled] == ["r1.weight", "r1_2.weight"]
+    assert [float(penalty.weight) for penalty in penalties] == [0, 0]
 
 
 # ---------------------------------------------------------------------- beyond the range
@@ -91,9 +103,17 @@ adam = partial(ScheduledAdam, [torch.nn.Parameter(torch.zeros(1))])
         (lambda: ScheduledAugment(Schedule(0, 1.1)), "probability must be from 0 to 1"),
         (lambda: DiffAugment(cutout=Schedule(0, 2)), "cutout must be from 0 to 1"),
         (lambda: DiffAugment(color=Schedule(0, -1)), "color must be a finite number >= 0"),
-        (lambda: adam(betas=(0.0, Schedule(0.9, 1.0))), "betas must be at least 0 and below 1, got 0.0, 0.9 to 1 over"),
-        (lambda: adam(betas=(-0.1, 0.9)), "betas must be at least 0 and below 1, got -0.1, 0.9"),
-        (lambda: adam(betas=(0.0, math.nan)), "betas must be at least 0 and below 1"),
+        (
+            lambda: adam(betas=(0.0, Schedule(0.9, 1.0))),
+            "betas must be two, each at least 0 and below 1, got 0.0, 0.9 to 1",
+        ),
+        (lambda: adam(betas=(-0.1, 0.9)), "betas must be two, each at least 0 and below 1, got -0.1, 0.9"),
+        (lambda: adam(betas=(0.0, math.nan)), "betas must be two, each at least 0 and below 1"),
+        (lambda: adam(betas=(0.9,)), "betas must be two, each at least 0 and below 1, got 0.9"),
+        (lambda: adam(lr=Schedule(1, 0)), r"Schedule \(1 to 0 over .* stands where a plain number is wanted: take"),
+        (lambda: R1(1.0, every=Schedule(1, 2)), "stands where a plain number is wanted"),
+        (lambda: RelativisticPaired(Schedule(0, 1)), "stands where a plain number is wanted"),
+        (lambda: Reconstruction(Schedule(0, 1)), "stands where a plain number is wanted"),
     ],
 )
 def test_beyond_the_range_is_a_line(make, message):
@@ -202,6 +222,18 @@ def test_a_schedule_that_stays_is_its_number(make_gan, make_trainer, data):
         make_trainer(max_steps=8, callbacks=[GeneratorEMA(number(60.0))]).fit(gan, data)
         trained.append(gan)
     assert same_weights(*trained)
+
+
+def test_a_beta_without_a_schedule_is_left_to_others():
+    """OneCycleLR moves the first one, as of torch's Adam."""
+    optimizer = ScheduledAdam([torch.nn.Parameter(torch.ones(1))], betas=(0.5, Schedule(0.9, 0.99)))
+    scheduler = OneCycleLR(optimizer, max_lr=0.1, total_steps=4)
+    for _ in range(3):
+        moved = optimizer.param_groups[0]["betas"][0]
+        optimizer.step()
+        assert optimizer.param_groups[0]["betas"] == (moved, 0.9)
+        scheduler.step()
+    assert moved != 0.5
 
 
 def test_a_half_life_of_0_is_no_average(make_gan, make_trainer, data):
@@ -343,7 +375,7 @@ def r1_by(weight: str) -> list[str]:
                 "--model.generator_optimizer=gan.optim.ScheduledAdam",
                 "--model.generator_optimizer.betas=[0, {start: 0.9, end: 1}]",
             ],
-            "betas must be at least 0 and below 1",
+            "betas must be two, each at least 0 and below 1",
         ),
     ],
 )

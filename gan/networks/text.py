@@ -137,7 +137,8 @@ def leaky_softmax(logits: Tensor, leak: float) -> Tensor:
     probabilities = logits.softmax(1)
     if leak and logits.requires_grad:
         factor = (leak / probabilities.detach().clamp_min(1e-30)).clamp_min(1)  # 1 from a probability of `leak` on
-        logits.register_hook(lambda gradient: torch.where(gradient < 0, gradient * factor, gradient))
+        # In its own type: where autocast makes a softmax in float32, `factor` is wider than it.
+        logits.register_hook(lambda gradient: torch.where(gradient < 0, gradient * factor, gradient).to(gradient.dtype))
     return probabilities
 
 

@@ -62,6 +62,17 @@ def test_the_gradient_of_a_softmax_leaks_upwards_alone():
     assert torch.isfinite(logits.grad).all()
 
 
+def test_the_leak_is_of_the_type_of_the_logits(monkeypatch):
+    """Where autocast makes a softmax of 16 bits in float32, as CUDA's does."""
+    softmax = torch.Tensor.softmax
+    monkeypatch.setattr(torch.Tensor, "softmax", lambda logits, dim: softmax(logits, dim, dtype=torch.float32))
+    wide = torch.tensor([0.0, 1, -20]).view(1, 3, 1).requires_grad_()
+    made = leaky_softmax(wide.bfloat16(), 1e-6)
+    (made * torch.tensor([2.0, 1, -3]).view(1, 3, 1)).sum().backward()
+    p = wide.detach().softmax(1)
+    assert wide.grad[0, 2].item() == pytest.approx(1e-6 * (-3 - 2 * p[0, 0].item() - p[0, 1].item()), rel=0.02)
+
+
 def test_what_is_made_of_a_position_does_not_depend_on_the_place():
     """Away from the ends of the text: latents moved by a position move the text by one."""
     generator, discriminator = pair()
