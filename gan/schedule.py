@@ -55,10 +55,10 @@ class Schedule:
         return self._now
 
     def refuse(self, _: object) -> NoReturn:
-        """Has whoever looks whether it is in range, as if it were a plain number, hear of it.
+        """Tells whoever asks for its range, as of a plain number, that it is none.
 
         Raises:
-            GANError: Always.
+            GANError: If it is compared with a number.
         """
         raise GANError(
             f"a Schedule ({self}) stands where a plain number is wanted: take one for the weight of a penalty, a "

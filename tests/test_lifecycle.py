@@ -371,6 +371,17 @@ def test_penalties_of_a_compiled_discriminator_are_a_line(make_trainer, data, pe
         make_trainer().fit(gan, data)
 
 
+@pytest.mark.parametrize(("has", "precision"), [(True, "bf16-mixed"), (False, "bf16-mixed"), (False, "32-true")])
+def test_bfloat16_that_is_emulated_is_told_with_its_price(make_gan, make_trainer, data, monkeypatch, has, precision):
+    able = {"architecture": "x86_64", "avx512_bf16": has, "amx_bf16": False}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able, raising=False)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        make_trainer(max_steps=1, precision=precision).fit(make_gan(), data)
+    emulated = [str(each.message) for each in told if "emulates it: a batch of the default took" in str(each.message)]
+    assert len(emulated) == (precision == "bf16-mixed" and not has)
+
+
 def test_approximate_penalties_of_a_compiled_discriminator_train(make_trainer, make_gan, data):
     """To the weights that they have of one that is not compiled."""
     gans = [make_gan(penalties=[ApproximateR1(1.0), ApproximateR2(1.0, every=2)]) for _ in range(2)]
