@@ -86,10 +86,11 @@ def measure(
             of_images |= measure_held_out(judge_held_out or judge, held_out, over_processes)
     if respond:
         # Each image with the latents of another, and all else as it was: one that is there, where nothing else is.
-        other = fake.roll(1, 0)
+        partners = neighbours(len(fake))
+        other = fake[partners]
         if told or draws:
             with state_restored([generator], real.device, seed), autocast_off, torch.no_grad():
-                other = generate(latents.roll(1, 0))
+                other = generate(latents[partners])
         of_images["response"] = distance(fake, other, over_processes)
     return GradientStats(step=step, generator=of_generator, discriminator=of_discriminator, **of_images)
 
@@ -304,6 +305,11 @@ def distance(images: Tensor, others: Tensor, over_processes: OverProcesses) -> f
     """The root mean square distance between images (N, C, H, W) and others, one by one, of all processes."""
     squares = row_norms(images - others).square().mean()
     return over_processes(squares, "mean").sqrt().item()
+
+
+def neighbours(num: int) -> list[int]:
+    """Another one of `num` for each, by twos: the same pairs however many processes share them, two at least each."""
+    return [number ^ 1 if number ^ 1 < num else max(number - 1, 0) for number in range(num)]
 
 
 def histogram(norms: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from conftest import same_weights
 from torch import Tensor, nn
 
 from gan.gradients import BINS, measure
-from gan.gradients.measure import histogram, slopes
+from gan.gradients.measure import histogram, neighbours, slopes
 from gan.losses import Hinge, LeastSquares, NonSaturating, RelativisticPaired, Saturating, Wasserstein
 from gan.networks import DCGANDiscriminator, DCGANGenerator, MLPDiscriminator, MLPGenerator
 from gan.penalties import DRAGAN, R1, R2
@@ -82,7 +82,7 @@ def test_linear_networks_by_hand(num):
         close(stats.logit_gap, (real_logits - fake_logits).mean().item())
         logits = torch.cat([real_logits, fake_logits])
         close(stats.range_logit, (logits.min().item(), logits.max().item()))
-        close(stats.response, (fake - fake.roll(1, 0)).norm(dim=1).square().mean().sqrt().item())
+        close(stats.response, (fake - fake[neighbours(len(fake))]).norm(dim=1).square().mean().sqrt().item())
         assert (g.ends, d.ends, g.activations, d.activations) == ("linear", "linear", (), ())
         assert (g.trainable, d.trainable) == (4 * 5 + 6 * 16, 17 * 6 + 7)
         close(stats.range_real, (real.min().item(), real.max().item()))
@@ -102,6 +102,13 @@ class Dice(nn.Module):
 
     def forward(self, latents: Tensor) -> Tensor:
         return torch.sigmoid(self.scale * torch.randn(len(latents), *SHAPE, dtype=torch.float64))
+
+
+def test_each_image_has_another_one_beside_it():
+    """By twos, so that two processes make the pairs that one does."""
+    assert neighbours(6) == neighbours(2) + [2 + other for other in neighbours(4)] == [1, 0, 3, 2, 5, 4]
+    assert neighbours(5) == [1, 0, 3, 2, 3]
+    assert neighbours(1) == [0]
 
 
 def test_what_layers_draw_is_no_response_to_latents():

@@ -45,6 +45,8 @@ def check_close(value, other, rel: float, where: str = "") -> None:
         assert len(value) == len(other), where
         for number, pair in enumerate(zip(value, other, strict=True)):
             check_close(*pair, rel, f"{where}/{number}")
+    elif isinstance(value, str):
+        assert value == other, where
     elif value is not None:  # `movement`, at first
         assert value == pytest.approx(other, rel=rel, abs=1e-12, nan_ok=True), where
 
