@@ -233,6 +233,9 @@ class ScheduledAugment(Pipeline):
             raise GANError(f"ScheduledAugment: probability must be from 0 to 1, got {probability}")
         self.probability = probability
 
+    def change(self, images: Tensor, noise: Tensor) -> Tensor:
+        return super().change(images, noise) if float(self.probability) else images
+
     def chance(self, images: Tensor) -> Tensor:
         return images.new_tensor(float(self.probability))
 

@@ -274,3 +274,13 @@ def test_digits_for_the_larger_networks_have_a_border_that_is_taken_off_again(mo
     clock = Clock([0], lambda make, last: seen.append(make(0)) or {"fid": 1.0})
     race.by_hand(lambda seed: (Framed(), iter([images])), 1, clock)
     assert torch.equal(seen[0], torch.ones(4, *SHAPE))
+
+
+def test_configs_that_move_numbers_over_a_run_are_out_of_it():
+    """Which has no length here but the clock's."""
+    parser = race.argparse.ArgumentParser()
+    race.add_arguments(parser)
+    (competitors,) = (action.choices for action in parser._actions if action.dest == "competitors")
+    assert "wgan_gp" in competitors
+    for path in (race.CONFIGS / f"{name}.yaml" for name in competitors):
+        assert not path.exists() or "start:" not in path.read_text("utf-8"), path

@@ -58,10 +58,11 @@ TIMES = (1, 2, 3, 5, 8, 13, 20, 35, 60, 120, 300, 600)  # seconds of training af
 FIRST, SECOND = "mnist_cnn", "second"
 CLASSIC = "dcgan"  # whose quality is the target
 TARGET_SECONDS = 120  # after which it has it
+OUT_OF_IT = ("superres", "inpaint", "r3gan")  # told images, the first two; the last has schedules of the run's batches
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    configs = [config for config in RECIPES if config not in ("superres", "inpaint")]  # which are told images
+    configs = [config for config in RECIPES if config not in OUT_OF_IT]
     parser.add_argument(
         "--competitors", nargs="+", default=[*COMPETITORS], choices=[*dict.fromkeys([*COMPETITORS, *configs])]
     )
