@@ -728,11 +728,11 @@ def test_ctrl_c_in_a_real_process_and_the_command_it_prints(here):
 
     again = process(lines[-1], shell=True)
     output, errors = again.communicate(timeout=60)
-    lines = output.splitlines()
+    lines = [line for line in output.splitlines() if not line.startswith("   ")]  # what else the doctor says
     assert again.returncode == 0, errors
     assert errors == ""  # no banner, no tip, no warning
     assert [line.split()[0] for line in lines[:6]] == ["device", "data", "generator", "discriminator", "run", "FID"]
-    assert all(line.startswith(("batch ", "doctor ", "   ")) for line in lines[6:-5])
+    assert all(line.startswith(("batch ", "doctor ")) for line in lines[6:-5])
     assert [line.split()[0] for line in lines[-5:]] == ["FID", "doctor", "ended", "pictures", "checkpoint"]
     assert lines[-3] == "ended          after batch 300: trainer.max_steps 300"
     checkpoint = load(Path("a run/checkpoints/last.ckpt"))
