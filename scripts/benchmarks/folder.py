@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import re
 import tempfile
 import time
 from collections.abc import Callable
@@ -15,7 +14,7 @@ import torch
 from PIL import Image, ImageOps
 
 from benchmarks.data import time_epoch
-from benchmarks.report import spread
+from benchmarks.report import resident, spread
 from gan.data import ImageFolder, InMemoryLoader
 from gan.data.image_cache import cores
 
@@ -75,7 +74,7 @@ def measure_epochs(images: torch.Tensor, path: Path, rounds: int) -> None:
             rates[name].append(len(loader) * 64 / time_epoch(loader))
     for name, values in rates.items():
         print(f"batches   {len(images):,} images in {name}: {spread(values, '{:,.0f}')} images/s")
-    print(f"memory    {(resident() - before) / 1000:,.0f} MB more after {3 * rounds} epochs")
+    print(f"memory    {resident() - before:,.0f} MB more after {3 * rounds} epochs")
 
 
 def make_files(folder: Path, count: int) -> list[Path]:
@@ -115,9 +114,3 @@ def forget(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def resident() -> int:
-    """Kilobytes of memory of this process."""
-    (found,) = re.findall(r"VmRSS:\s+(\d+)", Path("/proc/self/status").read_text("utf-8"))
-    return int(found)

@@ -1,6 +1,8 @@
 """How a figure is given: the machine and the versions above it, the median, and the range it was in."""
 
 import platform
+import re
+import sys
 from collections.abc import Iterable
 from operator import truediv
 from pathlib import Path
@@ -29,3 +31,12 @@ def spread(values: Iterable[float], form: str = "{:.3f}") -> str:
 def ratios(values: Iterable[float], base: Iterable[float]) -> list[float]:
     """Of values to those that were measured beside them."""
     return list(map(truediv, values, base))
+
+
+def resident() -> float:
+    """Memory of this process, in MB, as Linux has it."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        sys.exit("memory over time is read from /proc, which Linux alone has")
+    (kilobytes,) = re.findall(r"VmRSS:\s+(\d+)", status.read_text(encoding="utf-8"))
+    return int(kilobytes) / 1e3

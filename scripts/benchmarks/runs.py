@@ -42,5 +42,6 @@ def scored(run_dir: Path, *fit: object) -> dict[str, float]:
 
 
 def env() -> dict[str, str]:
-    """The environment of one thread."""
-    return os.environ | {"OMP_NUM_THREADS": "1"}
+    """The environment of one thread, in which classes of these measurements can be named."""
+    path = os.pathsep.join(filter(None, [str(DOOR.parent), os.environ.get("PYTHONPATH")]))
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}

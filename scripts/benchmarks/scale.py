@@ -6,7 +6,6 @@ No layer can be faster than the lesser of the two allows (Williams et al. 2009, 
 """
 
 import argparse
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.bare_loop import bare_loop
 from benchmarks.ddp import FITS, fit_rate
+from benchmarks.report import resident
 from benchmarks.sizes import pair
 from gan import GAN
 from gan.cli import keep_memory
@@ -211,15 +211,6 @@ class Memory(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: GAN, *args: Any, **kwargs: Any) -> None:
         if trainer.global_step % self.every == 0:
             self.seen[trainer.global_step] = resident()
-
-
-def resident() -> float:
-    """Memory of this process, in MB."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        sys.exit("memory over time is read from /proc, which Linux alone has: give --batches 0")
-    line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmRSS"))
-    return int(line.split()[1]) / 1e3
 
 
 def memory_of_run(batches: int, train_size: int) -> dict[int, float]:

@@ -7,9 +7,6 @@ Kullback-Leibler divergence is from these to those of the training images, in na
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import cast
 
@@ -18,7 +15,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.recipes import written
-from benchmarks.runs import DOOR, env
+from benchmarks.runs import gan
 from gan.data import InMemoryDataModule, MNISTDataModule
 from gan.metrics.features import CNNFeatures, load_features
 from gan.noise import keyed
@@ -79,20 +76,13 @@ def scored(settings: argparse.Namespace, recipe: str, seed: int, real: Tensor) -
     if not kept.exists():
         fit = ["--data", "benchmarks.stacked.StackedMNIST", *RECIPES[recipe]]
         fit += ["--trainer.max_steps", str(settings.batches), "--seed_everything", str(seed)]
-        gan("fit", "--run_dir", str(run_dir), "--resume", "auto", *fit)
+        gan("fit", "--run_dir", run_dir, "--resume", "auto", *fit)
         samples = run_dir / "samples.npy"
-        gan("sample", "--ckpt", str(run_dir / "checkpoints" / "last.ckpt"), "--num", str(NUM), "--out", str(samples))
+        gan("sample", "--ckpt", run_dir / "checkpoints" / "last.ckpt", "--num", NUM, "--out", samples)
         kinds, divergence = against(counts(read(torch.from_numpy(np.load(samples)))), real)
         samples.unlink()
         kept.write_text(json.dumps({"kinds": kinds, "divergence": divergence}), encoding="utf-8")
     return json.loads(kept.read_text(encoding="utf-8"))
-
-
-def gan(*words: str) -> None:
-    """Runs a command of ours, which finds the data module of this file."""
-    path = os.pathsep.join(filter(None, [str(DOOR.parent), os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-m", "gan.cli", *words]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=env() | {"PYTHONPATH": path})
 
 
 def read(images: Tensor) -> Tensor:
