@@ -189,11 +189,13 @@ def for_people(error: BaseException) -> BaseException | None:
     """What of `error` says what the user can do; None for a bug, here or in the user's code, which is shown whole.
 
     Such are our own errors, those of the argument parser, which may have wrapped one of ours, those of Lightning's
-    configuration checks, what its callbacks and loggers refuse, a package that is missing, and a full disk.
+    configuration checks, what its callbacks and loggers refuse, a missing package or compiler, and a full disk.
     """
     from argparse import ArgumentError
 
     from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    from gan.spec import no_compiler
 
     if os.environ.get("GAN_TRACEBACK"):
         return None
@@ -201,6 +203,8 @@ def for_people(error: BaseException) -> BaseException | None:
         return error
     if isinstance(error, GANError):
         return error
+    if reason := no_compiler(error):
+        return GANError(reason)
     missing = re.search(r"Requirement '([^']+)' not met", str(error))  # Lightning's words
     if missing and {"jsonargparse", "lightning"} & {*raised_in(error).parts}:
         return GANError(f"a package is missing: pip install '{missing[1]}'")

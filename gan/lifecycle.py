@@ -55,7 +55,7 @@ from gan.parallel import check_manual, check_strategy, is_sharded, shard
 from gan.paths import local_path
 from gan.penalties import Penalty, mixing_layers
 from gan.schedule import Schedule, schedules_in
-from gan.spec import is_compiled, uncompiled
+from gan.spec import class_name, is_compiled, uncompiled
 from gan.terms import Terms
 from gan.trust import Trust, check_hyper_parameters, imports_of
 
@@ -186,7 +186,7 @@ class Lifecycle(L.LightningModule):
         got = None if condition is None else tuple(condition.shape)
         if shape is not None and got != (num, *shape):
             raise GANError(
-                f"generator {type(self.generator).__name__} is told source images: for {counted(num, 'image')} give a "
+                f"generator {class_name(self.generator)} is told source images: for {counted(num, 'image')} give a "
                 f"condition of shape {(num, *shape)}, floating in [-1, 1], got {got}"
             )
         if self.num_classes is not None and condition is not None and (got != (num,) or condition.is_floating_point()):
@@ -202,7 +202,7 @@ class Lifecycle(L.LightningModule):
         """
         if condition is not None and not is_conditional(self.generator):
             raise GANError(
-                f"generator {type(self.generator).__name__} is told nothing of what to draw: leave the condition out"
+                f"generator {class_name(self.generator)} is told nothing of what to draw: leave the condition out"
             )
         told = self.condition_of(num, condition)
         if condition is not None and self.num_classes is not None:
@@ -406,7 +406,7 @@ class Lifecycle(L.LightningModule):
         own = any(parameter.requires_grad for parameter in self.discriminator.parameters())
         name, made = ("discriminator", "logits") if own else ("generator", "images")
         return (
-            f"model.{name}: no gradient comes back from the {made} that {type(getattr(self, name)).__name__} makes, so "
+            f"model.{name}: no gradient comes back from the {made} that {class_name(getattr(self, name))} makes, so "
             "that nothing could be learnt; see that there is no detach(), no_grad(), numpy() or argmax between its "
             "weights and the loss, in its forward or in a step of your own"
         )
@@ -481,8 +481,8 @@ class Lifecycle(L.LightningModule):
             )
         if self.num_classes is not None and not is_conditional(self.discriminator) and not self.terms.terms:
             rank_zero_warn(
-                f"generator {type(self.generator).__name__} is told the class, and nothing holds it to that: "
-                f"discriminator {type(self.discriminator).__name__} is not told, and there is no model.classification"
+                f"generator {class_name(self.generator)} is told the class, and nothing holds it to that: "
+                f"discriminator {class_name(self.discriminator)} is not told, and there is no model.classification"
             )
         if self.penalties and self.trainer.precision in ("16-true", "bf16-true"):
             raise GANError(
@@ -522,12 +522,12 @@ class Lifecycle(L.LightningModule):
         if self.augment is not None and hasattr(self.generator, "sample_shape"):
             raise GANError(
                 f"model.augment={type(self.augment).__name__} changes images, and generator "
-                f"{type(self.generator).__name__} makes none: leave model.augment out"
+                f"{class_name(self.generator)} makes none: leave model.augment out"
             )
         if self.augment is not None and self.condition_shape is not None and is_conditional(self.discriminator):
             raise GANError(
                 f"model.augment={type(self.augment).__name__} changes images and not the sources that discriminator "
-                f"{type(self.discriminator).__name__} is told beside them: leave model.augment out, or take a "
+                f"{class_name(self.discriminator)} is told beside them: leave model.augment out, or take a "
                 "discriminator that is not told"
             )
         if isinstance(self.augment, AdaptiveAugment) and self.loss.border is None:

@@ -22,7 +22,7 @@ from gan.noise import Noise
 from gan.normalize import GradientNormalizer
 from gan.optim import OPTIMIZER_ORDER, Resumed, make_optimizers, mean, with_names
 from gan.penalties import Penalty, add_penalties, clip_weights_after, due
-from gan.spec import save_hparams, without_parser
+from gan.spec import class_name, save_hparams, without_parser
 from gan.terms import Classification, FeatureMatching, Reconstruction, Terms
 
 Batch = tuple[Tensor, Tensor | None]  # images (N, C, H, W), and what they are of: their condition
@@ -123,7 +123,7 @@ class GAN(Lifecycle):
         self.automatic_optimization = False
 
         if not isinstance(getattr(generator, "latent_dim", None), int):
-            raise GANError(f"{type(generator).__name__} needs an attribute latent_dim, the size of its latents")
+            raise GANError(f"{class_name(generator)} needs an attribute latent_dim, the size of its latents")
         self.generator = generator
         self.discriminator = discriminator
         self.generator_ema = None

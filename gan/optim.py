@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from gan.errors import GANError, counted
 from gan.schedule import Number, Schedule, ends
-from gan.spec import uncompiled
+from gan.spec import class_name
 
 OPTIMIZER_ORDER = ("discriminator", "generator")  # of a trainer's optimizers: the first one's steps are the batches
 
@@ -41,7 +41,7 @@ def make_optimizers(
     for (name, network), make in zip(networks.items(), make_optimizer, strict=True):
         if not any(parameter.requires_grad for parameter in network.parameters()):
             raise GANError(
-                f"model.{name}: {type(uncompiled(network)).__name__} has no weight that requires a gradient, so that "
+                f"model.{name}: {class_name(network)} has no weight that requires a gradient, so that "
                 "nothing could be learnt; leave its requires_grad_(False) out"
             )
         try:

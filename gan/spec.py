@@ -138,6 +138,30 @@ def is_compiled(network: nn.Module) -> bool:
     return uncompiled(network) is not network or network._compiled_call_impl is not None  # private
 
 
+def class_name(network: nn.Module) -> str:
+    """What errors call a network: its class, and that of what `torch.compile` has wrapped."""
+    return type(uncompiled(network)).__name__
+
+
+def no_compiler(error: BaseException) -> str | None:
+    """Why `torch.compile` could do nothing on this machine, and the way out; None of any other error."""
+    inner = getattr(error, "inner_exception", None)  # torch's name for what has stopped its backend
+    if inner is None:
+        return None
+    from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
+
+    way = "or leave torch.compile out"
+    if isinstance(inner, InvalidCxxCompiler):
+        return f"torch.compile finds no C++ compiler: install one, such as g++, or name yours in CXX; {way}"
+    if isinstance(inner, CppCompileError):
+        lines = [line for line in inner.output.splitlines() if line.strip()]
+        said = next((line for line in lines if "error" in line), lines[-1] if lines else "without a word")
+        return (
+            f"torch.compile's C++ compiler {inner.cmd[0]} fails ({said.strip()}): repair it, name another in CXX, {way}"
+        )
+    return None
+
+
 def no_object(value: Any) -> NoReturn:
     """Refuses what is no plain data."""
     raise TypeError(f"holds a {type(value).__name__}, which is not plain data")

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from gan.batch import of_samples
 from gan.errors import GANError, counted
-from gan.spec import Described
+from gan.spec import Described, class_name
 
 Distance = Literal["l1", "l2"]
 
@@ -114,8 +114,9 @@ class Classification(Term):
     def check(self, discriminator: Any, num_classes: int | None, condition_shape: tuple[int, ...] | None) -> None:
         if not hasattr(discriminator, "classify"):
             raise GANError(
-                f"model.classification: discriminator {type(discriminator).__name__} has no method classify, images to "
-                "logits of the classes; AuxiliaryDCGANDiscriminator has one"
+                f"model.classification: discriminator {class_name(discriminator)} has no method classify: give it "
+                "classify(images (N, C, H, W)) that returns logits (N, K) of the K classes, or take "
+                "AuxiliaryDCGANDiscriminator"
             )
         if num_classes is None:
             raise GANError(
@@ -132,7 +133,7 @@ class Classification(Term):
         logits = judge.classify(fake)  # (N, K)
         if self.num_classes is not None and logits.shape != (len(fake), self.num_classes):
             raise GANError(
-                f"model.classification: {type(judge.network).__name__}.classify must give logits "
+                f"model.classification: {class_name(judge.network)}.classify must give logits "
                 f"{(len(fake), self.num_classes)}, one of each class, got {tuple(logits.shape)}"
             )
         return cross_entropy(
@@ -144,9 +145,11 @@ class SemiSupervised(Classification):
     """The K+1 classes of a semi-supervised GAN: the discriminator tells apart the images that have a label.
 
     Salimans et al. 2016, arXiv:1606.03498, section 5: of K logits l of an image, their log-sum-exp is the logit of its
-    being real, as the class "generated" has the logit 0 (`ClassifierDCGANDiscriminator`). So the adversarial loss, of
-    all images, is any of `gan.losses`, and this is the other part of the discriminator's: the cross-entropy of the
-    real images whose label is not -1, and 0 of a pass that has none. The generator is told no class.
+    being real, as the class "generated" has the logit 0: the discriminator's `forward` gives that log-sum-exp (N,), and
+    its method `classify` turns images (N, C, H, W) into the logits (N, K), as in `ClassifierDCGANDiscriminator`. The
+    adversarial loss, of all images, is any of `gan.losses`, and this is the other part of the discriminator's: the
+    cross-entropy of the real images whose label is not -1, and 0 of a pass that has none. The generator is told no
+    class.
 
     Args:
         weight: Factor of the mean cross-entropy in the discriminator's loss, >= 0; the paper takes 1.
@@ -155,8 +158,9 @@ class SemiSupervised(Classification):
     def check(self, discriminator: Any, num_classes: int | None, condition_shape: tuple[int, ...] | None) -> None:
         if not hasattr(discriminator, "classify"):
             raise GANError(
-                f"model.classification: discriminator {type(discriminator).__name__} has no method classify, images to "
-                "logits of the classes; ClassifierDCGANDiscriminator has one"
+                f"model.classification: discriminator {class_name(discriminator)} has no method classify: give it "
+                "classify(images (N, C, H, W)) that returns logits (N, K) of the K classes, and a forward that returns "
+                "their logsumexp(1); or take ClassifierDCGANDiscriminator"
             )
         if num_classes is not None or condition_shape is not None:
             raise GANError(
@@ -176,14 +180,14 @@ class SemiSupervised(Classification):
         logits = judge.classify(real[judged])  # (M, K)
         if logits.ndim != 2 or len(logits) != len(judged):
             raise GANError(
-                f"model.classification: {type(judge.network).__name__}.classify must give logits of shape "
+                f"model.classification: {class_name(judge.network)}.classify must give logits of shape "
                 f"({len(judged)}, K), one of each class, got {tuple(logits.shape)}"
             )
         low, high = torch.stack(labels.aminmax()).tolist()
         if low < UNLABELLED or high >= logits.shape[1]:
             raise GANError(
                 f"model.classification: a batch has labels from {low} to {high}, and discriminator "
-                f"{type(judge.network).__name__} tells {counted(logits.shape[1], 'class', 'classes')}: labels are -1, "
+                f"{class_name(judge.network)} tells {counted(logits.shape[1], 'class', 'classes')}: labels are -1, "
                 "of an image without one, or from 0 to num_classes - 1"
             )
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -221,8 +225,8 @@ class FeatureMatching(Term):
     def check(self, discriminator: Any, num_classes: int | None, condition_shape: tuple[int, ...] | None) -> None:
         if not hasattr(discriminator, "features"):
             raise GANError(
-                f"model.feature_matching: discriminator {type(discriminator).__name__} has no method features, images "
-                "to features (N, F); DCGANDiscriminator has one"
+                f"model.feature_matching: discriminator {class_name(discriminator)} has no method features: give it "
+                "features(images (N, C, H, W)) that returns features (N, F), or take DCGANDiscriminator"
             )
 
     def generator(self, judge: Judge, real: Tensor, fake: Tensor) -> Tensor:

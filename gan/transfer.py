@@ -9,6 +9,7 @@ from gan.checkpoints import check_checkpoint, checkpoint_in, read
 from gan.errors import GANError, counted
 from gan.lifecycle import Lifecycle
 from gan.optim import OPTIMIZER_ORDER
+from gan.spec import class_name
 
 MOST = 4  # names of a kind that are said
 
@@ -54,7 +55,7 @@ def start_from(gan: Lifecycle, path: str | Path) -> list[str]:
             f"{len(fit)} of {counted(len(here), 'tensor')} of {network} from {found}" + "".join(left(there, here))
         )
     if not any(value.ndim > 1 for value in taken.values()):
-        names = " and ".join(type(getattr(gan, network)).__name__ for network in reversed(OPTIMIZER_ORDER))
+        names = " and ".join(class_name(getattr(gan, network)) for network in reversed(OPTIMIZER_ORDER))
         raise GANError(
             f"--init {found}: no weights there fit {names}, by name and shape: give a checkpoint of networks of this "
             "kind, or set model.generator and model.discriminator to those of its run"

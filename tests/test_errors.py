@@ -3,8 +3,10 @@
 import re
 
 import pytest
+import torch
 from commands import SHORT, command
 from conftest import ROOT
+from torch._inductor.exc import InvalidCxxCompiler
 
 from gan.cli import for_people
 from gan.data import InMemoryDataModule
@@ -17,6 +19,17 @@ def test_ours_are_value_errors():
     assert issubclass(LostConnection, ConnectionError)
     assert for_people(GANError("line")).args == ("line",)
     assert for_people(LostConnection("line")).args == ("line",)
+
+
+def test_a_compiler_that_is_missing_later_is_a_line():
+    """In a loss of the user's, say: the networks are tried before anything is trained."""
+
+    def fail(*_):
+        raise InvalidCxxCompiler
+
+    with pytest.raises(RuntimeError) as raised:
+        torch.compile(torch.relu, backend=fail)(torch.zeros(2))
+    assert str(for_people(raised.value)).startswith("torch.compile finds no C++ compiler: install one")
 
 
 def test_every_complaint_is_of_our_class():

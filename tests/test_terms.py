@@ -169,7 +169,7 @@ def test_bad_weights(weight):
             Classification(),
             nn.Linear(2, 1),
             (3, None),
-            "model.classification: discriminator Linear has no method classify",
+            r"model.classification: discriminator Linear has no method classify: give it .* returns logits \(N, K\)",
         ),
         (Classification(), JUDGE, (None, None), "model.classification: the generator is told no class"),
         (Classification(), JUDGE, (None, SHAPE), "model.classification: the generator is told no class"),
@@ -180,9 +180,19 @@ def test_bad_weights(weight):
             "model.reconstruction .* the generator is told a class: take one that is told",
         ),
         (Reconstruction(), JUDGE, (None, None), "model.reconstruction .* the generator is told nothing"),
-        (SemiSupervised(), nn.Linear(2, 1), (None, None), "model.classification: .* has no method classify"),
+        (
+            SemiSupervised(),
+            nn.Linear(2, 1),
+            (None, None),
+            r"classify: give it .* \(N, K\) .* their logsumexp\(1\); or take",
+        ),
         (SemiSupervised(), JUDGE, (3, None), "model.classification: SemiSupervised is for a generator that is told n"),
-        (FeatureMatching(), nn.Linear(2, 1), (None, None), "model.feature_matching: .* Linear has no method features"),
+        (
+            FeatureMatching(),
+            nn.Linear(2, 1),
+            (None, None),
+            r"model.feature_matching: .* Linear has no method features: give it",
+        ),
     ],
 )
 def test_networks_that_a_term_says_nothing_of_are_named(term, discriminator, told, message):

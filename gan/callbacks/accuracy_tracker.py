@@ -15,7 +15,7 @@ from gan.errors import GANError, counted
 from gan.module import GAN
 from gan.networks import evaluating
 from gan.noise import keyed, seed_all
-from gan.spec import uncompiled
+from gan.spec import class_name
 from gan.weights import share_buffers
 
 ACCURACY = "accuracy/test"
@@ -43,8 +43,9 @@ class AccuracyTracker(Callback):
         discriminator = pl_module.discriminator
         if not hasattr(discriminator, "classify"):
             raise GANError(
-                f"AccuracyTracker needs a discriminator that classifies, as ClassifierDCGANDiscriminator, and "
-                f"{type(uncompiled(discriminator)).__name__} has no method classify: leave AccuracyTracker out"
+                f"AccuracyTracker needs a discriminator that classifies, and {class_name(discriminator)} has no method "
+                "classify: give it classify(images (N, C, H, W)) that returns logits (N, K) of the K classes, take "
+                "ClassifierDCGANDiscriminator, or leave AccuracyTracker out"
             )
         data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere
         classes = getattr(data, "num_classes", 1)
@@ -100,7 +101,7 @@ class AccuracyTracker(Callback):
                 logits = discriminator.classify(images.to(pl_module.device, pl_module.dtype))  # (N, K)
                 if logits.shape != (len(labels), self.num_classes):
                     raise GANError(
-                        f"AccuracyTracker: {type(uncompiled(discriminator)).__name__}.classify must give logits "
+                        f"AccuracyTracker: {class_name(discriminator)}.classify must give logits "
                         f"{(len(labels), self.num_classes)}, one of each class of the data, got {tuple(logits.shape)}"
                     )
                 accuracy.update(logits.float(), labels.to(pl_module.device))

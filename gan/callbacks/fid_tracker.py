@@ -31,7 +31,7 @@ from gan.metrics.table import scalar, table
 from gan.module import GAN
 from gan.noise import keyed, seed_all
 from gan.order import callbacks_of
-from gan.spec import uncompiled
+from gan.spec import class_name
 from gan.train_features import command_for
 from gan.weights import holding, sampled, share_buffers, weights_of
 
@@ -161,7 +161,7 @@ class FIDTracker(Callback):
         if self.evaluator is not None and self._measured == now:
             return
         if self.lpips is not None and not translates:
-            name = type(uncompiled(pl_module.generator)).__name__
+            name = class_name(pl_module.generator)
             raise GANError(
                 f"FIDTracker's lpips holds images against targets, and {name} makes none from images: leave it out"
             )

@@ -17,6 +17,7 @@ from gan.loggers import log_image
 from gan.module import GAN
 from gan.networks import slerp
 from gan.outbox import outbox
+from gan.spec import class_name
 
 MAX_FRAMES = 100  # of the animation: past that a long run's GIF would be too large to share
 
@@ -150,7 +151,7 @@ def check_makes_images(gan: GAN, what: str, instead: str) -> None:
     """
     if hasattr(gan.generator, "sample_shape"):
         raise GANError(
-            f"{what}, and {type(gan.generator).__name__} makes none: leave it out of trainer.callbacks, or for texts "
+            f"{what}, and {class_name(gan.generator)} makes none: leave it out of trainer.callbacks, or for texts "
             f"take {instead}"
         )
 

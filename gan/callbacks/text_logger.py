@@ -11,6 +11,7 @@ from gan.errors import GANError
 from gan.loggers import log_text
 from gan.module import GAN
 from gan.outbox import outbox
+from gan.spec import class_name
 from gan.text import decoded, in_lines, shown
 
 
@@ -86,5 +87,5 @@ def characters_of(gan: GAN, callback: str, instead: str) -> str:
     """
     characters = getattr(gan.generator, "characters", None)
     if characters is None:
-        raise GANError(f"{callback} is for texts, and {type(gan.generator).__name__} makes none: {instead}")
+        raise GANError(f"{callback} is for texts, and {class_name(gan.generator)} makes none: {instead}")
     return characters

@@ -8,6 +8,7 @@ from torch import nn
 from gan.errors import GANError, counted
 from gan.networks.modes import evaluating
 from gan.networks.network import classes_of, given, is_conditional, misses_condition, sources_of, trial_condition
+from gan.spec import class_name, no_compiler
 
 
 def check_pair(
@@ -35,35 +36,35 @@ def check_pair(
     for network in (generator, discriminator):
         if misses_condition(network):
             raise GANError(
-                f"{type(network).__name__} is to be told what an image is of, and its forward does not ask for it: "
+                f"{class_name(network)} is to be told what an image is of, and its forward does not ask for it: "
                 "make condition its second input, without a default"
             )
     if is_conditional(discriminator) and not is_conditional(generator):
         raise GANError(
-            f"discriminator {type(discriminator).__name__} is told what an image is of, and generator "
-            f"{type(generator).__name__} is not: its forward takes no condition"
+            f"discriminator {class_name(discriminator)} is told what an image is of, and generator "
+            f"{class_name(generator)} is not: its forward takes no condition"
         )
     wanted = sources_of(generator)  # None of one that is told the class, or takes what there is
     told = wanted if num_classes is not None else wanted or condition_shape
     if is_conditional(generator) and num_classes is None and told is None:
         raise GANError(
-            f"generator {type(generator).__name__} is told what an image is of, and nothing says what that is: let it, "
+            f"generator {class_name(generator)} is told what an image is of, and nothing says what that is: let it, "
             "or the data module, have num_classes, or condition_shape for source images"
         )
     if wanted is not None and condition_shape is not None and tuple(wanted) != tuple(condition_shape):
         raise GANError(
-            f"generator {type(generator).__name__} is told source images {tuple(wanted)}, and the data has "
+            f"generator {class_name(generator)} is told source images {tuple(wanted)}, and the data has "
             f"{tuple(condition_shape)}: set its condition_shape to that of the data"
         )
     if is_conditional(generator) and told is None and num_classes == 1:
         raise GANError(
-            f"generator {type(generator).__name__} is told the class of an image, and the data has one class: give the "
+            f"generator {class_name(generator)} is told the class of an image, and the data has one class: give the "
             "data module labels and its num_classes, or take a generator without a condition"
         )
     classes = classes_of(generator)
     if classes is not None and of_data is not None and of_data != classes:
         raise GANError(
-            f"generator {type(generator).__name__} is told {counted(classes, 'class', 'classes')}, and the data has "
+            f"generator {class_name(generator)} is told {counted(classes, 'class', 'classes')}, and the data has "
             f"{of_data}: set its num_classes to that of the data, whose labels are 0 to num_classes - 1"
         )
     latent_dim = cast(int, generator.latent_dim)
@@ -85,27 +86,42 @@ def check_pair(
         try:
             images = generate(latents)
         except (RuntimeError, IndexError) as error:
+            refuse_uncompiled("generator", error)
             raise GANError(
-                f"generator {type(generator).__name__} does not take latents (N, {latent_dim}), "
+                f"generator {class_name(generator)} does not take latents (N, {latent_dim}), "
                 f"as its latent_dim says{beside}: {error}"
             ) from error
         made = tuple(images.shape[1:])
         if image_shape is not None and made != tuple(image_shape):
             raise GANError(
-                f"generator {type(generator).__name__} makes images {made}, and the data has {tuple(image_shape)}: "
+                f"generator {class_name(generator)} makes images {made}, and the data has {tuple(image_shape)}: "
                 f"set its {'image' if len(image_shape) == 3 else 'sample'}_shape to that of the data"
             )
         try:
             logits = judge(images)
         except (RuntimeError, IndexError) as error:
+            refuse_uncompiled("discriminator", error)
             raise GANError(
-                f"discriminator {type(discriminator).__name__} does not take images {made}{beside}: {error}"
+                f"discriminator {class_name(discriminator)} does not take images {made}{beside}: {error}"
             ) from error
     if logits.shape[:1] != (4,) or logits.numel() == 0:
         raise GANError(
-            f"discriminator {type(discriminator).__name__} must return a logit for each image, (N,), or for each "
+            f"discriminator {class_name(discriminator)} must return a logit for each image, (N,), or for each "
             f"of its patches, (N, ...), got {tuple(logits.shape)} for 4 images"
         )
+
+
+def refuse_uncompiled(name: str, error: Exception) -> None:
+    """Raises what `torch.compile` has come to grief on, if that is what an error of the network `name` is.
+
+    Raises:
+        GANError: If this machine cannot compile.
+        Exception: The error itself, if it is another one of the compiler: one of torch's, and none of the shapes.
+    """
+    if (reason := no_compiler(error)) is not None:
+        raise GANError(f"model.{name}: {reason}") from error
+    if hasattr(error, "inner_exception"):
+        raise error
 
 
 def check_characters(generator: nn.Module, characters: str | None) -> None:
@@ -121,6 +137,6 @@ def check_characters(generator: nn.Module, characters: str | None) -> None:
     own = getattr(generator, "characters", None)
     if own is not None and characters is not None and own != characters:
         raise GANError(
-            f"generator {type(generator).__name__} makes texts of {own!r}, and the data has {characters!r}: give the "
+            f"generator {class_name(generator)} makes texts of {own!r}, and the data has {characters!r}: give the "
             "data module characters=generator.characters"
         )

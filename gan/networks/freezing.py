@@ -12,7 +12,7 @@ from torch import nn
 from gan.errors import GANError, counted
 from gan.networks.modes import evaluating
 from gan.networks.network import Wrapper
-from gan.spec import uncompiled
+from gan.spec import class_name, uncompiled
 
 
 def layers_of(network: nn.Module, run: Callable[[], object]) -> dict[str, list[nn.Module]]:
@@ -69,7 +69,7 @@ def first_layers(network: nn.Module, num: int, run: Callable[[], object]) -> dic
     if num >= len(layers):
         most = f"{len(layers) - 1} at most" if len(layers) > 1 else "none"
         raise GANError(
-            f"model.freeze_discriminator={num} would leave nothing to train: {type(uncompiled(network)).__name__} has "
+            f"model.freeze_discriminator={num} would leave nothing to train: {class_name(network)} has "
             f"{counted(len(layers), 'layer')} ({', '.join(layers)}); freeze {most}"
         )
     return dict(list(layers.items())[:num])

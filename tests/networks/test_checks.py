@@ -3,6 +3,9 @@
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.exc import BackendCompilerFailed
+from torch._inductor import config
+from torch._inductor.exc import CppCompileError
 
 from gan.errors import GANError
 from gan.networks import (
@@ -169,6 +172,43 @@ def test_pairs_that_are_told_source_images_fit(generator, discriminator):
 def test_sources_that_do_not_fit_are_named(generator, discriminator, of_data, message):
     with pytest.raises(ValueError, match=message):
         check_pair(generator, discriminator, MNIST, condition_shape=of_data)
+
+
+def test_a_machine_without_a_compiler_is_named():
+    with (
+        config.patch({"cpp.cxx": (None, "no-such-compiler"), "force_disable_caches": True}),
+        pytest.raises(
+            GANError, match=r"^model.generator: torch.compile finds no C\+\+ compiler: install one, such as g"
+        ),
+    ):
+        check_pair(torch.compile(MLPGenerator(MNIST)), MLPDiscriminator(MNIST), MNIST)
+
+
+def compiled(network, error):
+    """As by a compiler that fails so."""
+
+    def fail(*_):
+        raise error
+
+    return torch.compile(network, backend=fail)
+
+
+def test_a_compiler_that_fails_is_named():
+    error = CppCompileError(["/usr/bin/c++", "-O3"], "In file included:\nx.cpp:1: fatal error: Python.h: none\nstop\n")
+    message = r"^model.discriminator: .* compiler /usr/bin/c\+\+ fails \(x.cpp:1: fatal error: Python.h: none\): repair"
+    with pytest.raises(GANError, match=message):
+        check_pair(MLPGenerator(MNIST), compiled(MLPDiscriminator(MNIST), error), MNIST)
+
+
+def test_another_failure_of_the_compiler_keeps_its_traceback():
+    with pytest.raises(BackendCompilerFailed, match="TypeError: a bug"):
+        check_pair(compiled(MLPGenerator(MNIST), TypeError("a bug")), MLPDiscriminator(MNIST), MNIST)
+
+
+def test_a_compiled_network_has_its_own_name():
+    """What it does not take is said of it, and not of torch's wrapper."""
+    with pytest.raises(GANError, match="Lying does not take latents"):
+        check_pair(torch.compile(Lying(), backend="eager"), MLPDiscriminator(MNIST), MNIST)
 
 
 def test_leaves_no_trace():
