@@ -183,6 +183,15 @@ class ScheduledAdam(Adam):
         super().__init__(params, lr, now, eps, weight_decay, fused=fused)
         self.register_step_pre_hook(ScheduledAdam.move_betas)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickles have: torch's know nothing of attributes, and lose every hook."""
+        return super().__getstate__() | {"betas": self.betas}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "betas" in state:  # not from `load_state_dict`, which comes here too
+            self.register_step_pre_hook(ScheduledAdam.move_betas)
+
     def move_betas(self, *_: Any) -> None:
         """Lets the groups have the present batch's betas, of those that follow a schedule."""
         for group in self.param_groups:

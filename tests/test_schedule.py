@@ -2,6 +2,7 @@
 
 import csv
 import math
+import pickle
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -234,6 +235,24 @@ def test_a_beta_without_a_schedule_is_left_to_others():
         assert optimizer.param_groups[0]["betas"] == (moved, 0.9)
         scheduler.step()
     assert moved != 0.5
+
+
+@pytest.mark.parametrize("copied", [deepcopy, lambda optimizer: pickle.loads(pickle.dumps(optimizer))])
+def test_a_copy_of_the_optimizer_has_its_schedule(copied):
+    schedule = Schedule(0.9, 0.99, "linear", batches=2)
+    optimizer = ScheduledAdam([torch.nn.Parameter(torch.ones(1))], betas=(0.5, schedule))
+    schedule.move(1)
+    optimizer.step()
+    copy = copied(optimizer)
+    copy.load_state_dict(copy.state_dict())
+    assert len(copy._optimizer_step_pre_hooks) == 1
+    copy.step()
+    assert copy.param_groups[0]["betas"] == pytest.approx((0.5, 0.945))
+    dict(schedules_in([("adam", copy)]))["adam.betas.1"].move(2)
+    copy.step()
+    assert copy.param_groups[0]["betas"] == (0.5, 0.99)
+    optimizer.step()
+    assert optimizer.param_groups[0]["betas"] == pytest.approx((0.5, 0.945))  # it goes by its own
 
 
 def test_a_half_life_of_0_is_no_average(make_gan, make_trainer, data):
