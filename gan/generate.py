@@ -32,9 +32,9 @@ def sample(
     Args:
         ckpt: A checkpoint of a run, such as runs/default/TIME/checkpoints/last.ckpt; or the folder of the run, or that
             of its checkpoints, for the best or, where nothing was scored, the last.
-        out: FILE.png for one grid, FILE.npy for a uint8 array (N, H, W) or (N, H, W, C), a folder for one PNG each. Of
-            classes, the grid has a column for each, FILE.labels.npy has the int64 labels (N,), and names end in them.
-            FILE.txt for texts, one a line.
+        out: FILE.png for one grid, FILE.npy for a uint8 array (N, H, W) or (N, H, W, C), a folder for one PNG each, or
+            FILE.txt for texts, one a line. Of classes, the grid has a column for each, FILE.labels.npy has the int64
+            labels (N,), and names end in them.
         num: How many images, or texts.
         seed: Seeds the latents: the same seed gives the same images, and a larger num the same ones and more.
         classes: What a conditional generator draws, in turn: a class, or several as 0,1,2; all if not given.

@@ -29,7 +29,20 @@ class Suggesting:
 
 
 class Parser(Suggesting, ArgumentParser):
-    """The parser of a command of our own."""
+    """The parser of a command of our own; of an option that is missing it says what to give."""
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        if found := re.match(r"the following arguments are required: ([\w, ]+)$", message):
+            options = {action.dest: action.help or "" for action in self._actions}
+            names = [name for name in found[1].split(", ") if name in options]
+            message = "; ".join(f"--{name} is missing: give {gist(options[name])}" for name in names) or message
+        super().error(message, ex)
+
+
+def gist(text: str) -> str:
+    """What a help text begins with, up to its first full stop or semicolon, for the midst of a sentence."""
+    first = re.split(r"[.;](?: |$)", text)[0]
+    return first if first[1:2].isupper() else first[:1].lower() + first[1:]
 
 
 PROBLEM = r"Problem with given class_path '([^']+)':\s+(.*?)(?=\n {0,4}- |\n *Given value|\Z)"

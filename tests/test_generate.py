@@ -682,10 +682,6 @@ def test_bad_sample(grey, refused, words, message):
     assert list(Path().iterdir()) == []
 
 
-def test_sample_without_words(refused):
-    assert "required: ckpt, out" in refused("sample")
-
-
 @pytest.mark.parametrize("out", ["file/x.png", "file/x.npy", "file/x", "file", "folder.png"])
 def test_sample_that_cannot_be_written(grey, refused, out):
     Path("file").write_text("precious", encoding="utf-8")

@@ -3,6 +3,7 @@
 Libraries may drop them without a word. Then the test of the name says what will break.
 """
 
+import argparse
 import ast
 import importlib
 import inspect
@@ -36,6 +37,7 @@ CONNECTOR = "lightning.pytorch.trainer.connectors.checkpoint_connector"
 
 # Attributes: where to look for them, and what hangs on them.
 ATTRIBUTES = {
+    "_actions": (lambda _: argparse.ArgumentParser(), "what an option that is missing is for is told"),
     "_foreach_lerp_": (lambda _: torch, "GeneratorEMA's average in one call"),
     "_foreach_copy_": (lambda _: torch, "GeneratorEMA's buffers, and DDP's flat gradients, in one call"),
     "_foreach_mul_": (lambda _: torch, "clipping in one call"),

@@ -1,5 +1,6 @@
 """A mistyped name is answered by the known one that is most like it, in the line of the complaint."""
 
+import re
 from importlib import import_module
 
 import pytest
@@ -21,6 +22,23 @@ def refused(capsys, *words) -> str:
     assert line.startswith("error: ")
     assert line.count("did you mean") <= 1
     return line
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["sample", "--ckpt=a"],
+            "--out is missing: give FILE.png for one grid, .*, or FILE.txt for texts, one a line$",
+        ),
+        (["export"], "--ckpt is missing: give a checkpoint of a run, such as [^;]*; --out is missing: give FILE.pt2"),
+        (["translate", "--out=a", "--ckpt=a"], "--images is missing: give folder of image files [^;]*$"),
+        (["cure"], "--run_dir is missing: give folder of the run, which has ended$"),
+        (["train_features"], "--out is missing: give weights to write, .safetensors$"),
+    ],
+)
+def test_what_is_missing_says_what_to_give(capsys, words, message):
+    assert re.search(f"^error: {message}", refused(capsys, *words))
 
 
 @pytest.mark.parametrize(
