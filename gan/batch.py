@@ -49,14 +49,15 @@ def check_batch(
             labels or source images; or what comes with them is not what conditional networks take.
     """
     images, condition = as_pair(batch)
+    of = "images" if len(image_shape) == 3 else "samples"
     if not isinstance(images, Tensor):
         beside = "labels" if condition_shape is None else "sources"
-        raise GANError(f"{whose} must be (images, {beside}), or images alone, and is {described(batch)}")
-    check_images(images, image_shape, whose, "images")
+        raise GANError(f"{whose} must be ({of}, {beside}), or {of} alone, and is {described(batch)}")
+    check_images(images, image_shape, whose, of)
     if isinstance(condition, Tensor) and (condition.ndim == 0 or len(condition) != len(images)):
         what = "labels" if condition_shape is None else "sources"
         raise GANError(
-            f"{whose} has {counted(len(images), 'image')} and {what} of shape {tuple(condition.shape)}: one for each"
+            f"{whose} has {counted(len(images), of[:-1])} and {what} of shape {tuple(condition.shape)}: one for each"
         )
     if num_classes is not None:
         check_labels(condition, num_classes, whose)

@@ -16,7 +16,7 @@ from gan.images import image_grid, to_float, to_pil, to_uint8
 from gan.module import GAN, SAMPLE_BATCH
 from gan.noise import keyed
 from gan.paths import local_path
-from gan.text import decoded, in_lines
+from gan.text import decoded, in_lines, noun
 
 
 def sample(
@@ -44,7 +44,7 @@ def sample(
         ValueError: If the checkpoint cannot be used, or the images cannot be written.
     """
     if not num >= 1:
-        raise GANError(f"--num must be at least 1 image, got {num}")
+        raise GANError(f"--num must be at least 1, got {num}")
     path = local_path(out, "--out")
     if path.suffix not in (".png", ".npy", ".txt", ""):
         raise GANError(
@@ -86,8 +86,7 @@ def sample(
         raise GANError(f"cannot write --out {out}: {error}") from error
     many = len(wanted) > 1
     of_classes = f", class{'es' * many} {', '.join(map(str, wanted))}{' in turn' * many}" if wanted else ""
-    what = "image" if characters is None else "text"
-    print(f"{counted(num, what)} of {ckpt} (seed {seed}{of_classes}): {path}")
+    print(f"{counted(num, noun(gan.generator))} of {ckpt} (seed {seed}{of_classes}): {path}")
 
 
 def wanted_classes(classes: int | str | list[int] | None, gan: GAN) -> list[int]:
@@ -134,8 +133,7 @@ def translate(ckpt: str, images: str, out: str, seed: int = 0, trust: str | list
     ckpt = str(checkpoint_in(ckpt))
     gan = load(ckpt, trust)
     if gan.condition_shape is None:
-        kind = "texts" if hasattr(gan.generator, "characters") else "images"
-        told = f"nothing, and makes {kind} of noise" if gan.num_classes is None else "a class"
+        told = f"nothing, and makes {noun(gan.generator)}s of noise" if gan.num_classes is None else "a class"
         raise GANError(
             f"the generator of {ckpt} is told {told}: `translate` is for one that is told images; use `sample`"
         )

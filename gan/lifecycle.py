@@ -57,6 +57,7 @@ from gan.penalties import Penalty, mixing_layers
 from gan.schedule import Schedule, schedules_in
 from gan.spec import class_name, is_compiled, uncompiled
 from gan.terms import Terms
+from gan.text import noun
 from gan.trust import Trust, check_hyper_parameters, imports_of
 
 CARRIED = ("augment", "normalizer")  # parts that are no network, and come to something as training goes on
@@ -404,7 +405,7 @@ class Lifecycle(L.LightningModule):
         """How a loss can be that no weight has a part in."""
         # The discriminator's weights take no gradient in the generator's step, and in their own they do.
         own = any(parameter.requires_grad for parameter in self.discriminator.parameters())
-        name, made = ("discriminator", "logits") if own else ("generator", "images")
+        name, made = ("discriminator", "logits") if own else ("generator", f"{noun(self.generator)}s")
         return (
             f"model.{name}: no gradient comes back from the {made} that {class_name(getattr(self, name))} makes, so "
             "that nothing could be learnt; see that there is no detach(), no_grad(), numpy() or argmax between its "

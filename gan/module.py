@@ -24,6 +24,7 @@ from gan.optim import OPTIMIZER_ORDER, Resumed, make_optimizers, mean, with_name
 from gan.penalties import Penalty, add_penalties, clip_weights_after, due
 from gan.spec import class_name, save_hparams, without_parser
 from gan.terms import Classification, FeatureMatching, Reconstruction, Terms
+from gan.text import noun
 
 Batch = tuple[Tensor, Tensor | None]  # images (N, C, H, W), and what they are of: their condition
 Scalars = dict[str, Tensor]  # each ()
@@ -273,7 +274,7 @@ class GAN(Lifecycle):
             GANError: If there is no such number of images, or the condition is none that the generator is told.
         """
         if not num >= 1:
-            raise GANError(f"num must be at least 1 image, got {num}")
+            raise GANError(f"num must be at least 1 {noun(self.generator)}, got {num}")
         # One latent after the other from one generator: what a batch holds does not depend on the batch size. By 16,
         # because torch draws blocks of 16 numbers, and the last block again where they do not come out even.
         rng = torch.Generator().manual_seed(seed)

@@ -361,7 +361,7 @@ def in_passes(passes: int, *tensors: Tensor | None) -> Iterator[tuple[Any, ...]]
     num = next(len(tensor) for tensor in tensors if tensor is not None)
     if num % passes:
         raise GANError(
-            f"model.accumulate={passes} cannot divide a batch of {counted(num, 'image')} into equal parts: "
+            f"model.accumulate={passes} cannot divide a batch of {counted(num, 'sample')} into equal parts: "
             "let the data loader give a multiple of it"
         )
     nothing = [None] * passes

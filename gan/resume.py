@@ -23,6 +23,7 @@ from gan.module import GAN
 from gan.order import callbacks_of
 from gan.paths import local_path
 from gan.spec import FROM_DATA
+from gan.text import noun
 from gan.transfer import trained
 from gan.trust import check_hyper_parameters, check_names, named_in
 
@@ -270,7 +271,7 @@ def check_fits(path: str | Path, checkpoint: dict[str, Any], model: LightningMod
 
 def other_counts(checkpoint: dict[str, Any], trainer: Trainer, old: Any, new: Any) -> list[str]:
     """What it means to go on with other processes, or with other batches in an epoch, if they are others."""
-    lines, step = [], trainer.global_step
+    lines, step, kind = [], trainer.global_step, f"{noun(trainer.lightning_module.generator)}s"
     before, now = checkpoint.get("world_size", trainer.world_size), trainer.world_size
     if before != now:
         lines.append(
@@ -279,13 +280,13 @@ def other_counts(checkpoint: dict[str, Any], trainer: Trainer, old: Any, new: An
         sizes = [config.get("data", {}).get("init_args", {}).get("batch_size") for config in (old, new)]
         if None not in sizes and sizes[0] * before != sizes[1] * now:
             lines.append(
-                f"images/batch   {sizes[0] * before} -> {sizes[1] * now} over all processes; to keep it, "
+                f"{f'{kind}/batch':<15}{sizes[0] * before} -> {sizes[1] * now} over all processes; to keep it, "
                 f"set data.batch_size to {sizes[0] * before / now:g}"
             )
     epochs = checkpoint.get("epoch_batches", trainer.num_training_batches), trainer.num_training_batches
     if epochs[0] != epochs[1]:
         lines.append(
-            f"batches/epoch  {epochs[0]:,} -> {epochs[1]:,}: from batch {step:,} on, images come in the order of a run "
+            f"batches/epoch  {epochs[0]:,} -> {epochs[1]:,}: from batch {step:,} on, {kind} come in the order of a run "
             f"that had {epochs[1]:,} from its start"
         )
     return lines
@@ -308,5 +309,5 @@ def scored_on(trainer: Trainer) -> str:
     images = [getattr(loader, "images", getattr(loader, "dataset", None)) for loader in loaders]
     sizes = [len(part) for part in images if isinstance(part, Sized)]
     number = f"{sum(sizes):,} " if len(sizes) == len(images) else ""  # that of a stream is not known
-    what = "images" if getattr(getattr(trainer, "datamodule", None), "characters", None) is None else "texts"
+    what = f"{noun(getattr(trainer, 'datamodule', None))}s"
     return number + (f"held-out {what}, which it did not train on" if trainer.validating else f"test {what}")

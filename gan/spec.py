@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 
 if TYPE_CHECKING:
     from lightning import LightningModule
@@ -139,8 +140,8 @@ def is_compiled(network: nn.Module) -> bool:
 
 
 def class_name(network: nn.Module) -> str:
-    """What errors call a network: its class, and that of what `torch.compile` has wrapped."""
-    return type(uncompiled(network)).__name__
+    """What people call a network: its class, or the one that `torch.compile` has wrapped or FSDP2 made shards of."""
+    return next(kind for kind in type(uncompiled(network)).__mro__ if not issubclass(kind, FSDPModule)).__name__
 
 
 def no_compiler(error: BaseException) -> str | None:

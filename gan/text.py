@@ -3,14 +3,40 @@
 import re
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gan.errors import GANError, counted
 
+OF_IMAGES = re.compile(r"(?<![\w./-])(?:([Aa])n )?([Ii])mage(s?)\b(?!\.\w|[/-])")
 SHOWN = 10  # characters that an error lists
 LONGEST = 200  # characters of a setting that a line has
+
+
+def noun(owner: Any) -> str:
+    """What people call one sample of a generator, or of a data module: text, image, or of another kind sample."""
+    if getattr(owner, "characters", None) is not None:
+        return "text"
+    if getattr(owner, "image_shape", None) is None and getattr(owner, "sample_shape", None) is not None:
+        return "sample"
+    return "image"
+
+
+def said_of(kind: str, words: str) -> str:
+    """Words about images as words about samples of another kind; code in backticks, dotted names and paths stay."""
+
+    def renamed(found: re.Match[str]) -> str:
+        article, first, many = found.groups()
+        start = f"{article} " if article else ""
+        return start + (kind.capitalize() if first == "I" else kind) + many
+
+    if kind == "image":
+        return words
+    parts = words.split("`")
+    parts[::2] = [OF_IMAGES.sub(renamed, part) for part in parts[::2]]
+    return "`".join(parts)
 
 
 def plain_text(text: str) -> str:

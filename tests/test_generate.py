@@ -669,7 +669,7 @@ def refused(capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--num", "0"], "--num must be at least 1 image, got 0"),
+        (["--num", "0"], "--num must be at least 1, got 0"),
         (["--num", "-3"], "--num must be at least 1"),
         (["--num", "many"], '"num"'),
         (["--seed", "x"], '"seed"'),

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gan.text import LONGEST, alphabet, briefly, decoded, encoded, in_lines, plain_text, shown
+from gan.text import LONGEST, alphabet, briefly, decoded, encoded, in_lines, noun, plain_text, said_of, shown
 
 
 def test_there_and_back():
@@ -18,6 +18,24 @@ def test_there_and_back():
     assert decoded(samples, characters) == [plain]
     assert decoded(torch.cat([samples, samples.softmax(1)]), characters) == [plain, plain]
     assert in_lines(["a", "b"]) == "a\nb\n"
+
+
+class Owner:
+    def __init__(self, **stated):
+        vars(self).update(stated)
+
+
+def test_what_people_call_a_sample():
+    assert noun(Owner(characters="ab", sample_shape=(2, 3))) == "text"
+    assert noun(Owner(characters=None, sample_shape=(2, 3))) == "sample"
+    assert noun(Owner(image_shape=(1, 8, 8))) == noun(Owner()) == noun(None) == "image"
+
+
+def test_words_about_images_are_words_about_others():
+    words = "An image of images, `2 * images`, an Image: data.images in my/images.py of the image-net. Images."
+    assert said_of("image", words) == words
+    of_texts = "A text of texts, `2 * images`, a Text: data.images in my/images.py of the image-net. Texts."
+    assert said_of("text", words) == of_texts
 
 
 def test_more_characters_than_a_byte_has():

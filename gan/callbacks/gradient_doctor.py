@@ -35,6 +35,7 @@ from gan.outbox import outbox
 from gan.parallel import is_sharded
 from gan.paths import as_word
 from gan.spec import FROM_DATA, is_compiled, uncompiled
+from gan.text import noun, said_of
 
 NOTHING = "nothing wrong with the gradients"
 TOO_LITTLE = "too little to tell"
@@ -75,6 +76,7 @@ class GradientDoctor(Callback):
         self.batch_size = 0  # images, over all processes
         self.repairs: dict[str, frozenset[str]] = {}  # that can be around each network; tried when first asked for
         self.accepts: Callable[[Sequence[str]], bool] = are_importable
+        self.kind = "image"  # what samples are called
 
     @property
     def present(self) -> dict[str, dict[str, Any]]:
@@ -93,6 +95,7 @@ class GradientDoctor(Callback):
         self.monitor = monitors[-1]
         self.tracker = next(iter(active_trackers(trainer)), None)
         self.guards = callbacks_of(trainer, NonFiniteGuard)
+        self.kind = noun(pl_module.generator)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: GAN, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self.tracker is not None:
@@ -192,7 +195,7 @@ class GradientDoctor(Callback):
             # Scores are few: what has been told of them at once is also over at once.
             if self.seen.get(name, 0) <= (-1 if name == NO_PROGRESS and told["certain"] else -self.patience):
                 told["until"] = trainer.global_step
-                say(trainer, f"doctor         batch {trainer.global_step:,}: {name} is over")
+                say(trainer, f"doctor         batch {trainer.global_step:,}: {said_of(self.kind, name)} is over")
                 self.write(trainer)
 
     def tell(self, trainer: Trainer, pl_module: GAN, finding: Finding) -> None:
@@ -201,11 +204,14 @@ class GradientDoctor(Callback):
         if trainer.is_global_zero:  # the others tell nothing
             record = Record(self.stats, self.scores[-WINDOW:])
             prescriptions = prescribe(finding, record, self.patient(trainer, pl_module), self.accepts)
+        finding = replace(finding, why=said_of(self.kind, finding.why))
+        prescriptions = [replace(each, text=said_of(self.kind, each.text)) for each in prescriptions]
         whole = {**asdict(finding), "prescriptions": [asdict(each) for each in prescriptions]}
         self.told.append({**whole, "since": step, "until": None})
-        say(trainer, f"doctor         batch {step:,}: {finding.name}. {sentence(finding.why)}")
+        say(trainer, f"doctor         batch {step:,}: {said_of(self.kind, finding.name)}. {sentence(finding.why)}")
         if finding.symptoms:
-            say(trainer, f"               and what follows from it: {', '.join(finding.symptoms)}")
+            symptoms = said_of(self.kind, ", ".join(finding.symptoms))
+            say(trainer, f"               and what follows from it: {symptoms}")
         of_told = [(told["since"], each) for told in self.told[:-1] for each in told["prescriptions"]]
         before = {tuple(each["settings"]): since for since, each in reversed(of_told) if each["settings"]}
         prescribed = unrepeated(prescriptions)
@@ -220,7 +226,7 @@ class GradientDoctor(Callback):
             if each.settings and since is None:
                 say(trainer, f"                   {self.command(trainer, each)}")
         self.write(trainer)
-        log_text(trainer, "doctor", "\n".join(paragraph(self.told[-1])))
+        log_text(trainer, "doctor", said_of(self.kind, "\n".join(paragraph(self.told[-1]))))
 
     def patient(self, trainer: Trainer, pl_module: GAN) -> Patient:
         """The run, as prescriptions are computed from."""
@@ -275,9 +281,9 @@ class GradientDoctor(Callback):
     def verdict(self) -> str:
         """What the run is in, in a few words."""
         if self.present:
-            return ", ".join(self.present)
+            return said_of(self.kind, ", ".join(self.present))
         if begun := [name for name, streak in self.seen.items() if streak > 0]:
-            return f"{TOO_LITTLE}: the latest shows {', '.join(begun)}"
+            return f"{TOO_LITTLE}: the latest shows {said_of(self.kind, ', '.join(begun))}"
         return NOTHING if self.measured > 1 else TOO_LITTLE
 
     @property
@@ -304,7 +310,7 @@ class GradientDoctor(Callback):
             if ended:  # the monitor has drawn them, though the disk may not have taken them yet
                 lines += ["Layer by layer, over the run:", ""]
                 lines += [f"![{name}](gradients/heatmap_{name}.png)" for name in OPTIMIZER_ORDER[::-1]]
-        return "\n".join(lines) + "\n"
+        return said_of(self.kind, "\n".join(lines) + "\n")
 
 
 def kept(scores: Sequence[Score]) -> list[Score]:

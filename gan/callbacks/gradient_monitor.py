@@ -28,6 +28,7 @@ from gan.order import callbacks_of
 from gan.outbox import outbox
 from gan.parallel import is_broken_off
 from gan.spec import uncompiled
+from gan.text import noun
 
 MAX_COLUMNS = 200  # of a heat map
 FEW = 16  # images by which an average is judged
@@ -67,6 +68,7 @@ class GradientMonitor(Callback):
             raise GANError(f"GradientMonitor's images must be at least 2, got {images}")
         self.every = every
         self.images = images
+        self.kind = "image"  # what samples are called
         self.stats: GradientStats | None = None
         self.columns: list[dict[str, Any]] = []  # of the heat maps: step, and for each network its layers' norms
         self.stride = 1  # measurements to a column
@@ -94,10 +96,11 @@ class GradientMonitor(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:
         """Takes images that are not trained on: the first of the validation data, or else of the test data."""
         share, self.held_out = max(2, self.images // trainer.world_size), None
+        self.kind = noun(pl_module.generator)
         try:
             batches = pl_module.held_out(share, ("val", "test"))
         except Exception as error:  # of a loader that training may never need
-            rank_zero_warn(f"GradientMonitor measures no held-out images, since loading them fails: {error}")
+            rank_zero_warn(f"GradientMonitor measures no held-out {self.kind}s, since loading them fails: {error}")
             batches = []
         counts = torch.tensor(min(share, sum(len(images) for images, _ in batches)))
         least = -int(self.over_processes(trainer)(-counts.double(), "max"))
@@ -280,7 +283,7 @@ class GradientMonitor(Callback):
     def draw(self, network: str) -> Image.Image:
         """The heat map of a network."""
         steps = [column["step"] for column in self.columns]
-        title = f"{network}: gradient at each layer's output, log10 of ||dl/dh|| per image"
+        title = f"{network}: gradient at each layer's output, log10 of ||dl/dh|| per {self.kind}"
         return heat_map(title, steps, [column[network] for column in self.columns])
 
     def show(self, trainer: Trainer, stats: GradientStats) -> None:

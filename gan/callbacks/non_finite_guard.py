@@ -20,6 +20,7 @@ from gan.module import GAN
 from gan.optim import OPTIMIZER_ORDER, network_of
 from gan.parallel.base import TwoNetworkStrategy
 from gan.rollback import State
+from gan.text import noun
 
 Policy = Literal["raise", "skip", "rollback"]
 
@@ -212,10 +213,10 @@ class NonFiniteGuard(Callback):
 
     def causes(self, trainer: Trainer, pl_module: GAN, network: str) -> Iterator["Cause"]:
         """What is not finite on this process, of each kind the first."""
-        for kind, images in (("real", self.real), ("source", self.sources)):
+        for kind, images in ((f"real {noun(pl_module.generator)}", self.real), ("source image", self.sources)):
             bad = [index for index, image in enumerate(images) if not image.isfinite().all()]
             if bad:
-                yield Cause.of("image", bad[0], f"{kind} image {bad[0]} of the batch")
+                yield Cause.of("image", bad[0], f"{kind} {bad[0]} of the batch")
         weights = {
             f"{name}.{key}": parameter
             for name in OPTIMIZER_ORDER[::-1]

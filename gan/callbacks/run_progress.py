@@ -20,7 +20,8 @@ from gan.loggers import CHARTS_PAGE, RunTensorBoard
 from gan.module import GAN
 from gan.networks import evaluating, given
 from gan.order import callbacks_of
-from gan.parallel import class_name
+from gan.spec import class_name
+from gan.text import noun
 
 UNKNOWN_EVERY = 10  # seconds between two lines of a run whose length is not known
 
@@ -123,7 +124,7 @@ class RunProgress(ProgressBar):
         if trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere
             return  # a trial, of which a command keeps nothing
         folder = Path(trainer.default_root_dir)
-        kind = "texts" if made(pl_module) == "text" else "pictures"
+        kind = "texts" if noun(pl_module.generator) == "text" else "pictures"
         for what, path in ((kind, folder / "samples"), ("checkpoint", folder / "checkpoints" / "last.ckpt")):
             if path.exists():
                 self.print(f"{what:<15}{path}")
@@ -141,7 +142,7 @@ def report(trainer: Trainer, gan: GAN) -> list[str]:
     batches = trainer.num_training_batches
     page = f"   (charts: page {CHARTS_PAGE})" if any(isinstance(log, RunTensorBoard) for log in trainer.loggers) else ""
     epoch = "? batches" if batches == math.inf else counted(int(batches), "batch", "batches")
-    frozen, kind = gan.frozen_layers, made(gan)
+    frozen, kind = gan.frozen_layers, noun(gan.generator)
     few = getattr(data, "num_labels", None)
     labels = f", {counted(few, 'label')} kept" if isinstance(few, int) else ""
     return [
@@ -179,11 +180,6 @@ def describe(network: nn.Module, inputs: Tensor, condition: Tensor | None = None
     parameters = sum(parameter.numel() for parameter in network.parameters())
     multiply_adds = counter.get_total_flops() // 2
     return f"{class_name(network)}, {counted(parameters, 'parameter')}, {counted(multiply_adds, 'multiply-add')}"
-
-
-def made(gan: Any) -> str:
-    """What a GAN makes, one of them."""
-    return "text" if hasattr(gan.generator, "characters") else "image"
 
 
 def total_batches(trainer: Trainer) -> int | None:
@@ -227,7 +223,7 @@ def scalars(trainer: Trainer) -> str:
     parts = [f"{short.get(name, name)} {value:.2f}" for name, value in losses.items()]
     parts += [f"FID {value:.3f}" for name, value in metrics.items() if name.startswith("fid/")]
     if "images_per_second" in metrics:
-        parts.append(f"{metrics['images_per_second']:,.0f} {made(trainer.lightning_module)}s/s")
+        parts.append(f"{metrics['images_per_second']:,.0f} {noun(trainer.lightning_module.generator)}s/s")
     return "  ".join(parts)
 
 

@@ -36,6 +36,9 @@ class EpochLoader(ABC):
         ValueError: If `batch_size` is below 1, or a rank would get nothing.
     """
 
+    kind = "image"
+    """What people call one of its samples, see `gan.text.noun`."""
+
     def __init__(
         self,
         count: int,
@@ -53,11 +56,11 @@ class EpochLoader(ABC):
         if drop_last and count < batch_size * world_size:
             raise GANError(
                 f"batch_size={batch_size} on {counted(world_size, 'process', 'processes')} takes "
-                f"{counted(batch_size * world_size, 'image')} "
+                f"{counted(batch_size * world_size, self.kind)} "
                 f"a batch, but there are only {count}: lower batch_size or use fewer processes"
             )
         if count < world_size:
-            few = counted(count, "image is", "images are")
+            few = counted(count, f"{self.kind} is", f"{self.kind}s are")
             raise GANError(f"{few} too few for {world_size} processes: each needs one at least")
         self.count = count
         self.batch_size = batch_size

@@ -33,6 +33,8 @@ class TextLoader(InMemoryLoader):
         **kwargs: Likewise.
     """
 
+    kind = "text"
+
     def __init__(self, sequences: Tensor, num_characters: int, *args: Any, **kwargs: Any) -> None:
         labels = torch.zeros(1, dtype=torch.int64, device=sequences.device).expand(len(sequences))
         super().__init__(sequences, labels, *args, **kwargs)

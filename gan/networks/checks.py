@@ -9,6 +9,7 @@ from gan.errors import GANError, counted
 from gan.networks.modes import evaluating
 from gan.networks.network import classes_of, given, is_conditional, misses_condition, sources_of, trial_condition
 from gan.spec import class_name, no_compiler
+from gan.text import noun
 
 
 def check_pair(
@@ -82,6 +83,7 @@ def check_pair(
         if told is None
         else f", and sources {tuple(told)}"
     )
+    kind = noun(generator)
     with torch.no_grad(), evaluating(generator), evaluating(discriminator):
         try:
             images = generate(latents)
@@ -94,7 +96,7 @@ def check_pair(
         made = tuple(images.shape[1:])
         if image_shape is not None and made != tuple(image_shape):
             raise GANError(
-                f"generator {class_name(generator)} makes images {made}, and the data has {tuple(image_shape)}: "
+                f"generator {class_name(generator)} makes {kind}s {made}, and the data has {tuple(image_shape)}: "
                 f"set its {'image' if len(image_shape) == 3 else 'sample'}_shape to that of the data"
             )
         try:
@@ -102,12 +104,12 @@ def check_pair(
         except (RuntimeError, IndexError) as error:
             refuse_uncompiled("discriminator", error)
             raise GANError(
-                f"discriminator {class_name(discriminator)} does not take images {made}{beside}: {error}"
+                f"discriminator {class_name(discriminator)} does not take {kind}s {made}{beside}: {error}"
             ) from error
     if logits.shape[:1] != (4,) or logits.numel() == 0:
         raise GANError(
-            f"discriminator {class_name(discriminator)} must return a logit for each image, (N,), or for each "
-            f"of its patches, (N, ...), got {tuple(logits.shape)} for 4 images"
+            f"discriminator {class_name(discriminator)} must return a logit for each {kind}, (N,), or for each "
+            f"of its patches, (N, ...), got {tuple(logits.shape)} for 4 {kind}s"
         )
 
 
@@ -115,8 +117,7 @@ def refuse_uncompiled(name: str, error: Exception) -> None:
     """Raises what `torch.compile` has come to grief on, if that is what an error of the network `name` is.
 
     Raises:
-        GANError: If this machine cannot compile.
-        Exception: The error itself, if it is another one of the compiler: one of torch's, and none of the shapes.
+        GANError: If this machine cannot compile; any other error of the compiler, which is a bug, as it is.
     """
     if (reason := no_compiler(error)) is not None:
         raise GANError(f"model.{name}: {reason}") from error

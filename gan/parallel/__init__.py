@@ -2,7 +2,7 @@
 
 from gan.parallel.checks import check_manual, check_settings, check_strategy, replace_lightnings
 from gan.parallel.ddp import DDP
-from gan.parallel.fsdp2 import FSDP2, class_name, is_sharded, shard
+from gan.parallel.fsdp2 import FSDP2, is_sharded, shard
 from gan.parallel.launcher import is_broken_off
 
 __all__ = [
@@ -11,7 +11,6 @@ __all__ = [
     "check_manual",
     "check_settings",
     "check_strategy",
-    "class_name",
     "is_broken_off",
     "is_sharded",
     "replace_lightnings",

@@ -246,11 +246,6 @@ def is_sharded(network: nn.Module) -> bool:
     return isinstance(network, FSDPModule)
 
 
-def class_name(network: nn.Module) -> str:
-    """The name of a network's class, which sharding prefixes."""
-    return type(network).__mro__[2 if is_sharded(network) else 0].__name__
-
-
 def shard_like(value: Any, own: Any) -> Any:
     """This process's shard of the tensor `value`, cut as `own` is, where that is sharded and of the same shape."""
     if not isinstance(own, DTensor) or isinstance(value, DTensor) or not isinstance(value, Tensor):

@@ -583,6 +583,27 @@ def test_texts_are_watched_and_healthy(make_trainer, tmp_path):
     assert monitor.stats.moved_average > 0
 
 
+def test_of_texts_it_speaks_as_of_texts(make_trainer, tmp_path, capsys, monkeypatch):
+    why, symptoms = "an image is in images.py, and model.images is 3", ("training images learnt by heart",)
+    schedule(monkeypatch, 1, finding=Finding("images that are ill", why, "Nobody 2020", symptoms=symptoms))
+    monkeypatch.setattr(doctor_module, "prescribe", lambda *_: [Prescription((), "scale images: `images / 2`")])
+    data, doctor = make_data(tmp_path), GradientDoctor(patience=1)
+    callbacks = [GradientMonitor(every=1, images=4), doctor, RunProgress()]
+    make_trainer(max_steps=2, callbacks=callbacks, enable_progress_bar=True).fit(make_gan_of_texts(data), data)
+    assert said(capsys)[:4] == [
+        "doctor         batch 1: texts that are ill. A text is in images.py, and model.images is 3.",
+        "and what follows from it: training texts learnt by heart",
+        "cure: scale texts: `images / 2`",
+        "doctor         batch 2: texts that are ill is over",
+    ]
+    report = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "## Texts that are ill: batch 1 to batch 2" in report
+    assert "| logit of real, of generated texts |" in report
+    (told,) = json.loads((tmp_path / "findings.json").read_text(encoding="utf-8"))
+    assert told["name"] == "images that are ill"  # by which programs know it
+    assert told["why"].startswith("a text is in images.py")
+
+
 def test_what_texts_refuse_is_not_prescribed(make_trainer, make_gan, tmp_path):
     """`model.augment` is for images."""
     augmentations = {"DiffAugment", "AdaptiveAugment"}

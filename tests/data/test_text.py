@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from gan.data import TextDataModule, text
+from gan.errors import GANError
 from gan.text import decoded
 
 
@@ -114,3 +115,10 @@ def test_a_damaged_novel_is_named_with_the_way_out(damage, tmp_path, monkeypatch
     monkeypatch.setattr(text, "EMBEDDED", path)
     with pytest.raises(ValueError, match=r"^the embedded text .*novel.gz cannot be used.*Reinstall.*git checkout"):
         TextDataModule()
+
+
+def test_a_batch_larger_than_the_text_is_of_texts(tmp_path):
+    (tmp_path / "a.txt").write_text("abcd" * 10, encoding="utf-8")
+    data = TextDataModule(str(tmp_path / "a.txt"), length=5, held_out=0.5, batch_size=100)
+    with pytest.raises(GANError, match="batch_size=100 on 1 process takes 100 texts a batch, but there are only 16"):
+        data.train_dataloader()

@@ -205,6 +205,14 @@ def test_another_failure_of_the_compiler_keeps_its_traceback():
         check_pair(compiled(MLPGenerator(MNIST), TypeError("a bug")), MLPDiscriminator(MNIST), MNIST)
 
 
+def test_other_samples_are_not_called_images():
+    class Numbers(nn.Linear):
+        latent_dim, sample_shape = 4, (6,)
+
+    with pytest.raises(GANError, match=r"Linear does not take samples \(6,\): "):
+        check_pair(Numbers(4, 6), nn.Linear(7, 1), None)
+
+
 def test_a_compiled_network_has_its_own_name():
     """What it does not take is said of it, and not of torch's wrapper."""
     with pytest.raises(GANError, match="Lying does not take latents"):
