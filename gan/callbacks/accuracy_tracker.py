@@ -10,7 +10,7 @@ from rich.console import Console
 from torchmetrics.classification import MulticlassAccuracy
 
 from gan.batch import as_pair
-from gan.callbacks.run_progress import say
+from gan.callbacks.run_progress import ends_with_epoch, say
 from gan.errors import GANError, counted
 from gan.module import GAN
 from gan.networks import evaluating
@@ -64,7 +64,7 @@ class AccuracyTracker(Callback):
             self.track(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: GAN) -> None:
-        if trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs:
+        if ends_with_epoch(trainer):
             self.track(trainer, pl_module)
 
     def track(self, trainer: Trainer, pl_module: GAN) -> None:

@@ -18,7 +18,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from gan.callbacks.image_logger import check_makes_images, save_grid
-from gan.callbacks.run_progress import say
+from gan.callbacks.run_progress import ends_with_epoch, say
 from gan.data import InMemoryDataModule
 from gan.errors import GANError, counted
 from gan.loggers import log_histogram
@@ -212,9 +212,7 @@ class FIDTracker(Callback):
             self.track(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: GAN) -> None:
-        epoch = trainer.current_epoch + 1
-        last = trainer.should_stop or epoch == trainer.max_epochs
-        if last or (self.unit == "epochs" and epoch % self.every == 0):
+        if ends_with_epoch(trainer) or (self.unit == "epochs" and (trainer.current_epoch + 1) % self.every == 0):
             self.track(trainer, pl_module)
 
     def track(self, trainer: Trainer, pl_module: GAN) -> None:

@@ -11,7 +11,7 @@ from rich.table import Table
 from torch import Tensor
 from torchmetrics import MetricCollection
 
-from gan.callbacks.run_progress import say
+from gan.callbacks.run_progress import ends_with_epoch, say
 from gan.callbacks.text_logger import characters_of
 from gan.errors import GANError, counted
 from gan.metrics import NgramDistance
@@ -71,7 +71,7 @@ class NgramTracker(Callback):
             self.track(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: GAN) -> None:
-        if trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs:
+        if ends_with_epoch(trainer):
             self.track(trainer, pl_module)
 
     def track(self, trainer: Trainer, pl_module: GAN) -> None:

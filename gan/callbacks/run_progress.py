@@ -192,6 +192,11 @@ def total_batches(trainer: Trainer) -> int | None:
     return int(min(ends)) if ends and min(ends) < math.inf else None
 
 
+def ends_with_epoch(trainer: Trainer) -> bool:
+    """Whether the epoch that is just over is the last one of the run: by their number, or since somebody stops it."""
+    return trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
+
+
 def why_ended(trainer: Trainer) -> str:
     """What has ended a run, as a setting or a callback."""
     if trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue] # set from elsewhere

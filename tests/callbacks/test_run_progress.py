@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import Logger
 from rich.console import Console
 
 from gan.callbacks import ImageLogger, RunCheckpoint, RunProgress
-from gan.callbacks.run_progress import scalars, total_batches
+from gan.callbacks.run_progress import ends_with_epoch, scalars, total_batches
 from gan.optim import WarmupCosine
 
 
@@ -258,6 +258,26 @@ def test_total_batches(make_gan, make_trainer, data, settings, total):
 
     make_trainer(callbacks=[Total()], **settings).fit(make_gan(), data)
     assert totals == [total]
+
+
+@pytest.mark.parametrize(
+    ("settings", "stops", "last"),
+    [({"max_epochs": 2}, 0, [False, True]), ({"max_epochs": -1}, 20, [False, True]), ({"max_epochs": 9}, 3, [True])],
+)
+def test_whether_an_epoch_is_the_last(make_gan, make_trainer, data, settings, stops, last):
+    """512 images in batches of 16, ten of them an epoch."""
+    seen = []
+
+    class Look(Callback):
+        def on_train_batch_end(self, trainer, *_):
+            trainer.should_stop = trainer.global_step == stops
+
+        def on_train_epoch_end(self, trainer, pl_module):
+            seen.append(ends_with_epoch(trainer))
+
+    settings = {"max_steps": -1, "limit_train_batches": 10, **settings}
+    make_trainer(callbacks=[Look()], **settings).fit(make_gan(), data)
+    assert seen == last
 
 
 def test_run_without_an_end(make_gan, make_trainer, data):
