@@ -30,6 +30,7 @@ from gan.data.sources import Sources, shown, told
 from gan.errors import GANError, counted
 from gan.paths import local_path
 
+UNNAMED = ("unlabelled", "unlabeled", "unsupervised", "unsup")  # folders that may be meant for images without a class
 SHARE = 0.5  # of what is free on a GPU, which the images of one subset may take
 
 
@@ -159,6 +160,12 @@ class ImageFolder(InMemoryDataModule):
         self.image_shape = (channels_now, size, size)
         self.class_names = self.sources.classes and [*map(shown, self.sources.classes)]
         self.num_classes = len(self.class_names or [None])
+        if labels is not None and self.sources.why_none:
+            raise GANError(
+                f"data.labels={labels} is for images with classes, and there are none, since {self.sources.why_none} "
+                f"of {shown(self.folder)}: put each into the folder of its class or take it away; images that have no "
+                "label come by a loader of your own, with the label -1"
+            )
 
     def prepare_data(self) -> None:
         """Reads the images, if no run has, and says what has been left out."""
@@ -170,7 +177,12 @@ class ImageFolder(InMemoryDataModule):
             say(f"left out       {told_left_out(kept.left_out, total)}")
         if self.sources.others:
             say(f"left out       {self.sources.told_of_others()}")
-        classes = "no classes"
+        if unnamed := [name for name in self.class_names or () if name.lower() in UNNAMED]:
+            rank_zero_warn(
+                f"data.folder has a folder {told(unnamed)}, which is a class as any other: take it away if its images "
+                "have no label; such come by a loader of your own, with the label -1"
+            )
+        classes = f"no classes ({self.sources.why_none})" if self.sources.why_none else "no classes"
         if self.class_names is not None:
             classes = f"{counted(self.num_classes, 'class', 'classes')} ({told(self.class_names, 10)})"
         say(

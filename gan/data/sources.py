@@ -34,7 +34,8 @@ class Sources:
     """Image files, by the endings of their names; hidden ones are left out, as is what `__MACOSX` holds.
 
     Where all of them lie in two or more folders below `path`, or below the one folder there, these are the classes, in
-    the order of their names; what lies deeper belongs to them. Otherwise there are none.
+    the order of their names; what lies deeper belongs to them. Otherwise there are none, and `why_none` says which
+    images lie beside such folders, if that is why.
 
     Args:
         path: A folder, whose links are followed, a ZIP archive or a tar that is not compressed.
@@ -65,7 +66,7 @@ class Sources:
                 f"data.folder {shown(path)} has no image{self.told_of_others(', but ')}: give the folder, ZIP or tar "
                 f"that has files such as .png, .jpg or .webp"
             )
-        self.classes, self.labels = classes_of(
+        self.classes, self.labels, self.why_none = classes_of(
             [file.name for file in self.files], {folder for folder in folders if not is_hidden(folder)}, shown(path)
         )
 
@@ -232,8 +233,8 @@ def is_hidden(name: str) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
 
 
-def classes_of(names: Sequence[str], folders: set[str], path: str) -> tuple[list[str] | None, list[int]]:
-    """The classes that folders tell, and the label of each file; no classes, and zeros, where they tell none.
+def classes_of(names: Sequence[str], folders: set[str], path: str) -> tuple[list[str] | None, list[int], str]:
+    """The classes that folders tell, the label of each file, and nothing; or no classes, zeros, and why they tell none.
 
     Args:
         names: Of the files.
@@ -246,8 +247,10 @@ def classes_of(names: Sequence[str], folders: set[str], path: str) -> tuple[list
     above = ""  # the folders that all others lie in, with a slash
     while True:
         tops = {folder[len(above) :].split("/")[0] for folder in folders if folder.startswith(above)} - {""}
-        if not all("/" in name[len(above) :] for name in names):  # some lie beside the folders
-            return None, [0] * len(names)
+        beside = [name for name in names if "/" not in name[len(above) :]]
+        if beside:
+            lie = f"{counted(len(beside), 'image lies', 'images lie')} beside the folders {told(sorted(tops), 3)}"
+            return None, [0] * len(names), lie if len(tops) > 1 else ""
         if len(tops) != 1:
             break
         above += f"{tops.pop()}/"
@@ -259,7 +262,7 @@ def classes_of(names: Sequence[str], folders: set[str], path: str) -> tuple[list
         )
     classes = sorted(tops)
     numbers = {name: number for number, name in enumerate(classes)}
-    return classes, [numbers[name] for name in own]
+    return classes, [numbers[name] for name in own], ""
 
 
 def told(names: Sequence[str], most: int = 20) -> str:

@@ -93,6 +93,23 @@ def test_classes_are_named_and_one_without_an_image_to_train_on_is_a_warning(pat
         data.setup("fit")
 
 
+def test_images_beside_the_folders_of_classes_are_told_of(path, capsys):
+    fill(path, 4, first=900)
+    told = "4 images lie beside the folders a, b, c"
+    module(path).prepare_data()
+    assert f"134 images and no classes ({told}), kept in" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(GANError, match=rf"data.labels=3 is .* since {told} of .*: put each into .* or take it away"):
+        module(path, labels=3)
+
+
+def test_a_folder_that_seems_to_be_for_no_class_is_a_warning(tmp_path):
+    data = module(fill_classes(tmp_path / "p", {"cat": 20, "dog": 20, "Unlabelled": 20}))
+    with pytest.warns(
+        UserWarning, match="a folder Unlabelled, which is a class as any other: take it away if its imag"
+    ):
+        data.prepare_data()
+
+
 def test_alpha_shows_the_background(tmp_path):
     folder = tmp_path / "p"
     folder.mkdir()
