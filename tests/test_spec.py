@@ -6,13 +6,14 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from torch.optim import SGD, Adam
 
 from gan.losses import Hinge, Loss
 from gan.networks import DCGANGenerator, Generator, MLPDiscriminator, MLPGenerator
 from gan.optim import WarmupCosine
 from gan.penalties import R1, GradientPenalty, Penalty
-from gan.spec import described, drop_unknown, given_by_cli
+from gan.spec import class_name, described, drop_unknown, given_by_cli
 
 SHAPE = (1, 28, 28)
 
@@ -239,3 +240,11 @@ def test_arguments_that_are_not_kept_may_be_the_defaults(network):
 def test_other_arguments_that_are_not_kept(network):
     with pytest.raises(TypeError, match="makes another network of"):
         described(network)
+
+
+def test_a_network_is_called_by_its_own_class():
+    """Whatever torch has put around it."""
+    network = nn.Linear(1, 1)
+    assert class_name(network) == class_name(torch.compile(network, backend="eager")) == "Linear"
+    network.__class__ = type("FSDPLinear", (FSDPModule, nn.Linear), {})  # as `fully_shard` does
+    assert class_name(network) == "Linear"
