@@ -32,7 +32,7 @@ LINES = {
 
 def test_each_measurement_is_a_file_and_each_file_a_measurement(capsys):
     files = {path.stem for path in DOOR.with_suffix("").with_name("benchmarks").glob("[!_]*.py")}
-    assert files == {*benchmark.MEASUREMENTS, "bare_loop", "published", "report", "runs"}
+    assert files == {*benchmark.MEASUREMENTS, "bare_loop", "published", "report", "runs", "timed"}
     with pytest.raises(SystemExit, match="0"):
         benchmark.main(["--help"])
     assert ",".join(benchmark.MEASUREMENTS) in capsys.readouterr().out

@@ -14,8 +14,9 @@ from torch import nn
 sys.path.append(str(ROOT / "scripts"))
 
 import benchmark
-from benchmarks import published, race
-from benchmarks.race import Clock, missed, report, time_to, times_until
+from benchmarks import published, race, timed
+from benchmarks.race import missed, report, time_to, times_until
+from benchmarks.timed import Clock
 
 SHAPE = (1, 28, 28)
 
@@ -25,7 +26,7 @@ class Watch:
 
     def __init__(self, monkeypatch):
         self.seconds = 100.0
-        monkeypatch.setattr(race, "now", lambda: self.seconds)
+        monkeypatch.setattr(timed, "now", lambda: self.seconds)
 
     def pass_(self, seconds):
         self.seconds += seconds
@@ -157,7 +158,7 @@ def few_images(monkeypatch):
     monkeypatch.setattr(race, "judged", judged)
     monkeypatch.setattr(race, "TIMES", (0.08, 1))
     looks = count(step=0.05)  # whatever a batch takes: a twentieth of a second passes at each look at the clock
-    monkeypatch.setattr(race, "now", lambda: next(looks))
+    monkeypatch.setattr(timed, "now", lambda: next(looks))
     return asked
 
 
@@ -185,7 +186,7 @@ def test_configs_run_by_the_clock(config, few_images, tmp_path, monkeypatch):
     monkeypatch.setattr(
         Clock, "tick", lambda clock, *rest: rates.append(schedule.get_last_lr()[0]) or ticking(clock, *rest)
     )
-    started = race.ByClock.on_train_start
+    started = timed.ByClock.on_train_start
 
     def on_train_start(self, trainer, pl_module):
         nonlocal schedule
@@ -193,7 +194,7 @@ def test_configs_run_by_the_clock(config, few_images, tmp_path, monkeypatch):
         schedule = trainer.lr_scheduler_configs[0].scheduler
 
     schedule = None
-    monkeypatch.setattr(race.ByClock, "on_train_start", on_train_start)
+    monkeypatch.setattr(timed.ByClock, "on_train_start", on_train_start)
     race.raced(settings(seconds=2, out=tmp_path), config, 1, {})
     (kept,) = tmp_path.iterdir()
     scored = json.loads(kept.read_text("utf-8"))
@@ -276,11 +277,22 @@ def test_digits_for_the_larger_networks_have_a_border_that_is_taken_off_again(mo
     assert torch.equal(seen[0], torch.ones(4, *SHAPE))
 
 
-def test_configs_that_move_numbers_over_a_run_are_out_of_it():
-    """Which has no length here but the clock's."""
-    parser = race.argparse.ArgumentParser()
-    race.add_arguments(parser)
-    (competitors,) = (action.choices for action in parser._actions if action.dest == "competitors")
-    assert "wgan_gp" in competitors
-    for path in (race.CONFIGS / f"{name}.yaml" for name in competitors):
-        assert not path.exists() or "start:" not in path.read_text("utf-8"), path
+def test_numbers_that_move_over_a_run_move_by_the_clock(monkeypatch, tmp_path):
+    """All of R3GAN's recipe go from where they start to where they end, though nothing tells the batches."""
+    watch, seen = Watch(monkeypatch), []
+    starting = timed.ByClock.on_train_batch_start
+
+    def on_train_batch_start(self, trainer, pl_module, *batch):
+        starting(self, trainer, pl_module, *batch)
+        seen.append({name: float(number) for name, number in pl_module.scheduled})
+        watch.pass_(1)
+
+    monkeypatch.setattr(timed.ByClock, "on_train_batch_start", on_train_batch_start)
+    clock = Clock([4], lambda make, last: {"fid": 1.0})
+    timed.by_config("r3gan", 1, clock, tmp_path / "run", "--data.batch_size", 4)
+    assert len(seen) == 5  # in the last of which it is told to stop
+    of_all = zip(*(numbers.values() for numbers in seen), strict=True)
+    ways = dict(zip(seen[0], of_all, strict=True))
+    assert ways["r1.weight"] == pytest.approx([1, 1 - 0.9 * 0.146447, 0.55, 0.1 + 0.9 * 0.146447, 0.1], abs=1e-5)
+    assert ways["GeneratorEMA.half_life"] == pytest.approx([0, 732.2, 2500, 4267.8, 5000], abs=0.1)
+    assert len(ways) == 5

@@ -1,9 +1,7 @@
 """A race to a fixed FID: seconds of training of the default, the speed run, a plain loop and two published scripts.
 
-The clock starts at the first batch and counts the processor's seconds of this process, which has one thread: those of
-an idle core, which other jobs hardly change. It stands still while images are scored. Start-up is given beside it, and
-so is what the scores took. FID is of 10,000 images against the test images, by the averaged generator where a
-competitor has one; KID and coverage are measured at the end.
+The clock is that of `timed`. Start-up is given beside it, and so is what the scores took. FID is of 10,000 images
+against the test images, by the averaged generator where a competitor has one; KID and coverage are measured at the end.
 
 A rate that falls does so over all of `--seconds`: a row is one run, and what it has reached before its end it has
 reached with a rate that is still high. The best after 20 seconds is told by `--seconds 20`.
@@ -13,43 +11,31 @@ wants a folder of its own.
 """
 
 import argparse
-import io
 import json
 import math
 import sys
 import tempfile
-import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import redirect_stdout
 from pathlib import Path
 from statistics import median
 from typing import Any, cast
 
 import torch
-from lightning import Callback, Trainer
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from benchmarks.bare_loop import bare_loop
 from benchmarks.published import MLP, Upsampling, dropping_out, mlp_discriminator, published_loop
 from benchmarks.recipes import RECIPES
-from benchmarks.report import spread
-from gan import GAN
+from benchmarks.report import spread, table
+from benchmarks.timed import Clock, Judge, Make, Scores, by_config
 from gan.cli import keep_memory
 from gan.data import MNISTDataModule
-from gan.metrics import fingerprint, load_features
-from gan.metrics.evaluator import Evaluator, NotFinite
 from gan.metrics.feature_cache import CHUNK
 from gan.networks import DCGANDiscriminator, DCGANGenerator
 from gan.networks.modes import evaluating
 from gan.noise import keyed
-from gan.optim import WarmupCosine
-from gan.run import CONFIGS, run
 
-Make = Callable[[int], Tensor]  # the number of a chunk to its images (CHUNK, 1, 28, 28)
-Scores = dict[str, float]
 Result = dict[str, Any]
 
 SHAPE = MNISTDataModule.image_shape
@@ -58,7 +44,7 @@ TIMES = (1, 2, 3, 5, 8, 13, 20, 35, 60, 120, 300, 600)  # seconds of training af
 FIRST, SECOND = "mnist_cnn", "second"
 CLASSIC = "dcgan"  # whose quality is the target
 TARGET_SECONDS = 120  # after which it has it
-OUT_OF_IT = ("superres", "inpaint", "r3gan")  # told images, the first two; the last has schedules of the run's batches
+OUT_OF_IT = ("superres", "inpaint")  # told images
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -90,134 +76,19 @@ def measure(settings: argparse.Namespace) -> None:
         print(line)
 
 
-# ---------------------------------------------------------------------- the clock
-
-
-def now() -> float:
-    """Seconds of the processor that this process has had."""
-    return time.process_time()
-
-
-class Clock:
-    """Seconds of training, by which images are scored; it stands still as they are.
-
-    Args:
-        times: Seconds of training after which to score, rising; the last one is the end.
-        score: Is given what makes images, and whether it is the last time.
-    """
-
-    def __init__(self, times: Sequence[float], score: Callable[[Make, bool], Scores]):
-        self.times, self.score = times, score
-        self.rows: list[Scores] = []
-        self.scoring, self.images = 0.0, 0
-        self.began: float | None = None
-
-    def begin(self) -> None:
-        """Starts it, right before the first batch."""
-        self.began = now()
-
-    @property
-    def seconds(self) -> float:
-        """Of training, until now."""
-        return 0.0 if self.began is None else now() - self.began - self.scoring
-
-    def share(self) -> float:
-        """Of all the time, what is over: 0 to 1."""
-        return min(1.0, self.seconds / self.times[-1])
-
-    def tick(self, images: int, make: Make) -> bool:
-        """Counts the images of a batch, and scores if it is time to; whether time is left."""
-        self.images += images
-        seconds = self.seconds
-        passed = [each for each in self.times[len(self.rows) :] if each <= seconds]
-        if passed:
-            start = now()
-            scores = self.score(make, passed[-1] == self.times[-1])
-            self.rows += [{"after": each, "at": seconds, **scores} for each in passed]
-            self.scoring += now() - start
-        return len(self.rows) < len(self.times)
-
-
 def times_until(seconds: float) -> list[float]:
     """When a run of so many seconds is scored."""
     return [*(each for each in TIMES if each < seconds), seconds]
 
 
-# ---------------------------------------------------------------------- the judge
-
-
-class Judge:
-    """Scores images by an extractor.
-
-    Args:
-        extractor: Its name, or its file.
-        num: Images of a score.
-    """
-
-    def __init__(self, extractor: str | Path, num: int = 10_000):
-        self.extractor, self.num = load_features(extractor), num
-        self.id = fingerprint(self.extractor)
-        self.evaluator: Evaluator | None = None  # not made where nothing is left to score
-
-    def scores(self, make: Make, last: bool) -> Scores:
-        """FID and, the last time, KID and coverage; FID is infinite of images that are not finite."""
-        if self.evaluator is None:
-            data = MNISTDataModule()
-            data.setup()
-            self.evaluator = Evaluator(self.extractor, data.train_dataloader(), data.test_dataloader())
-        try:
-            generated = self.evaluator.generate(make, self.num)
-        except NotFinite:
-            return {"fid": math.inf}
-        scores = self.evaluator.scores(generated) if last else {"fid": generated.fid}
-        return {name: scores[name] for name in ("fid", "kid", "coverage") if name in scores}
-
-
 def judged(judges: dict[str, Judge], make: Make, last: bool) -> Scores:
-    """The scores of all judges, those of the second by names of their own; training's randomness stays as it is."""
-    with isolate_rng():
-        of_judges = {name: judge.scores(make, last) for name, judge in judges.items()}
+    """The scores of all judges, those of the second by names of their own."""
+    of_judges = {name: judge.scores(make, last) for name, judge in judges.items()}
     second = {f"{name} by {SECOND}": value for name, value in of_judges.get(SECOND, {}).items()}
     return of_judges[FIRST] | second
 
 
 # ---------------------------------------------------------------------- competitors
-
-
-def by_config(config: str, seed: int, clock: Clock) -> None:
-    """Trains by a config, all its callbacks at work but for the scores of its FIDTracker."""
-    words = ["--config", CONFIGS / f"{config}.yaml", "--seed_everything", seed]
-    words += ["--trainer.max_steps", -1, "--trainer.max_epochs", -1]
-    words += ["--trainer.callbacks+=FIDTracker", "--trainer.callbacks.every", 10**9]
-    words += ["--trainer.callbacks.num_samples", 100, "--trainer.callbacks.final_samples", 100]
-    with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a run without an end, which the clock is, and of scores of 100 images
-        run(["fit", "--run_dir", f"{folder}/run", *map(str, words)], callbacks=[ByClock(clock)])
-
-
-class ByClock(Callback):
-    """Runs a training by a clock, to which its schedules keep too."""
-
-    def __init__(self, clock: Clock):
-        self.clock = clock
-
-    def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:
-        for config in trainer.lr_scheduler_configs:
-            if isinstance(config.scheduler, WarmupCosine) and config.scheduler.total is None:
-                config.scheduler.elapsed = self.clock.share
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: GAN, batch: Any, batch_idx: int) -> None:
-        # Here, where all callbacks are done with the batch before.
-        if self.clock.began is None:
-            self.clock.begin()
-        elif not trainer.should_stop:
-            trainer.should_stop = not self.clock.tick(self.batch_size, lambda number: images_of(pl_module, number))
-        self.batch_size = len(batch[0])
-
-
-def images_of(pl_module: GAN, number: int) -> Tensor:
-    """A chunk of images of a run's generator, by the run's seed and the chunk's number alone."""
-    return pl_module(pl_module.latents(CHUNK, pl_module.rng("race", number)))
 
 
 Network = tuple[nn.Module, Iterator[Tensor]]  # a generator, and the loop that trains it
@@ -279,13 +150,12 @@ def raced(settings: argparse.Namespace, competitor: str, seed: int, judges: dict
     kept = settings.out / f"{competitor}-{settings.seconds:g}-{seed}.json"
     if not kept.exists():
         clock = Clock(times_until(settings.seconds), lambda make, last: judged(judges, make, last))
-        start = now()
         if competitor in BY_HAND:
             by_hand(BY_HAND[competitor], seed, clock)
         else:
-            by_config(competitor, seed, clock)
-        assert clock.began is not None
-        result = {"rows": clock.rows, "start_up": clock.began - start, "scoring": clock.scoring}
+            with tempfile.TemporaryDirectory() as folder:
+                by_config(competitor, seed, clock, Path(folder, "run"))
+        result = {"rows": clock.rows, "start_up": clock.start_up, "scoring": clock.scoring}
         result["images_per_second"] = clock.images / clock.rows[-1]["at"]
         kept.write_text(json.dumps(result), encoding="utf-8")
     return json.loads(kept.read_text("utf-8"))
@@ -328,14 +198,6 @@ def report(settings: argparse.Namespace, results: dict[str, list[Result]], ids: 
                 [score.replace("fid", "FID"), *(f"{end:g} s" for end in ends)],
                 ([name, *by_time(of_one, score, ends)] for name, of_one in measured.items()),
             )
-
-
-def table(head: Sequence[str], rows: Iterator[Sequence[str]]) -> Iterator[str]:
-    """A table in Markdown."""
-    yield f"| {' | '.join(head)} |"
-    yield "|---" * len(head) + "|"
-    for row in rows:
-        yield f"| {' | '.join(row)} |"
 
 
 def overview(name: str, results: list[Result], times: dict[str, list[float]]) -> list[str]:

@@ -3,7 +3,7 @@
 import platform
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from operator import truediv
 from pathlib import Path
 from statistics import median
@@ -31,6 +31,14 @@ def spread(values: Iterable[float], form: str = "{:.3f}") -> str:
 def ratios(values: Iterable[float], base: Iterable[float]) -> list[float]:
     """Of values to those that were measured beside them."""
     return list(map(truediv, values, base))
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """A table in Markdown."""
+    yield f"| {' | '.join(head)} |"
+    yield "|---" * len(head) + "|"
+    for row in rows:
+        yield f"| {' | '.join(row)} |"
 
 
 def resident() -> float:
