@@ -29,6 +29,7 @@ from benchmarks import (
     step,
     stream,
     text,
+    zoo,
 )
 
 MEASUREMENTS = {
@@ -52,6 +53,7 @@ MEASUREMENTS = {
     "startup": startup,
     "stream": stream,
     "text": text,
+    "zoo": zoo,
 }
 
 

@@ -39,6 +39,17 @@ def test_all_are_there():
         "superres.yaml",
         "text.yaml",
         "wgan_gp.yaml",
+        "zoo/diffaugment.yaml",
+        "zoo/dragan.yaml",
+        "zoo/least_squares.yaml",
+        "zoo/lookahead.yaml",
+        "zoo/n_critic.yaml",
+        "zoo/plain.yaml",
+        "zoo/relativistic.yaml",
+        "zoo/saturating.yaml",
+        "zoo/self_attention.yaml",
+        "zoo/two_time_scales.yaml",
+        "zoo/wgan.yaml",
     }
 
 

@@ -177,6 +177,8 @@ def test_a_checkpoint_keeps_the_arguments_of_its_own_networks(capsys):
         (["--config", "wgan_gp"], "Wasserstein", "GradientPenalty"),
         (["--config=wgan_gp"], "Wasserstein", "GradientPenalty"),
         (["-c", "hinge_sn.yaml"], "Hinge", None),
+        (["--config", "zoo/saturating"], "Saturating", None),
+        (["--config=zoo/dragan.yaml"], "NonSaturating", "DRAGAN"),
         (["--config", "failures/saturated_loss", "--config", "wgan_gp"], "Wasserstein", "GradientPenalty"),
         (["--config", "wgan_gp", "--model.loss", "gan.losses.Hinge"], "Hinge", "GradientPenalty"),
     ],
