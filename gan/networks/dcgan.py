@@ -6,7 +6,7 @@ halvings. Feature maps have B channels at half the image's resolution, and twice
 `max_channels`.
 
 Initialisation: the paper's. Weights are N(0, 0.02), scales of a normalisation N(1, 0.02), biases 0. Those of attention
-have variance 1/fan_in.
+have variance 1/fan_in; modulation has its own.
 """
 
 import math
@@ -20,6 +20,7 @@ from gan.networks.layers import (
     MinibatchStd,
     Norm,
     SelfAttention,
+    SelfModulation,
     channel_plan,
     halved,
     halvings,
@@ -41,10 +42,12 @@ class DCGANGenerator(Generator):
         max_channels: Channels at any resolution, at most; 16 times `base_channels` if not given.
         attention_resolution: Shorter side, in pixels, of the feature maps that self-attention (SAGAN) looks over, such
             as 32; none if not given.
+        modulation: Hidden units of the layer by which the latents scale and shift what each `norm` has normalised,
+            "batch", "layer" or "group", see `SelfModulation`; if not given, scales and shifts are weights.
 
     Raises:
-        ValueError: If `image_shape` cannot be halved like that, `norm` is unknown, `max_channels` is below
-            `base_channels`, or no feature maps are of `attention_resolution`.
+        ValueError: If `image_shape` cannot be halved like that, `norm` is unknown, or has nothing to modulate,
+            `max_channels` is below `base_channels`, or no feature maps are of `attention_resolution`.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class DCGANGenerator(Generator):
         norm: Norm = "batch",
         max_channels: int | None = None,
         attention_resolution: int | None = None,
+        modulation: int | None = None,
     ) -> None:
         super().__init__(image_shape, latent_dim)
         self.depth = halvings(self.image_shape)
@@ -63,8 +67,13 @@ class DCGANGenerator(Generator):
         self.grid = (self.channels[0], *halved(self.image_shape, self.depth))
         # Here the bias stays: it differs by position, and batch norm subtracts one mean per channel.
         self.project = nn.Linear(latent_dim, math.prod(self.grid))
+        self.modulated = modulation is not None
         for number, (wide, narrow) in enumerate(pairwise([*self.channels, self.image_shape[0]]), start=1):
-            self.add_module(f"norm{number}", normalization(norm, wide))
+            if modulation is None:
+                layer = normalization(norm, wide)
+            else:
+                layer = SelfModulation(norm, wide, latent_dim, modulation)
+            self.add_module(f"norm{number}", layer)
             if self.attention_level == self.depth - number + 1:
                 self.attention = SelfAttention(wide)
             bias = norm != "batch" or number == self.depth  # batch norm subtracts it again
@@ -74,14 +83,14 @@ class DCGANGenerator(Generator):
         self.to(memory_format=torch.channels_last)  # faster convolutions on CPUs and tensor cores
 
     def forward(self, z: Tensor) -> Tensor:
-        return self.draw(z)
+        return self.draw(z, z) if self.modulated else self.draw(z)
 
-    def draw(self, z: Tensor, *condition: Tensor) -> Tensor:
-        """Images of latents; `condition` is what the normalisations take beside their input: nothing, or labels."""
+    def draw(self, z: Tensor, *by: Tensor) -> Tensor:
+        """Images of latents; `by` is what the normalisations go by beside their input: nothing, latents or labels."""
         x = self.project(z).unflatten(1, self.grid)  # (N, 2^(k-1) B, H/2^k, W/2^k): for 28x28, (N, 2B, 7, 7)
         for number in range(1, self.depth + 1):
             norm, up = self.get_submodule(f"norm{number}"), self.get_submodule(f"up{number}")
-            x = F.relu(norm(x, *condition))
+            x = F.relu(norm(x, *by))
             if self.attention_level == self.depth - number + 1:
                 x = self.attention(x)
             x = up(x)  # half the channels, twice the resolution: (N, B, H/2, W/2), and (N, C, H, W) in the end
@@ -157,10 +166,10 @@ def initialize(network: nn.Module) -> None:
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             nn.init.normal_(layer.weight, 0.0, 0.02)
-        elif isinstance(layer, nn.BatchNorm2d | nn.GroupNorm):
+        elif isinstance(layer, nn.BatchNorm2d | nn.GroupNorm) and layer.affine:
             nn.init.normal_(layer.weight, 1.0, 0.02)
         if isinstance(bias := getattr(layer, "bias", None), Tensor):
             nn.init.zeros_(bias)
     for layer in network.modules():
-        if isinstance(layer, SelfAttention):
+        if isinstance(layer, SelfAttention | SelfModulation):
             layer.initialize()

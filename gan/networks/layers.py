@@ -40,6 +40,44 @@ def normalization(norm: Norm, channels: int, affine: bool = True) -> nn.Module:
     raise GANError(f"norm must be one of {', '.join(get_args(Norm))}, got {norm!r}")
 
 
+class SelfModulation(nn.Module):
+    """A normalisation of `(N, channels, H, W)`, then a scale and a shift for each channel that the latents choose.
+
+    Chen et al. 2019 (arXiv:1810.01365): what each image's channels are worth is computed from its own latents, by a
+    layer of ReLUs and a linear one, whose weights start at N(0, 0.02): scales near 1, shifts near 0.
+
+    Args:
+        norm: "batch", "layer" or "group".
+        channels: Channels.
+        latent_dim: Size of a latent vector.
+        hidden: ReLUs, at least 1.
+
+    Raises:
+        ValueError: If `norm` is another, or `hidden` below 1.
+    """
+
+    def __init__(self, norm: Norm, channels: int, latent_dim: int, hidden: int) -> None:
+        super().__init__()
+        self.norm = normalization(norm, channels, affine=False)
+        if isinstance(self.norm, nn.Identity):
+            raise GANError(f"norm must be one of batch, layer, group, whose channels are modulated, got {norm!r}")
+        if not hidden >= 1:
+            raise GANError(f"modulation must be at least 1 hidden unit, got {hidden}; leave it out for none")
+        self.hidden = nn.Linear(latent_dim, hidden)
+        self.scale_and_shift = nn.Linear(hidden, 2 * channels)
+        self.initialize()
+
+    def initialize(self) -> None:
+        """The hidden layer as torch has it: with weights of 0.02, latents would hardly reach through it."""
+        self.hidden.reset_parameters()
+        nn.init.normal_(self.scale_and_shift.weight, 0.0, 0.02)
+        nn.init.zeros_(self.scale_and_shift.bias)
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        scale, shift = self.scale_and_shift(F.relu(self.hidden(z))).chunk(2, 1)  # (N, channels)
+        return self.norm(x) * (1 + scale)[:, :, None, None] + shift[:, :, None, None]
+
+
 def normalize_weights(network: nn.Module, norm: Norm) -> None:
     """Under "spectral", divide the weight of each layer, embeddings included, by its largest singular value.
 

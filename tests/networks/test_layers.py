@@ -19,7 +19,15 @@ from gan.networks import (
     ResNetGenerator,
     SelfAttention,
 )
-from gan.networks.layers import channel_plan, halved, halvings, level_of, nearest_sizes, normalization
+from gan.networks.layers import (
+    SelfModulation,
+    channel_plan,
+    halved,
+    halvings,
+    level_of,
+    nearest_sizes,
+    normalization,
+)
 
 MNIST = (1, 28, 28)
 NORMS = get_args(Norm)
@@ -171,6 +179,48 @@ def test_digits_have_the_layers_that_their_checkpoints_have(cls):
     assert [name for name, _ in network.named_children()] == NAMES_OF_28[cls]
     sizes = {DCGANGenerator: 350209, DCGANDiscriminator: 165921, ResNetGenerator: 421025, ResNetDiscriminator: 79969}
     assert sum(parameter.numel() for parameter in network.parameters()) == sizes[cls]
+
+
+# ---------------------------------------------------------------------- self-modulation
+
+
+@pytest.mark.parametrize("norm", ["batch", "layer", "group"])
+def test_latents_scale_and_shift_what_is_normalised(norm):
+    layer, x, z = SelfModulation(norm, 8, 3, 5).double(), torch.randn(4, 8, 6, 5).double(), torch.randn(4, 3).double()
+    nn.init.normal_(layer.scale_and_shift.weight)
+    nn.init.normal_(layer.scale_and_shift.bias)
+    made = layer(x, z)
+    plain = normalization(norm, 8, affine=False).double()(x)
+    for image, latents, normalised in zip(made, z, plain, strict=True):
+        units = (layer.hidden.weight @ latents + layer.hidden.bias).clamp(min=0)
+        both = layer.scale_and_shift.weight @ units + layer.scale_and_shift.bias
+        for channel in range(8):
+            torch.testing.assert_close(image[channel], normalised[channel] * (1 + both[channel]) + both[8 + channel])
+
+
+def test_a_generator_is_modulated_at_each_of_its_normalisations():
+    """Each image by its own latents, from a start at which all images have nearly the same scales."""
+    network = DCGANGenerator((3, 64, 64), 16, 8, modulation=32)
+    layers = [layer for layer in network.modules() if isinstance(layer, SelfModulation)]
+    assert [layer.scale_and_shift.out_features for layer in layers] == [2 * channels for channels in network.channels]
+    for layer in layers:
+        assert layer.hidden.weight.std() > 0.1  # torch's own: the DCGAN's 0.02 would stop the latents here
+        assert layer.scale_and_shift.weight.std().item() == pytest.approx(0.02, rel=0.2)
+        assert not layer.scale_and_shift.bias.any()
+    nn.init.zeros_(network.project.weight)  # so that two images differ by what modulates them alone
+    for layer in layers:
+        for other in layers:
+            nn.init.constant_(other.scale_and_shift.weight, 0.5 if other is layer else 0)
+        first, second = network.eval()(torch.randn(2, 16))
+        assert not torch.allclose(first, second, atol=1e-3)
+
+
+def test_modulation_that_cannot_be_is_refused():
+    with pytest.raises(ValueError, match="modulation must be at least 1 hidden unit, got 0; leave it out for none"):
+        DCGANGenerator(MNIST, modulation=0)
+    for norm in ("spectral", "none"):
+        with pytest.raises(ValueError, match=f"norm must be one of batch, layer, group, .*, got '{norm}'"):
+            DCGANGenerator(MNIST, norm=norm, modulation=8)
 
 
 # ---------------------------------------------------------------------- self-attention
