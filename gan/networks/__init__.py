@@ -14,7 +14,7 @@ from gan.networks.conditional import (
 from gan.networks.dcgan import DCGANDiscriminator, DCGANGenerator
 from gan.networks.deep import DeepMLPDiscriminator, DeepMLPGenerator, hidden_layers
 from gan.networks.freezing import first_layers
-from gan.networks.layers import MinibatchStd, Norm, SelfAttention
+from gan.networks.layers import MinibatchStd, Norm, SelfAttention, SelfModulation
 from gan.networks.mlp import MLPDiscriminator, MLPGenerator
 from gan.networks.modes import evaluating, frozen, in_own_precision
 from gan.networks.network import (
@@ -69,6 +69,7 @@ __all__ = [
     "ResNetGenerator",
     "ResidualBlock",
     "SelfAttention",
+    "SelfModulation",
     "TextDiscriminator",
     "TextGenerator",
     "UNetGenerator",

@@ -61,7 +61,7 @@ def test_bad_latent_dim_is_named(cls):
 
 def test_spec_holds_the_arguments_and_the_defaults():
     given = {"image_shape": MNIST, "latent_dim": 64, "norm": "group"}
-    defaults = {"base_channels": 32, "max_channels": None, "attention_resolution": None}
+    defaults = {"base_channels": 32, "max_channels": None, "attention_resolution": None, "modulation": None}
     assert DCGANGenerator(MNIST, 64, norm="group").spec == {
         "class_path": "gan.networks.dcgan.DCGANGenerator",
         "init_args": given | defaults,
@@ -72,7 +72,8 @@ def test_spec_holds_the_arguments_and_the_defaults():
     ("cls", "settings"),
     [(cls, {}) for cls in NETWORKS[:2]]
     + [(cls, {"norm": norm, "base_channels": 8}) for cls in NETWORKS[2:6] for norm in ("batch", "group", "spectral")]
-    + [(cls, {"blocks": 1, "base_channels": 8}) for cls in NETWORKS[6:]],
+    + [(cls, {"blocks": 1, "base_channels": 8}) for cls in NETWORKS[6:]]
+    + [(DCGANGenerator, {"modulation": 8})],
 )
 def test_checkpoint_rebuilds_an_equal_network(cls, settings):
     network = cls(MNIST, **settings)
