@@ -503,7 +503,7 @@ def test_samples_need_be_no_images(make_trainer):
     assert gan.sample(5).shape == (5, 3)
     assert doctor.measured == 7
     assert "wrong range" not in [told["name"] for told in doctor.told]
-    with pytest.raises(GANError, match=r"must have images of shape \(N, 3\), and has \(32, 4\)"):
+    with pytest.raises(GANError, match=r"must have samples of shape \(N, 3\), and has \(32, 4\)"):
         make_trainer(max_steps=30).fit(gan, DataLoader(torch.zeros(64, 4), batch_size=32))
 
 

@@ -89,7 +89,7 @@ def test_groups_of_images_are_the_same_in_passes(make_trainer):
 
 def test_accumulate_needs_a_batch_that_it_can_divide(make_gan, make_trainer, data):
     loader = data.train_dataloader()  # a loader of one's own: batches of 16
-    with pytest.raises(ValueError, match=r"model.accumulate=3 cannot divide a batch of 16 images"):
+    with pytest.raises(ValueError, match=r"model.accumulate=3 cannot divide a batch of 16 samples"):
         make_trainer().fit(make_gan(accumulate=3), loader)
 
 
