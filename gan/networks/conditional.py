@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from gan.errors import GANError
 from gan.networks.dcgan import DCGANDiscriminator, DCGANGenerator
-from gan.networks.layers import Norm, normalization, normalize_weights
+from gan.networks.layers import Norm, normalize_weights, unscaled
 from gan.networks.resnet import ResNetDiscriminator, ResNetGenerator
 
 
@@ -40,9 +40,7 @@ class ClassNorm(nn.Module):
 
     def __init__(self, norm: Norm, channels: int, num_classes: int) -> None:
         super().__init__()
-        self.norm = normalization(norm, channels, affine=False)
-        if isinstance(self.norm, nn.Identity):
-            raise GANError(f"norm must be one of batch, layer, group, whose channels a class can scale, got {norm!r}")
+        self.norm = unscaled(norm, channels, "a class can scale")
         self.scale = nn.Embedding(at_least_one(num_classes), channels)
         self.shift = nn.Embedding(num_classes, channels)
         nn.init.normal_(self.scale.weight, 1.0, 0.02)

@@ -40,6 +40,18 @@ def normalization(norm: Norm, channels: int, affine: bool = True) -> nn.Module:
     raise GANError(f"norm must be one of {', '.join(get_args(Norm))}, got {norm!r}")
 
 
+def unscaled(norm: Norm, channels: int, why: str) -> nn.Module:
+    """The same layer without scales and shifts of its own, which are chosen elsewhere.
+
+    Raises:
+        ValueError: If `norm` normalises no channels, with `why` that is needed.
+    """
+    layer = normalization(norm, channels, affine=False)
+    if isinstance(layer, nn.Identity):
+        raise GANError(f"norm must be one of batch, layer, group, whose channels {why}, got {norm!r}")
+    return layer
+
+
 class SelfModulation(nn.Module):
     """A normalisation of `(N, channels, H, W)`, then a scale and a shift for each channel that the latents choose.
 
@@ -58,9 +70,7 @@ class SelfModulation(nn.Module):
 
     def __init__(self, norm: Norm, channels: int, latent_dim: int, hidden: int) -> None:
         super().__init__()
-        self.norm = normalization(norm, channels, affine=False)
-        if isinstance(self.norm, nn.Identity):
-            raise GANError(f"norm must be one of batch, layer, group, whose channels are modulated, got {norm!r}")
+        self.norm = unscaled(norm, channels, "are modulated")
         if not hidden >= 1:
             raise GANError(f"modulation must be at least 1 hidden unit, got {hidden}; leave it out for none")
         self.hidden = nn.Linear(latent_dim, hidden)
