@@ -125,7 +125,7 @@ def bare(seed: int) -> Network:
     """The default's networks and penalty without average and schedule, by Adam at a rate of 0.0001."""
     data = MNISTDataModule(64, seed=seed)
     data.setup()
-    generator, discriminator = DCGANGenerator(SHAPE, 16), DCGANDiscriminator(SHAPE)
+    generator, discriminator = DCGANGenerator(SHAPE, 16, modulation=64), DCGANDiscriminator(SHAPE, 16)
     return generator, bare_loop(generator, discriminator, data, one_pass=True)
 
 
