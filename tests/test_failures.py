@@ -187,3 +187,14 @@ def test_fails_is_named_and_is_cured(name, tmp_path, capsys):
     cured = train(tmp_path / "cured", f"failures/{name}.yaml", f"cures/{name}.yaml")
     assert [finding["name"] for finding in cured.doctor.told] == []
     assert cured.tracker.latest["fid"] < healthy
+
+
+@pytest.mark.slow
+def test_a_gradient_of_one_size_heals_by_itself(tmp_path):
+    """A generator whose gradient the saturating loss has left below Adam's epsilon."""
+    name = "sure_discriminator"
+    run = Keep()
+    words = ["--config", ROOT / "configs" / "failures" / f"{name}.yaml", "--model.normalize_gradient", "true"]
+    command("fit", *words, "--run_dir", tmp_path, callbacks=[run])
+    assert [finding["name"] for finding in run.doctor.told] == []
+    assert run.tracker.latest["fid"] < FAILURES[name][1]

@@ -48,7 +48,7 @@ def measure(settings: argparse.Namespace) -> None:
 
 
 def pair(name: str, shape: tuple[int, int, int], base_channels: int) -> tuple[nn.Module, nn.Module]:
-    """The networks of the default, in float32."""
+    """Networks of as many channels, in float32."""
     generator, discriminator = PAIRS[name]
     return generator(shape, LATENT_DIM, base_channels), discriminator(shape, base_channels)
 
