@@ -16,6 +16,7 @@ import benchmark
 from benchmarks import sizes, timed, zoo
 from benchmarks.zoo import FASHION, MNIST, Run
 
+from gan.callbacks.non_finite_guard import NonFiniteGradient
 from gan.errors import GANError
 from gan.folder import lock
 from gan.networks import DCGANDiscriminator, DCGANGenerator
@@ -62,15 +63,16 @@ class Judge:
 
 @pytest.fixture
 def trained(monkeypatch):
-    """The runs that were asked for, which take no time: the best rate is twice the recipe's own, and one dies."""
+    """The runs that were asked for, which take no time: the higher a rate the better, and one dies."""
     asked = []
 
-    def by_config(recipe, seed, clock, run_dir, *words):
+    def by_config(recipe, seed, clock, run_dir, *words, watched):
+        assert watched == 12
         asked.append((recipe, seed, clock.times, words))
         rate = words[words.index("--model.generator_optimizer.lr") + 1]
         clock.begin()
         if recipe == "zoo/wgan" and seed == 2:
-            raise GANError("a gradient is NaN")
+            raise NonFiniteGradient("a gradient is NaN")
         clock.rows.append({**clock.score(None, True), "at": clock.times[-1], "fid": seed + 1 / rate})
         clock.images = 100
         run_dir.mkdir()
@@ -90,29 +92,42 @@ def cells(line):
 
 def test_the_tables_by_hand(trained, tmp_path, capsys):
     words = ["zoo", "--recipes", "default", "zoo/wgan", "--seeds", "1", "2", "--fashion_seeds", "1"]
-    words += ["--seconds", "9", "--failed", "251", "--fashion", "here", "--out", str(tmp_path)]
+    words += ["--seconds", "9", "--failed", "32", "--fashion", "here", "--out", str(tmp_path)]
     benchmark.main(words)
     lines = [cells(line) for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     rows = [line for line in lines if line[0] in ("`default`", "`zoo/wgan`")]
     assert len(rows) == 2 * 3
-    # 1 + 1 / 0.008 and 2 + 1 / 0.008: a deviation of 0.707, over the root of 2, times 12.71: 6.355.
-    default = ["126.50 ± 6.36 (126.00 to 127.00)", "2.00", "0.500", "10.0", "2.30", "0 of 2", "11", "fever (1)"]
+    # 1 + 1 / 0.064 and 2 + 1 / 0.064: a deviation of 0.707, over the root of 2, times 12.71: 6.355.
+    default = ["17.12 ± 6.36 (16.62 to 17.62)", "2.00", "0.500", "10.0", "2.30", "0 of 2", "11", "fever (1)"]
     assert rows[0][1:] == default
-    assert rows[1][1] == "inf (251.00 to inf)"
+    assert rows[1][1] == "inf (32.25 to inf)"
     assert rows[1][6:] == ["2 of 2", "11", "fever (1)"]
-    assert rows[3][1].startswith("251.00 ")
-    assert rows[4][1:] == ["0.008 + 0.008", "x 2", "1.00 + 2.00", "5"]
-    assert len(trained) == 2 * 3 + 2 * 2 + 2
-    assert [(recipe, seed) for recipe, seed, *_ in trained[6:]] == [
+    assert rows[3][1].startswith("32.25 ")
+    assert rows[4][1:] == ["0.064 + 0.064", "x 16 of 0.5 to 16", "1.00 + 2.00", "5"]
+    assert len(trained) == 2 * (3 + zoo.BEYOND) + 2 * 2 + 2
+    assert [(recipe, seed) for recipe, seed, *_ in trained[12:]] == [
         *[("default", 1), ("zoo/wgan", 1)] * 2,
         ("default", 2),
         ("zoo/wgan", 2),
     ]
     assert trained[0][2] == [3]
-    assert "here" not in map(str, trained[6][3])
-    assert {"here", "64"} <= set(map(str, trained[8][3]))
+    assert "here" not in map(str, trained[12][3])
+    assert {"here", "64"} <= set(map(str, trained[14][3]))
     benchmark.main(words)
-    assert len(trained) == 12  # nothing of it again
+    assert len(trained) == 18  # nothing of it again
+
+
+@pytest.mark.parametrize(
+    ("fids", "more"),
+    [
+        ({0.5: 3.0, 1: 2.0, 2: 3.0}, None),  # the best has been found between two
+        ({0.5: 3.0, 1: 2.0, 2: 1.0}, 4),
+        ({0.5: 1.0, 1: 2.0, 2: 3.0}, 0.25),
+        ({0.0625: 1.0, 0.125: 1.5, 0.25: 2.0, 0.5: 3.0, 1: 4.0, 2: 5.0}, None),  # enough
+    ],
+)
+def test_rates_are_tried_beyond_an_end_that_is_the_best(fids, more, tmp_path):
+    assert zoo.factor_beyond(settings(tmp_path), "default", fids) == more
 
 
 def test_what_another_process_makes_is_waited_for(tmp_path, monkeypatch):
@@ -137,11 +152,12 @@ def test_what_another_process_makes_is_waited_for(tmp_path, monkeypatch):
 
 
 def test_what_no_training_can_mend_is_told(tmp_path, monkeypatch):
-    def refuse(*words):
-        raise GANError("no such setting")
+    def refuse(recipe, seed, clock, *words, watched):
+        clock.begin()
+        raise GANError("no space left on the disk")
 
     monkeypatch.setattr(zoo, "by_config", refuse)
-    with pytest.raises(GANError, match="no such setting"):
+    with pytest.raises(GANError, match="no space left"):
         zoo.trained(settings(tmp_path), Run(MNIST, "default", 1, 1, 1), Judge())
     with pytest.raises(SystemExit, match=r"no Fashion-MNIST in .*--fashion.*--data MNIST"):
         zoo.data_of(settings(tmp_path, "--fashion", str(tmp_path)), FASHION)
@@ -168,7 +184,7 @@ def test_a_run_that_dies_has_failed(tmp_path, monkeypatch):
 def test_operations_of_a_training_image():
     """As many as passes have: a backward is two forward ones, and one where weights are frozen."""
     shape = (1, 28, 28)
-    networks = DCGANGenerator(shape, 16, 32), DCGANDiscriminator(shape, 32)
+    networks = DCGANGenerator(shape, 16, 32, modulation=64), DCGANDiscriminator(shape, 16)
     inputs = torch.zeros(1, 16), torch.zeros(1, *shape)
     generator, discriminator = (sizes.multiply_adds(*both) for both in zip(networks, inputs, strict=True))
     plain, twice, penalised = (zoo.weighed(settings("."), f"zoo/{name}") for name in ("plain", "n_critic", "dragan"))

@@ -11,26 +11,32 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from lightning import Callback, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from gan import GAN
+from gan.callbacks import FIDTracker, GradientMonitor
 from gan.data import InMemoryDataModule, MNISTDataModule
 from gan.metrics import fingerprint, load_features
 from gan.metrics.evaluator import Evaluator, NotFinite
 from gan.metrics.feature_cache import CHUNK
 from gan.optim import WarmupCosine
+from gan.order import callbacks_of
 from gan.run import CONFIGS, run
 from gan.schedule import Schedule
 
+P = ParamSpec("P")
+T = TypeVar("T")
 Make = Callable[[int], Tensor]  # the number of a chunk to its images (CHUNK, C, H, W)
 Scores = dict[str, float]
 
 JUDGED = ("fid", "kid", "coverage", "modes_covered", "entropy")
 PARTS = 10**9  # of a run by the clock, over which schedules move
+PACED = 10  # batches after which the pace of a run is known
+SEEN = 500  # images of a score that the doctor sees
 
 
 # ---------------------------------------------------------------------- the clock
@@ -73,6 +79,18 @@ class Clock:
     def share(self) -> float:
         """Of all the time, what is over: 0 to 1."""
         return min(1.0, self.seconds / self.times[-1])
+
+    def apart(self, function: Callable[P, T]) -> Callable[P, T]:
+        """The same function, while which the clock stands still."""
+
+        def stopped(*args: P.args, **kwargs: P.kwargs) -> T:
+            start = now()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.scoring += now() - start
+
+        return stopped
 
     def tick(self, images: int, make: Make) -> bool:
         """Counts the images of a batch, and scores if it is time to; whether time is left."""
@@ -125,7 +143,7 @@ class Judge:
 # ---------------------------------------------------------------------- runs
 
 
-def by_config(config: str, seed: int, clock: Clock, run_dir: Path, *words: object) -> None:
+def by_config(config: str, seed: int, clock: Clock, run_dir: Path, *words: object, watched: int = 0) -> None:
     """Trains by a config, all its callbacks at work but for the scores of its FIDTracker.
 
     Args:
@@ -134,21 +152,28 @@ def by_config(config: str, seed: int, clock: Clock, run_dir: Path, *words: objec
         clock: Which ends it.
         run_dir: Its folder.
         *words: More of the command.
+        watched: How often the gradients are measured, about evenly over the run, and scores taken half as often, for
+            the doctor; if 0, as often as the config says, and no scores. The clock stands still for these too.
     """
     command: list[object] = ["fit", "--run_dir", run_dir, "--config", CONFIGS / f"{config}.yaml"]
     command += ["--seed_everything", seed, "--trainer.max_steps", -1, "--trainer.max_epochs", -1]
     command += ["--trainer.callbacks+=gan.callbacks.FIDTracker", "--trainer.callbacks.every", 10**9]
-    command += ["--trainer.callbacks.num_samples", 100, "--trainer.callbacks.final_samples", 100, *words]
+    command += ["--trainer.callbacks.num_samples", SEEN, "--trainer.callbacks.final_samples", 100, *words]
     with redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a run without an end, which the clock is, and of scores of 100 images
-        run([*map(str, command)], callbacks=[ByClock(clock)])
+        run([*map(str, command)], callbacks=[ByClock(clock, watched)])
 
 
 class ByClock(Callback):
-    """Runs a training by a clock, to which its schedules keep too: those of the rates, and of other numbers."""
+    """Runs a training by a clock, to which its schedules keep too: those of the rates, and of other numbers.
 
-    def __init__(self, clock: Clock):
-        self.clock = clock
+    Args:
+        clock: Which ends it.
+        watched: See `by_config`.
+    """
+
+    def __init__(self, clock: Clock, watched: int = 0):
+        self.clock, self.watched = clock, watched
         self.scheduled: list[tuple[Schedule, float]] = []  # each with the share of the run that it takes
 
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:
@@ -159,6 +184,9 @@ class ByClock(Callback):
             if schedule.batches is None:  # which nothing but the clock could tell
                 self.scheduled.append((schedule, schedule.share or 1.0))
                 schedule.batches, schedule.share = PARTS, None
+        if self.watched:
+            (self.monitor,), (self.tracker,) = (callbacks_of(trainer, kind) for kind in (GradientMonitor, FIDTracker))
+            self.tracker.track = self.clock.apart(self.tracker.track)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: GAN, batch: Any, batch_idx: int) -> None:
         # Here, where all callbacks are done with the batch before.
@@ -167,6 +195,9 @@ class ByClock(Callback):
         elif not trainer.should_stop:
             trainer.should_stop = not self.clock.tick(self.batch_size, lambda number: images_of(pl_module, number))
         self.batch_size = len(batch[0])
+        if self.watched and trainer.global_step == PACED:  # how many batches there will be is known by now
+            self.monitor.every = max(1, round(PACED / self.clock.share() / self.watched))
+            self.tracker.every = 2 * self.monitor.every
         for schedule, share in self.scheduled:
             schedule.move(round(min(1.0, self.clock.share() / share) * PARTS))
 
