@@ -7,7 +7,6 @@ generator makes is not augmented by it. Karras et al. 2020, arXiv:2006.06676, se
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from itertools import count
 
 import torch
 from torch import Tensor, nn
@@ -448,14 +447,35 @@ class Augmentation:
         self.augment, self.uniform, self.passes = augment, uniform, passes
         self.drawn: list[Tensor] = []
 
-    def of_pass(self, number: int) -> Callable[[Tensor], Tensor]:
+    def of_pass(self, number: int) -> "AugmentationOfPass":
         """What is to be done to images (N, C, H, W) each time that they are judged in a pass, by its number."""
-        calls = count()
+        return AugmentationOfPass(self, number)
 
-        def augmented(images: Tensor) -> Tensor:
-            call = next(calls)
-            if call == len(self.drawn):
-                self.drawn.append(self.uniform(self.passes * len(images), self.augment.draws_for(images)))
-            return self.augment(images, self.drawn[call].chunk(self.passes)[number])
+    def numbers(self, call: int, images: Tensor) -> Tensor:
+        """What is drawn for all passes' images when they are judged for the `call`-th time, from 0."""
+        if call == len(self.drawn):
+            self.drawn.append(self.uniform(self.passes * len(images), self.augment.draws_for(images)))
+        return self.drawn[call]
 
-        return augmented
+
+class AugmentationOfPass:
+    """Images (N, C, H, W) of a pass to those that are judged.
+
+    Args:
+        augmentation: Of the batch.
+        number: Of the pass.
+    """
+
+    def __init__(self, augmentation: Augmentation, number: int) -> None:
+        self.augmentation, self.number = augmentation, number
+        self.calls = 0
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """By numbers of their own."""
+        self.calls += 1
+        return self.again(images)
+
+    def again(self, images: Tensor) -> Tensor:
+        """By the numbers of the call before."""
+        drawn = self.augmentation.numbers(self.calls - 1, images)
+        return self.augmentation.augment(images, drawn.chunk(self.augmentation.passes)[self.number])

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import parametrize
 from torch.optim import Optimizer
 
 from gan.batch import of_samples
@@ -195,11 +196,13 @@ class ApproximateR1(Penalty):
         images = _widen(images)
         signs = 1 - 2 * (noise < 0.5).to(images.dtype)
         of_device = [] if images.device.type == "cpu" else [images.device]
-        with torch.autocast(images.device.type, enabled=False):
-            # What layers draw, as dropout does, must be the same of both: over sigma^2 it would outweigh all else.
+        # Both must be of one function, or what differs outweighs all else over sigma^2: what layers draw, as dropout
+        # does, what an augmentation draws, and the weights of a spectral norm, which each forward improves.
+        again = getattr(discriminator, "again", discriminator)
+        with torch.autocast(images.device.type, enabled=False), parametrize.cached():
             with torch.random.fork_rng(of_device, device_type=images.device.type if of_device else "cuda"):
                 moved = of_samples(discriminator(images + self.sigma * signs))
-            logits = of_samples(discriminator(images))
+            logits = of_samples(again(images))
         return 0.5 * ((moved - logits) / self.sigma).square()
 
 

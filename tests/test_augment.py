@@ -23,7 +23,7 @@ from gan.callbacks import GradientMonitor, NonFiniteGuard
 from gan.losses import LeastSquares, NonSaturating, RelativisticPaired, Wasserstein
 from gan.networks import AuxiliaryDCGANDiscriminator, ConditionalDCGANGenerator, given
 from gan.noise import Noise, keyed
-from gan.penalties import DRAGAN, R1, GradientPenalty
+from gan.penalties import DRAGAN, R1, ApproximateR1, ApproximateR2, GradientPenalty
 from gan.schedule import Schedule
 from gan.terms import Classification
 
@@ -454,6 +454,25 @@ def test_r1_is_of_images_before_they_are_augmented(make_gan):
     augmented.before = Augmentation(Brighter(), lambda num, draws: torch.zeros(num, draws)).of_pass(0)
     penalty = R1(1.0)
     torch.testing.assert_close(penalty(augmented, x, x), 4 * penalty(plain, 2 * x, x))
+
+
+@pytest.mark.parametrize("penalty", [ApproximateR1(1.0), ApproximateR2(1.0)], ids=lambda penalty: penalty.name)
+@pytest.mark.parametrize("augment", [DiffAugment(), InstanceNoise(0.3), at(0.5)], ids=lambda each: type(each).__name__)
+@pytest.mark.parametrize("number", [0, 1])
+def test_approximate_penalties_are_of_two_points_of_one_function(penalty, augment, number, make_gan):
+    """Both images are changed alike, or the penalty would be of what the changes differ by."""
+    judge, x = make_gan().discriminator.double(), images(6, 1, 28, 28)
+    u = images(6, 1, 28, 28, seed=1).add(1).div(2)
+    rng = torch.Generator().manual_seed(0)
+    (augmented,) = given(None, judge)
+    augmentation = Augmentation(augment, lambda *shape: torch.rand(shape, generator=rng, dtype=x.dtype), passes=2)
+    augmented.before = augmentation.of_pass(number)
+    augmented(x)  # as the adversarial loss does, by numbers of its own
+    values = penalty(augmented, x, x, u)
+    assert len(augmentation.drawn) == 2
+    drawn = augmentation.drawn[1].chunk(2)[number]
+    torch.testing.assert_close(values, penalty(lambda points: judge(augment(points, drawn)), x, x, u))
+    assert torch.equal(augmented.before.again(x), augment(x, drawn))
 
 
 def test_the_classifier_of_a_discriminator_sees_what_it_judges():

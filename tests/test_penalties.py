@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gan.networks import MinibatchStd, PatchDiscriminator, given
+from gan.networks import DCGANDiscriminator, MinibatchStd, PatchDiscriminator, given
 from gan.penalties import (
     DRAGAN,
     R1,
@@ -199,6 +199,21 @@ def test_the_least_sigma_is_within_what_float32_can_tell():
     near = ApproximateR1(1.0, sigma=1e-4)(critic, real, fake, u)
     exact = ApproximateR1(1.0, sigma=1e-4)(critic.double(), real.double(), fake.double(), u.double())
     torch.testing.assert_close(near.mean().double(), exact.mean(), rtol=0.1, atol=0)
+
+
+def test_both_points_have_the_weights_of_one_forward_under_spectral_normalisation():
+    """Each forward in training improves the weights; what that changes is no slope."""
+    critic = DCGANDiscriminator((1, 8, 8), base_channels=4, norm="spectral").double()
+    optimizer = torch.optim.Adam(critic.parameters(), lr=0.05)
+    real, _ = images(5, 1, 8, 8, dtype=torch.float64)
+    for _ in range(20):
+        optimizer.zero_grad()
+        critic(real).sum().backward()
+        optimizer.step()
+    penalty, u = ApproximateR1(1.0), torch.rand_like(real)
+    values = penalty(critic, real, real, u)
+    values.mean().backward()  # reaches the weights
+    torch.testing.assert_close(values, penalty(critic.eval(), real, real, u))
 
 
 @pytest.mark.parametrize("cls", APPROXIMATE)

@@ -8,7 +8,7 @@ described again.
 import inspect
 from collections.abc import Callable
 from functools import cache
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -202,6 +202,18 @@ def trial_condition(
     return None if num_classes is None else torch.arange(num, device=weight.device) % num_classes
 
 
+class Preparation(Protocol):
+    """What is done to the inputs of a network first."""
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Inputs as the network gets them."""
+        ...
+
+    def again(self, inputs: Tensor) -> Tensor:
+        """The same as in the call before, chance included, to other inputs."""
+        ...
+
+
 class Told:
     """A network as a function of its first input alone: a conditional one is told the condition.
 
@@ -215,7 +227,7 @@ class Told:
         after: What is done to what comes out; nothing if None.
     """
 
-    before: Callable[[Tensor], Tensor] | None = None
+    before: Preparation | None = None
     after: Callable[[Tensor], Tensor] | None = None
 
     def __init__(self, network: nn.Module, condition: Tensor | None) -> None:
@@ -225,6 +237,11 @@ class Told:
 
     def __call__(self, inputs: Tensor) -> Tensor:
         out = self.network(self.prepared(inputs), *self.others)
+        return out if self.after is None else self.after(out)
+
+    def again(self, inputs: Tensor) -> Tensor:
+        """As a call, with what chance has done to the inputs of the one before: the same function at another point."""
+        out = self.network(inputs if self.before is None else self.before.again(inputs), *self.others)
         return out if self.after is None else self.after(out)
 
     def classify(self, images: Tensor) -> Tensor:
