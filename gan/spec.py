@@ -5,6 +5,7 @@ The form is jsonargparse's, the one that YAML configs and Lightning's own checkp
 """
 
 import inspect
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -146,14 +147,16 @@ def class_name(network: nn.Module) -> str:
 
 def no_compiler(error: BaseException) -> str | None:
     """Why `torch.compile` could do nothing on this machine, and the way out; None of any other error."""
-    inner = getattr(error, "inner_exception", None)  # torch's name for what has stopped its backend
-    if inner is None:
+    inner = getattr(error, "inner_exception", error)  # torch's name for what has stopped its backend
+    if "torch._inductor.exc" not in sys.modules:  # then it is none of its errors
         return None
-    from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
+    from torch._inductor.exc import CppCompileError, InvalidCxxCompiler, TritonMissing
 
     way = "or leave torch.compile out"
     if isinstance(inner, InvalidCxxCompiler):
         return f"torch.compile finds no C++ compiler: install one, such as g++, or name yours in CXX; {way}"
+    if isinstance(inner, TritonMissing):
+        return f"torch.compile on a GPU needs Triton, which is not installed: install it, {way}"
     if isinstance(inner, CppCompileError):
         lines = [line for line in inner.output.splitlines() if line.strip()]
         said = next((line for line in lines if "error" in line), lines[-1] if lines else "without a word")

@@ -11,7 +11,9 @@ import pytest
 import torch
 from commands import FEW_SCORES, process
 from conftest import ROOT, SmallMNIST, mnist
+from scipy import stats
 
+from gan.generate import save_array
 from gan.losses import NonSaturating
 from gan.networks import DCGANDiscriminator, DCGANGenerator
 from gan.penalties import R1
@@ -215,6 +217,10 @@ def test_games_of_runs_that_failed(tmp_path, monkeypatch):
     """They are in the table, whether they end before the first score or before anything."""
     assert games.interval([1.0, 2.0, 3.0, 4.0, 5.0]) == "3.00 ± 1.97 (1.00 to 5.00)"
     assert games.interval([1.0, math.inf]) == "inf (1.00 to inf)"
+    assert games.interval([1.0]) == "1.00"
+    half = stats.t.ppf(0.975, 19) * (20 / 19 / 20) ** 0.5
+    (written,) = re.findall(r"± ([\d.]+) ", games.interval([0.0, 2.0] * 10))
+    assert float(written) == pytest.approx(half, rel=0.02)
     monkeypatch.setattr(games, "gan", lambda *words, **settings: words[2].mkdir() or 1.0)
     settings = argparse.Namespace(out=tmp_path, seeds=[1, 2], batches=5)
     cells = games.row(settings, "Adam", 0.1, {"Adam": [1.0]}).split(" | ")
@@ -291,6 +297,13 @@ def test_stacked_digits_are_of_the_kind_that_they_are_read_as():
     assert (stacked.read(images[:500]) == kinds[:500]).float().mean() > 0.94  # three digits, each right in 99 of 100
     torch.testing.assert_close(stacked.read(images[:50].float() / 127.5 - 1), stacked.read(images[:50]))
     assert stacked.kind_of(torch.tensor([[1, 2, 3], [0, 0, 9]])).tolist() == [123, 9]
+
+
+def test_kinds_are_read_from_what_sample_writes(tmp_path):
+    images, kinds = stacked.StackedMNIST().load(train=False)
+    save_array(images[:500].float() / 127.5 - 1, tmp_path / "samples.npy")
+    assert torch.equal(stacked.from_file(tmp_path / "samples.npy"), images[:500])
+    assert (stacked.read(stacked.from_file(tmp_path / "samples.npy")) == kinds[:500]).float().mean() > 0.94
 
 
 def test_the_divergence_of_kinds():

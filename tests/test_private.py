@@ -94,6 +94,7 @@ IMPORTS = {
     "torch.utils._python_dispatch.TorchDispatchMode": "the monitor's look at activations",
     "torch._inductor.exc.CppCompileError": "a compiler that fails is a line",
     "torch._inductor.exc.InvalidCxxCompiler": "a compiler that is missing is a line",
+    "torch._inductor.exc.TritonMissing": "a GPU without Triton is a line",
     "torch.nn.modules.conv._ConvTransposeNd": "the units of transposed convolutions, for adaptive clipping",
     "torch.nn.modules.batchnorm._BatchNorm": "whether a discriminator mixes the images of a batch",
     "lightning.pytorch.strategies.launchers._SubprocessScriptLauncher": "several processes by --trainer.devices",

@@ -18,6 +18,8 @@ from benchmarks import published, race, timed
 from benchmarks.race import missed, report, time_to, times_until
 from benchmarks.timed import Clock
 
+from gan.callbacks.non_finite_guard import NonFiniteGradient
+
 SHAPE = (1, 28, 28)
 
 
@@ -185,6 +187,22 @@ def test_loops_run_by_the_clock_and_what_has_run_is_kept(competitor, few_images,
     assert len(few_images) == 4
     assert json.loads((tmp_path / f"{competitor}-0.2-1.json").read_text("utf-8")) == first
     assert re.search(rf"\| {competitor} \| .* \| 0% \|", capsys.readouterr().out)
+
+
+def test_a_run_that_dies_has_missed(few_images, tmp_path, monkeypatch, capsys):
+    def by_config(config, seed, clock, run_dir):
+        clock.begin()
+        while clock.tick(64, lambda number: torch.zeros(1, *SHAPE)) and clock.seconds < 2:
+            pass
+        raise NonFiniteGradient("a gradient is NaN")
+
+    monkeypatch.setattr(race, "by_config", by_config)
+    words = ["race", "--seconds", "4", "--target", "1", "--competitors", "default", "--seeds", "1"]
+    benchmark.main([*words, "--out", str(tmp_path)])
+    assert re.search(r"\| default \| inf \| .* \| 100% \|", capsys.readouterr().out)
+    kept = json.loads((tmp_path / "default-4-1.json").read_text("utf-8"))
+    assert [math.isinf(row["fid"]) for row in kept["rows"]] == [False, False, True]
+    assert kept["images_per_second"] > 0
 
 
 @pytest.mark.parametrize("config", ["default", "speedrun"])

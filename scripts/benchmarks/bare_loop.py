@@ -15,6 +15,8 @@ def bare_loop(
     one_pass: bool,
     wrap: Callable[[nn.Module], nn.Module] = lambda network: network,
     reduce: Callable[[nn.Module], None] = lambda network: None,
+    lr: float = 1e-4,
+    betas: tuple[float, float] = (0.5, 0.99),
 ) -> Iterator[Tensor]:
     """Trains both networks by a batch at each `next`, and gives its images.
 
@@ -25,9 +27,11 @@ def bare_loop(
         one_pass: Whether the discriminator sees real and generated images in one pass, or in one after the other.
         wrap: Puts a network into what several processes train it in.
         reduce: Called with each network after its backward.
+        lr: Adam's rate.
+        betas: Adam's.
     """
     wrapped_generator, wrapped_discriminator = wrap(generator), wrap(discriminator)
-    settings = {"lr": 1e-4, "betas": (0.5, 0.99), "fused": True}
+    settings = {"lr": lr, "betas": betas, "fused": True}
     of_generator = torch.optim.Adam(generator.parameters(), **settings)
     of_discriminator = torch.optim.Adam(discriminator.parameters(), **settings)
     latent_dim = cast(int, generator.latent_dim)

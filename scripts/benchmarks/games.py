@@ -79,10 +79,17 @@ def row(settings: argparse.Namespace, method: str, rate: float, costs: dict[str,
 
 
 def interval(values: list[float]) -> str:
-    """The mean and half of its interval of 95 %, and the range; infinite where a run has come to no FID."""
+    """The mean and half of its interval of 95 %, and the range; infinite where a run has come to no FID.
+
+    Of one value, that alone.
+    """
     if not all(map(math.isfinite, values)):
         return f"inf ({min(values):.2f} to inf)"
-    half = STUDENT[len(values)] * stdev(values) / math.sqrt(len(values)) if len(values) in STUDENT else math.nan
+    if len(values) == 1:
+        return f"{values[0]:.2f}"
+    # Beyond the table the normal distribution's and the first term of what Student's adds to it: off by 2 % at most.
+    student = STUDENT.get(len(values), 1.96 + 2.37 / (len(values) - 1))
+    half = student * stdev(values) / math.sqrt(len(values))
     return f"{mean(values):.2f} ± {half:.2f} ({min(values):.2f} to {max(values):.2f})"
 
 

@@ -7,6 +7,7 @@ No layer can be faster than the lesser of the two allows (Williams et al. 2009, 
 """
 
 import argparse
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -39,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch_sizes", type=int, nargs="*", default=[8, 16, 32, 64, 128, 256], help="images")
     parser.add_argument("--sizes", type=int, nargs="*", default=[16, 28, 64, 128], help="pixels, square")
     parser.add_argument("--channels", type=int, nargs="*", default=[8, 16, 32, 64, 128], help="widths of the networks")
-    parser.add_argument("--steps", type=int, default=8, help="measured of each, after one to warm up")
+    parser.add_argument("--steps", type=int, default=8, help="measured of each, after one to warm up; 15 at most")
     parser.add_argument("--rounds", type=int, default=3, help="of measurements; a figure is the median")
     parser.add_argument("--batches", type=int, default=1500, help="of the runs whose memory is looked at; 0 for none")
     parser.add_argument("--train_sizes", type=int, nargs="*", default=[1000, 55_000], help="images they train on")
@@ -55,6 +56,8 @@ class Cost(NamedTuple):
 
 
 def measure(settings: argparse.Namespace) -> None:
+    if not 1 <= settings.steps <= 15:
+        sys.exit(f"scale: --steps must be 1 to 15, before the next one that has the penalty, got {settings.steps}")
     keep_memory()
     rates = {"float32": matrix_rate(torch.float32), "bfloat16": matrix_rate(torch.bfloat16)}
     bandwidth = copy_rate()
@@ -143,7 +146,7 @@ def step_cost(case: tuple[int, int, int], precision: str, steps: int, rounds: in
         return bare_loop(*pair("DCGAN", shape, channels), SimpleNamespace(train_dataloader=loader), one_pass=False)
 
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bfloat16"):
-        times = [time_steps(loop(), min(steps, 15)) for _ in range(rounds)]
+        times = [time_steps(loop(), steps) for _ in range(rounds)]
         counted = loop()
         next(counted)
         with FlopCounterMode(display=False) as counter:

@@ -79,10 +79,15 @@ def scored(settings: argparse.Namespace, recipe: str, seed: int, real: Tensor) -
         gan("fit", "--run_dir", run_dir, "--resume", "auto", *fit)
         samples = run_dir / "samples.npy"
         gan("sample", "--ckpt", run_dir / "checkpoints" / "last.ckpt", "--num", NUM, "--out", samples)
-        kinds, divergence = against(counts(read(torch.from_numpy(np.load(samples)))), real)
+        kinds, divergence = against(counts(read(from_file(samples))), real)
         samples.unlink()
         kept.write_text(json.dumps({"kinds": kinds, "divergence": divergence}), encoding="utf-8")
     return json.loads(kept.read_text(encoding="utf-8"))
+
+
+def from_file(path: Path) -> Tensor:
+    """Images (N, 3, 28, 28), uint8, as `sample` writes them, with their channels last."""
+    return torch.from_numpy(np.load(path)).permute(0, 3, 1, 2)
 
 
 def read(images: Tensor) -> Tensor:

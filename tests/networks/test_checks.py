@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch._dynamo.exc import BackendCompilerFailed
 from torch._inductor import config
-from torch._inductor.exc import CppCompileError
+from torch._inductor.exc import CppCompileError, TritonMissing
 
 from gan.errors import GANError
 from gan.networks import (
@@ -198,6 +198,12 @@ def test_a_compiler_that_fails_is_named():
     message = r"^model.discriminator: .* compiler /usr/bin/c\+\+ fails \(x.cpp:1: fatal error: Python.h: none\): repair"
     with pytest.raises(GANError, match=message):
         check_pair(MLPGenerator(MNIST), compiled(MLPDiscriminator(MNIST), error), MNIST)
+
+
+def test_a_gpu_without_triton_is_named():
+    message = "^model.generator: torch.compile on a GPU needs Triton, which is not installed: install it, or leave"
+    with pytest.raises(GANError, match=message):
+        check_pair(compiled(MLPGenerator(MNIST), TritonMissing(None)), MLPDiscriminator(MNIST), MNIST)
 
 
 def test_another_failure_of_the_compiler_keeps_its_traceback():
