@@ -199,7 +199,7 @@ def test_a_run_that_dies_has_missed(few_images, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(race, "by_config", by_config)
     words = ["race", "--seconds", "4", "--target", "1", "--competitors", "default", "--seeds", "1"]
     benchmark.main([*words, "--out", str(tmp_path)])
-    assert re.search(r"\| default \| inf \| .* \| 100% \|", capsys.readouterr().out)
+    assert re.search(r"\| default \| inf \(inf to inf\) \| .* \| 100% \|", capsys.readouterr().out)
     kept = json.loads((tmp_path / "default-4-1.json").read_text("utf-8"))
     assert [math.isinf(row["fid"]) for row in kept["rows"]] == [False, False, True]
     assert kept["images_per_second"] > 0

@@ -205,11 +205,11 @@ def trial_condition(
 class Preparation(Protocol):
     """What is done to the inputs of a network first."""
 
-    def __call__(self, inputs: Tensor) -> Tensor:
+    def __call__(self, inputs: Tensor, /) -> Tensor:
         """Inputs as the network gets them."""
         ...
 
-    def again(self, inputs: Tensor) -> Tensor:
+    def again(self, inputs: Tensor, /) -> Tensor:
         """The same as in the call before, chance included, to other inputs."""
         ...
 

@@ -185,7 +185,8 @@ class ByClock(Callback):
                 self.scheduled.append((schedule, schedule.share or 1.0))
                 schedule.batches, schedule.share = PARTS, None
         if self.watched:
-            (self.monitor,), (self.tracker,) = (callbacks_of(trainer, kind) for kind in (GradientMonitor, FIDTracker))
+            (self.monitor,) = callbacks_of(trainer, GradientMonitor)
+            (self.tracker,) = callbacks_of(trainer, FIDTracker)
             self.tracker.track = self.clock.apart(self.tracker.track)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: GAN, batch: Any, batch_idx: int) -> None:
