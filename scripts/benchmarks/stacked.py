@@ -24,7 +24,7 @@ NUM = 26_000
 RECIPES = {  # what a run is given
     "plain": ["--model.penalties", "[]"],
     "R1": [],
-    "R3GAN": ["--config", "r3gan"],
+    "R3GAN": ["--config", "r3gan", "--data.batch_size", "64"],  # of as many images as the others
 }
 
 
