@@ -48,6 +48,7 @@ def gist(text: str) -> str:
 PROBLEM = r"Problem with given class_path '([^']+)':\s+(.*?)(?=\n {0,4}- |\n *Given value|\Z)"
 OF_CALLABLE = r"expects a function or a callable class: (.*?)\.? Got value: Namespace\(class_path='([^']+)'"
 VALUE = r"(?:(?:Given|Got) value:|Import path|path string:) (\S+)$|(?:path|class, but) (\S+) (?:does not|is abstract)"
+CLASS = r"<class '([\w.]+)'>"
 SEVERAL = r"Multiple subclasses with name (\w+)\..*?ambiguity: ([\w., ]*\w)"
 KIND = r"Expected an? (?:<class '([\w.]+)'>|typing.Literal\[(.*?)\])"
 DERIVE = "is no {base}: give a class that derives from it"
@@ -68,6 +69,8 @@ def plainly(message: str) -> str:
     if several := re.search(SEVERAL, message):
         paths = " or ".join(several[2].split(", "))
         return f"{key[1]}={several[1]} is the name of more than one class: give a path, {paths}"
+    if problem := re.search(OF_CALLABLE, message, re.DOTALL):
+        return f"{key[1]}: {problem[2]}: {of_argument(problem[1])}"
     found = re.search(VALUE, message)
     value = found and (found[1] or found[2])
     wanted = [kind or f"one of {names}" for kind, names in re.findall(KIND, message) if kind != "NoneType"]
@@ -76,9 +79,18 @@ def plainly(message: str) -> str:
     for words, reason in REASONS.items():
         if value and base is not None and re.search(words, message):
             return f"{key[1]}={value} {reason.format(base=base)}"
-    if problem := re.search(OF_CALLABLE, message):
-        return f"{key[1]}: {problem[2]}: {problem[1]}"
     return f'"{key[1]}" must be {" or ".join(wanted)}, got {value}' if value and wanted else message
+
+
+def of_argument(message: str) -> str:
+    """A complaint about an argument of an optimizer or a schedule, within that about the whole, in a few words."""
+    if re.search(r"^lr: .*Option 'start'|^Parser key \"lr\":.*'start'", message, re.DOTALL):
+        return "a rate takes no schedule here: it follows model.generator_scheduler or model.discriminator_scheduler"
+    found = re.match(r'Parser key "(\w+)":\s+Expected (.*?)\. Got value: (.*)', message, re.DOTALL)
+    if not found:
+        return message
+    wanted = re.sub(CLASS, lambda kind: kind[1], found[2])
+    return f'"{found[1]}" must be {wanted}, got {found[3]}'
 
 
 def suggestion(message: str, parser: Any) -> str:

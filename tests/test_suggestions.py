@@ -185,3 +185,25 @@ def test_a_setting_that_another_data_module_takes_is_not_its_own_suggestion(caps
     line = capsys.readouterr().err.splitlines()[-1]
     assert "Option 'labels' is not accepted" in line
     assert "did you mean" not in line
+
+
+RATE = "a rate takes no schedule here: it follows model.generator_scheduler or model.discriminator_scheduler"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["lr", "{start: 0.01, end: 0.001}"], f"torch.optim.Adam: {RATE}"),
+        (["gan.optim.ScheduledAdam", "lr", "{start: 0.01, end: 0.001}"], f"gan.optim.ScheduledAdam: {RATE}"),
+        (
+            ["gan.optim.ScheduledAdam", "betas", "[0.5]"],
+            'gan.optim.ScheduledAdam: "betas" must be a tuple with 2 elements, got [0.5]',
+        ),
+        (["gan.optim.ScheduledAdam", "eps", "small"], 'gan.optim.ScheduledAdam: "eps" must be float, got small'),
+    ],
+)
+def test_an_optimizers_argument_is_refused_in_few_words(capsys, words, message):
+    *path, name, value = words
+    given = ["--model.generator_optimizer", *path] if path else []
+    line = refused(capsys, "fit", *given, f"--model.generator_optimizer.{name}", value)
+    assert line == f"error: model.generator_optimizer: {message}"
