@@ -94,8 +94,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fashion_seeds", type=int, nargs="+", default=[1, 2, 3], help=f"of those on {FASHION}")
     parser.add_argument("--seconds", type=float, default=30, help="of training in a run")
     parser.add_argument("--factors", type=float, nargs="+", default=[0.5, 1, 2], help="of the rates, to choose from")
-    parser.add_argument("--tuning", type=float, default=1 / 3, help="share of the time, for each of them")
-    parser.add_argument("--failed", type=float, default=20, help="FID from which on a run has failed")
+    parser.add_argument(
+        "--tuning", type=float, default=1, help="share of the time, for each of them: less favours what is fast"
+    )
+    parser.add_argument("--failed", type=float, default=20, help="FID from which on a run has failed; noise has 57")
     parser.add_argument(
         "--fashion", type=Path, default=Path("datasets"), help="folder with FashionMNIST/raw, as torchvision has it"
     )
