@@ -30,7 +30,7 @@ from benchmarks.bare_loop import bare_loop
 from benchmarks.published import MLP, Upsampling, dropping_out, mlp_discriminator, published_loop
 from benchmarks.recipes import RECIPES
 from benchmarks.report import spread, table
-from benchmarks.timed import Clock, Judge, Make, Scores, by_config
+from benchmarks.timed import Clock, Judge, Make, Scores, by_config, keep
 from gan.callbacks.non_finite_guard import NonFiniteGradient
 from gan.cli import keep_memory
 from gan.data import MNISTDataModule
@@ -160,9 +160,7 @@ def raced(settings: argparse.Namespace, competitor: str, seed: int, judges: dict
         dead = [{"after": each, "at": each, "fid": math.inf} for each in clock.times[len(clock.rows) :]]
         result = {"rows": clock.rows + dead, "start_up": clock.start_up, "scoring": clock.scoring}
         result["images_per_second"] = clock.images / seconds
-        partial = kept.with_suffix(".partial")
-        partial.write_text(json.dumps(result), encoding="utf-8")
-        partial.replace(kept)
+        keep(kept, result)
     return json.loads(kept.read_text("utf-8"))
 
 

@@ -5,6 +5,7 @@ an idle core, which other jobs hardly change. It stands still while images are s
 """
 
 import io
+import json
 import math
 import time
 import warnings
@@ -143,6 +144,13 @@ class Judge:
 # ---------------------------------------------------------------------- runs
 
 
+def keep(path: Path, result: dict[str, Any]) -> None:
+    """Writes what came of a run as a whole file, or none, whenever the process ends."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(result), encoding="utf-8")
+    partial.replace(path)
+
+
 def by_config(config: str, seed: int, clock: Clock, run_dir: Path, *words: object, watched: int = 0) -> None:
     """Trains by a config, all its callbacks at work but for the scores of its FIDTracker.
 
@@ -153,7 +161,7 @@ def by_config(config: str, seed: int, clock: Clock, run_dir: Path, *words: objec
         run_dir: Its folder.
         *words: More of the command.
         watched: How often the gradients are measured, about evenly over the run, and scores taken half as often, for
-            the doctor; if 0, as often as the config says, and no scores. The clock stands still for these too.
+            the doctor; if 0, as often as the config says, and no scores. The clock stands still for the scores.
     """
     command: list[object] = ["fit", "--run_dir", run_dir, "--config", CONFIGS / f"{config}.yaml"]
     command += ["--seed_everything", seed, "--trainer.max_steps", -1, "--trainer.max_epochs", -1]

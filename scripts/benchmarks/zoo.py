@@ -33,7 +33,7 @@ from torch.utils.flop_counter import flop_registry
 
 from benchmarks.games import interval
 from benchmarks.report import table
-from benchmarks.timed import Clock, Judge, by_config
+from benchmarks.timed import Clock, Judge, by_config, keep
 from gan import GAN
 from gan.callbacks.non_finite_guard import NonFiniteGradient
 from gan.cli import keep_memory
@@ -231,9 +231,7 @@ def made_here(settings: argparse.Namespace, each: Any, make: Callable[[Any], Res
             return False
         start = time.process_time()
         result = make(each)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(result), encoding="utf-8")
-        partial.replace(path)
+        keep(path, result)
         print(f"zoo       {name_of(each)}: {time.process_time() - start:.0f} s", flush=True)
     path.with_suffix(".lock").unlink()
     return True
